@@ -1,0 +1,1 @@
+//! Runs the CUDA kernels of lora-kernels on the CPU.

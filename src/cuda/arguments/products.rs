@@ -1,0 +1,1 @@
+//! Arguments of the skinny products: `kernels/product_arguments.cuh`.

@@ -1,0 +1,5 @@
+//! From operations to steps: pure functions, one file an operation.
+
+pub mod backward;
+pub mod forward;
+pub mod weights;

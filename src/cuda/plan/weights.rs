@@ -1,0 +1,1 @@
+//! Steps of weight updates, deltas and fingerprints.

@@ -1,0 +1,280 @@
+//! Matrix views: a borrowed buffer, a shape and a row stride.
+
+use crate::memory::{Host, HostMut, HostRef, Memory};
+use crate::{DType, Element, Error, Result, Shape};
+
+/// How the elements of a matrix lie in its buffer. One of the two strides is always 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Layout {
+    stored: Shape,
+    stride: usize,
+    transposed: bool,
+}
+
+impl Layout {
+    /// Rows stored one after the other without gaps.
+    pub fn packed(rows: usize, cols: usize) -> Self {
+        Layout { stored: Shape::new(rows, cols), stride: cols, transposed: false }
+    }
+
+    /// Rows stored `stride` elements apart.
+    ///
+    /// # Errors
+    /// [`Error::InvalidStride`] if rows would overlap or the view would span more than `isize::MAX` bytes.
+    pub fn strided(rows: usize, cols: usize, stride: usize) -> Result<Self> {
+        let layout = Layout { stored: Shape::new(rows, cols), stride, transposed: false };
+        let invalid = |reason| Error::InvalidStride { shape: layout.stored, stride, reason };
+        if rows > 1 && stride < cols {
+            return Err(invalid("rows would overlap"));
+        }
+        let elements = rows.saturating_sub(1).checked_mul(stride).and_then(|n| n.checked_add(cols));
+        match elements.and_then(|n| n.checked_mul(8)) {
+            Some(bytes) if isize::try_from(bytes).is_ok() => Ok(layout),
+            _ => Err(invalid("the view would be larger than memory")),
+        }
+    }
+
+    /// The transposed view of the same elements.
+    #[must_use]
+    pub fn t(self) -> Self {
+        Layout { transposed: !self.transposed, ..self }
+    }
+
+    /// Rows and columns as seen by the operation.
+    pub fn shape(&self) -> Shape {
+        if self.transposed { Shape::new(self.stored.cols, self.stored.rows) } else { self.stored }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.shape().rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.shape().cols
+    }
+
+    /// Elements from one row to the next.
+    pub fn row_stride(&self) -> usize {
+        if self.transposed { 1 } else { self.stride }
+    }
+
+    /// Elements from one column to the next.
+    pub fn col_stride(&self) -> usize {
+        if self.transposed { self.stride } else { 1 }
+    }
+
+    /// Elements between the starts of two stored rows: the leading dimension.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Whether the columns, not the rows, are contiguous.
+    pub fn is_transposed(&self) -> bool {
+        self.transposed
+    }
+
+    /// Elements from the first to the last, both included; 0 for an empty matrix.
+    pub fn span(&self) -> usize {
+        if self.stored.rows == 0 || self.stored.cols == 0 {
+            0
+        } else {
+            (self.stored.rows - 1) * self.stride + self.stored.cols
+        }
+    }
+
+    fn check_buffer(&self, available: usize) -> Result<()> {
+        if self.span() > available {
+            return Err(Error::BufferTooShort {
+                shape: self.stored,
+                stride: self.stride,
+                needed: self.span(),
+                available,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// A matrix that an operation reads.
+#[derive(Debug)]
+pub struct MatrixRef<'a, D: Memory = Host> {
+    buffer: D::Ref<'a>,
+    layout: Layout,
+}
+
+impl<D: Memory> Clone for MatrixRef<'_, D> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<D: Memory> Copy for MatrixRef<'_, D> {}
+
+/// A matrix that an operation writes.
+#[derive(Debug)]
+pub struct MatrixMut<'a, D: Memory = Host> {
+    buffer: D::Mut<'a>,
+    layout: Layout,
+}
+
+impl<'a, D: Memory> MatrixRef<'a, D> {
+    /// A view of `buffer` with the given layout.
+    ///
+    /// # Errors
+    /// [`Error::BufferTooShort`] if the layout reaches past the buffer.
+    pub fn from_buffer(buffer: D::Ref<'a>, layout: Layout) -> Result<Self> {
+        layout.check_buffer(D::len(buffer))?;
+        Ok(MatrixRef { buffer, layout })
+    }
+
+    /// The transposed view; nothing is copied.
+    #[must_use]
+    pub fn t(self) -> Self {
+        MatrixRef { layout: self.layout.t(), ..self }
+    }
+
+    /// The borrowed buffer.
+    pub fn buffer(&self) -> D::Ref<'a> {
+        self.buffer
+    }
+
+    /// How the elements lie in the buffer.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Rows × columns.
+    pub fn shape(&self) -> Shape {
+        self.layout.shape()
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.layout.rows()
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.layout.cols()
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        D::dtype(self.buffer)
+    }
+}
+
+impl<'a, D: Memory> MatrixMut<'a, D> {
+    /// A view of `buffer` with the given layout.
+    ///
+    /// # Errors
+    /// [`Error::BufferTooShort`] if the layout reaches past the buffer.
+    pub fn from_buffer(buffer: D::Mut<'a>, layout: Layout) -> Result<Self> {
+        layout.check_buffer(D::len(D::share(&buffer)))?;
+        Ok(MatrixMut { buffer, layout })
+    }
+
+    /// The transposed view; nothing is copied.
+    #[must_use]
+    pub fn t(self) -> Self {
+        MatrixMut { layout: self.layout.t(), ..self }
+    }
+
+    /// The same view for a shorter time.
+    pub fn reborrow(&mut self) -> MatrixMut<'_, D> {
+        MatrixMut { buffer: D::reborrow(&mut self.buffer), layout: self.layout }
+    }
+
+    /// A view for reading.
+    pub fn as_ref(&self) -> MatrixRef<'_, D> {
+        MatrixRef { buffer: D::share(&self.buffer), layout: self.layout }
+    }
+
+    /// Gives up the view for the buffer.
+    pub fn into_buffer(self) -> D::Mut<'a> {
+        self.buffer
+    }
+
+    /// How the elements lie in the buffer.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Rows × columns.
+    pub fn shape(&self) -> Shape {
+        self.layout.shape()
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.layout.rows()
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.layout.cols()
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        D::dtype(D::share(&self.buffer))
+    }
+}
+
+impl<'a> MatrixRef<'a, Host> {
+    /// A row-major `rows` × `cols` view of the start of a slice.
+    ///
+    /// ```
+    /// use lora_kernels::MatrixRef;
+    /// let w = [1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0];
+    /// let view = MatrixRef::new(&w, 2, 3)?;
+    /// assert_eq!(view.t().shape(), lora_kernels::Shape::new(3, 2));
+    /// assert!(MatrixRef::new(&w, 2, 4).is_err());
+    /// # Ok::<(), lora_kernels::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::BufferTooShort`] if the slice is too short.
+    pub fn new<T: Element>(slice: &'a [T], rows: usize, cols: usize) -> Result<Self> {
+        Self::strided(slice, rows, cols, cols)
+    }
+
+    /// A view whose rows start `stride` elements apart.
+    ///
+    /// # Errors
+    /// [`Error::BufferTooShort`] or [`Error::InvalidStride`].
+    pub fn strided<T: Element>(slice: &'a [T], rows: usize, cols: usize, stride: usize) -> Result<Self> {
+        Self::from_buffer(HostRef::new(slice), Layout::strided(rows, cols, stride)?)
+    }
+
+    /// A vector as a matrix of one row: how biases are given.
+    pub fn row<T: Element>(slice: &'a [T]) -> Self {
+        MatrixRef { buffer: HostRef::new(slice), layout: Layout::packed(1, slice.len()) }
+    }
+}
+
+impl<'a> MatrixMut<'a, Host> {
+    /// A row-major `rows` × `cols` view of the start of a slice.
+    ///
+    /// # Errors
+    /// [`Error::BufferTooShort`] if the slice is too short.
+    pub fn new<T: Element>(slice: &'a mut [T], rows: usize, cols: usize) -> Result<Self> {
+        Self::strided(slice, rows, cols, cols)
+    }
+
+    /// A view whose rows start `stride` elements apart.
+    ///
+    /// # Errors
+    /// [`Error::BufferTooShort`] or [`Error::InvalidStride`].
+    pub fn strided<T: Element>(slice: &'a mut [T], rows: usize, cols: usize, stride: usize) -> Result<Self> {
+        Self::from_buffer(HostMut::new(slice), Layout::strided(rows, cols, stride)?)
+    }
+
+    /// A vector as a matrix of one row: how bias gradients are given.
+    pub fn row<T: Element>(slice: &'a mut [T]) -> Self {
+        let layout = Layout::packed(1, slice.len());
+        MatrixMut { buffer: HostMut::new(slice), layout }
+    }
+}

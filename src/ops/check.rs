@@ -1,0 +1,70 @@
+//! Checks that several operations share.
+
+use crate::memory::Memory;
+use crate::{DType, Error, MatrixRef, Result, Shape};
+
+/// A matrix and the name the caller knows it by.
+pub(crate) struct Named<'a, D: Memory> {
+    pub name: &'static str,
+    pub matrix: MatrixRef<'a, D>,
+}
+
+pub(crate) fn named<'a, D: Memory>(name: &'static str, matrix: MatrixRef<'a, D>) -> Named<'a, D> {
+    Named { name, matrix }
+}
+
+impl<D: Memory> Named<'_, D> {
+    /// The shape must be `expected`, because `reference` has the shape it has.
+    pub fn has_shape(&self, expected: Shape, reference: &Named<'_, D>) -> Result<()> {
+        if self.matrix.shape() == expected {
+            return Ok(());
+        }
+        Err(Error::ShapeMismatch {
+            argument: self.name,
+            found: self.matrix.shape(),
+            expected,
+            reference: reference.name,
+            reference_shape: reference.matrix.shape(),
+        })
+    }
+
+    pub fn has_dtype(&self, accepted: &[DType], reference: &'static str) -> Result<()> {
+        if accepted.contains(&self.matrix.dtype()) {
+            return Ok(());
+        }
+        let mut names: Vec<String> = accepted.iter().map(DType::to_string).collect();
+        names.dedup();
+        Err(Error::DTypeMismatch {
+            argument: self.name,
+            found: self.matrix.dtype(),
+            expected: format!("{} (as `{reference}` has it)", names.join(" or ")),
+        })
+    }
+
+    pub fn no_zero_dimension(&self, reason: &'static str) -> Result<()> {
+        let found = self.matrix.shape();
+        if found.rows == 0 || found.cols == 0 {
+            return Err(Error::EmptyDimension { argument: self.name, found, reason });
+        }
+        Ok(())
+    }
+
+    /// Dropout counts rows and column blocks in 32 bits.
+    pub fn fits_dropout_counter(&self) -> Result<()> {
+        let shape = self.matrix.shape();
+        if u32::try_from(shape.rows).is_err() || u32::try_from(shape.cols).is_err() {
+            return Err(Error::Unsupported(format!(
+                "dropout on `{}` of shape {shape}: more than 2^32 rows or columns",
+                self.name
+            )));
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn finite_scale(scale: f32) -> Result<()> {
+    if scale.is_finite() {
+        return Ok(());
+    }
+    Err(Error::InvalidValue { argument: "scale", value: scale.to_string(), expected: "a finite number" })
+}
