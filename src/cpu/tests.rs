@@ -222,7 +222,7 @@ fn check<T: Element, P: Element>(
                 .map(|(layer, ds)| {
                     let rank = layer.a.cols;
                     let frozen: f64 = (0..layer.w.cols).map(|j| layer.dy.get(i, j) * layer.w.get(k, j)).sum();
-                    let low_rank: f64 = (0..layer.a.cols).map(|l| ds(layer, i, l) * layer.a.get(k, l)).sum();
+                    let low_rank: f64 = (0..layer.a.cols).map(|l| ds[i * rank + l] * layer.a.get(k, l)).sum();
                     frozen + if kept(i, k) { low_rank } else { 0.0 }
                 })
                 .sum();
