@@ -32,7 +32,8 @@ pub fn build(nvcc: &Nvcc, sources: &Sources, cache: &Path) -> Result<Vec<Image>,
             }
         };
         let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(worker)).collect();
-        let results = workers.into_iter().map(|worker| worker.join().unwrap_or(Err("nvcc worker panicked".into())));
+        let results =
+            workers.into_iter().map(|worker| worker.join().unwrap_or(Err("nvcc worker panicked".into())));
         results.fold(Ok(()), Result::and)
     })?;
     Ok(images)
