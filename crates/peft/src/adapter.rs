@@ -1,0 +1,303 @@
+//! An adapter in PEFT's files: `adapter_config.json` and `adapter_model.safetensors`.
+
+use crate::checkpoint::header_error;
+use crate::config::AdapterConfig;
+use crate::error::AtPath;
+use crate::matching::Matcher;
+use crate::tensor::{Tensor, file_type, float_type};
+use crate::{Error, Result};
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+/// Name of the weights' file in an adapter's directory.
+pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+
+/// What PEFT puts before the base model's own names.
+const PREFIX: &str = "base_model.model.";
+
+/// The trained matrices of one module.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdapterLayer {
+    /// A: \[r, in\]; of convolutions \[r, in, …kernel\]; of embeddings \[r, vocabulary\]; of stacked experts
+    /// \[experts·r, in\].
+    pub a: Tensor,
+    /// B: \[out, r\]; of convolutions \[out, r, 1, …\]; of stacked experts \[out, r·experts\].
+    pub b: Tensor,
+    /// The bias of B \[out\], with `lora_bias`.
+    pub bias: Option<Tensor>,
+    /// DoRA's magnitudes \[out\]; of convolutions \[1, out, 1, …\].
+    pub magnitude: Option<Tensor>,
+    /// Whether the file calls A and B `lora_embedding_A` and `lora_embedding_B`.
+    pub embedding: bool,
+}
+
+/// A configuration and the tensors that go with it.
+#[derive(Clone, Debug)]
+pub struct Adapter {
+    /// `adapter_config.json`.
+    pub config: AdapterConfig,
+    /// Layers by the dotted path of their module. The second and further parameters that `target_parameters` names
+    /// in one module have `.base_layer` appended once or more.
+    pub layers: BTreeMap<String, AdapterLayer>,
+    /// Tensors that replace the base model's own: biases, `modules_to_save` and embeddings. By the tensor's name in
+    /// the base model.
+    pub replaced: BTreeMap<String, Tensor>,
+}
+
+impl Adapter {
+    /// Loads an adapter's directory.
+    ///
+    /// # Errors
+    /// A file is missing or malformed; a key cannot be honoured; a tensor has no use, has not its partner, has the
+    /// wrong shape, or holds NaN or infinity. The error names it.
+    pub fn load(directory: &Path) -> Result<Self> {
+        let config = AdapterConfig::load(directory)?;
+        let path = directory.join(WEIGHTS_FILE);
+        let bytes = std::fs::read(&path).at(&path)?;
+        Self::from_parts(config, &bytes).map_err(|error| match error {
+            Error::Malformed { reason, .. } => Error::malformed(&path, reason),
+            other => other,
+        })
+    }
+
+    /// Puts an adapter together from its configuration and the contents of its weights' file.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn from_parts(config: AdapterConfig, weights: &[u8]) -> Result<Self> {
+        let matcher = Matcher::new(&config)?;
+        let file = SafeTensors::deserialize(weights)
+            .map_err(|error| Error::malformed(Path::new(WEIGHTS_FILE), header_error(&error)))?;
+        let mut parts: BTreeMap<String, Parts> = BTreeMap::new();
+        let mut replaced = BTreeMap::new();
+        for (name, view) in file.iter() {
+            let tensor = read(name, &view)?;
+            let own = name.strip_prefix(PREFIX).ok_or_else(|| {
+                Error::tensor(name, format!("nothing uses it: names of LoRA tensors start with `{PREFIX}`"))
+            })?;
+            match part_of(own) {
+                Some((module, part)) => parts.entry(module.to_owned()).or_default().put(part, tensor),
+                None => {
+                    let base = own.replace(".base_layer.", ".");
+                    if !is_used(&base, &config, &matcher) {
+                        return Err(Error::tensor(
+                            name,
+                            "nothing uses it: neither `modules_to_save` nor `bias` asks for it",
+                        ));
+                    }
+                    replaced.insert(base, tensor);
+                }
+            }
+        }
+        let layers = parts
+            .into_iter()
+            .map(|(module, parts)| parts.finish(&module, &config, &matcher))
+            .collect::<Result<_>>()?;
+        Ok(Adapter { config, layers, replaced })
+    }
+
+    /// The contents of the weights' file.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if the tensors cannot be serialized.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let mut tensors: BTreeMap<String, &Tensor> = BTreeMap::new();
+        for (module, layer) in &self.layers {
+            let (a, b) = names(layer.embedding);
+            tensors.insert(format!("{PREFIX}{module}.{a}"), &layer.a);
+            tensors.insert(format!("{PREFIX}{module}.{b}"), &layer.b);
+            if let Some(bias) = &layer.bias {
+                tensors.insert(format!("{PREFIX}{module}.lora_B.bias"), bias);
+            }
+            if let Some(magnitude) = &layer.magnitude {
+                tensors.insert(format!("{PREFIX}{module}.lora_magnitude_vector"), magnitude);
+            }
+        }
+        for (name, tensor) in &self.replaced {
+            tensors.insert(format!("{PREFIX}{}", self.replaced_name(name)), tensor);
+        }
+        let malformed = |error| Error::malformed(Path::new(WEIGHTS_FILE), format!("{error:?}"));
+        let views = tensors
+            .iter()
+            .map(|(name, tensor)| {
+                let view =
+                    TensorView::new(file_type(tensor.dtype()), tensor.shape().to_vec(), tensor.bytes());
+                Ok((name.as_str(), view.map_err(malformed)?))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        safetensors::serialize(views, Some(metadata)).map_err(malformed)
+    }
+
+    /// Writes both files into a directory, which is created if it does not exist.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn save(&self, directory: &Path) -> Result<()> {
+        std::fs::create_dir_all(directory).at(directory)?;
+        self.config.save(directory)?;
+        let path = directory.join(WEIGHTS_FILE);
+        std::fs::write(&path, self.to_bytes()?).at(&path)
+    }
+
+    /// PEFT finds the own tensors of an adapted module below `base_layer`.
+    fn replaced_name(&self, name: &str) -> String {
+        match name.rsplit_once('.') {
+            Some((module, last)) if self.layers.contains_key(module) => format!("{module}.base_layer.{last}"),
+            _ => name.to_owned(),
+        }
+    }
+
+    /// Number of elements of all tensors.
+    pub fn parameters(&self) -> u64 {
+        let layer = |layer: &AdapterLayer| {
+            let optional = layer.bias.iter().chain(&layer.magnitude).map(Tensor::len).sum::<usize>();
+            layer.a.len() + layer.b.len() + optional
+        };
+        let layers: usize = self.layers.values().map(layer).sum();
+        let replaced: usize = self.replaced.values().map(Tensor::len).sum();
+        (layers + replaced) as u64
+    }
+}
+
+fn names(embedding: bool) -> (&'static str, &'static str) {
+    if embedding { ("lora_embedding_A", "lora_embedding_B") } else { ("lora_A.weight", "lora_B.weight") }
+}
+
+fn read(name: &str, view: &TensorView<'_>) -> Result<Tensor> {
+    let dtype = float_type(view.dtype()).ok_or_else(|| {
+        Error::tensor(name, format!("holds {}; F32, F16 or BF16 is expected", view.dtype()))
+    })?;
+    let tensor = Tensor::from_bytes(dtype, view.shape(), view.data());
+    if !tensor.is_finite() {
+        return Err(Error::tensor(name, "holds NaN or infinity"));
+    }
+    Ok(tensor)
+}
+
+#[derive(Clone, Copy)]
+enum Part {
+    A,
+    B,
+    EmbeddingA,
+    EmbeddingB,
+    Bias,
+    Magnitude,
+}
+
+fn part_of(name: &str) -> Option<(&str, Part)> {
+    let endings = [
+        (".lora_A.weight", Part::A),
+        (".lora_B.weight", Part::B),
+        (".lora_embedding_A", Part::EmbeddingA),
+        (".lora_embedding_B", Part::EmbeddingB),
+        (".lora_B.bias", Part::Bias),
+        (".lora_magnitude_vector", Part::Magnitude),
+    ];
+    endings.into_iter().find_map(|(ending, part)| Some((name.strip_suffix(ending)?, part)))
+}
+
+/// Whether a tensor that is not LoRA's own has a reason to be in the file.
+fn is_used(name: &str, config: &AdapterConfig, matcher: &Matcher) -> bool {
+    let module = name.rsplit_once('.').map_or("", |(module, _)| module);
+    // The tensor may belong to a module inside the one that is saved.
+    let saved = std::iter::successors(Some(module), |path| path.rsplit_once('.').map(|(parent, _)| parent))
+        .any(|path| matcher.saves(path));
+    let bias = config.bias != crate::config::BiasMode::None && (name == "bias" || name.ends_with(".bias"));
+    // PEFT adds embeddings that are adapted or have been resized.
+    saved || bias || (name.ends_with(".weight") && crate::module::is_vocabulary(module))
+}
+
+#[derive(Default)]
+struct Parts {
+    a: Option<Tensor>,
+    b: Option<Tensor>,
+    embedding_a: Option<Tensor>,
+    embedding_b: Option<Tensor>,
+    bias: Option<Tensor>,
+    magnitude: Option<Tensor>,
+}
+
+impl Parts {
+    fn put(&mut self, part: Part, tensor: Tensor) {
+        let place = match part {
+            Part::A => &mut self.a,
+            Part::B => &mut self.b,
+            Part::EmbeddingA => &mut self.embedding_a,
+            Part::EmbeddingB => &mut self.embedding_b,
+            Part::Bias => &mut self.bias,
+            Part::Magnitude => &mut self.magnitude,
+        };
+        *place = Some(tensor);
+    }
+
+    /// A and B must both be there and fit each other, the configuration and the rank it gives this module.
+    fn finish(
+        self,
+        module: &str,
+        config: &AdapterConfig,
+        matcher: &Matcher,
+    ) -> Result<(String, AdapterLayer)> {
+        let embedding = self.embedding_a.is_some() || self.embedding_b.is_some();
+        if embedding && (self.a.is_some() || self.b.is_some()) {
+            return Err(Error::module(
+                module,
+                "has tensors of an embedding's and of a linear layer's adapter",
+            ));
+        }
+        let name = |ending: &str| format!("{PREFIX}{module}.{ending}");
+        let (a_name, b_name) = (name(names(embedding).0), name(names(embedding).1));
+        let missing = |name: &str| Error::tensor(name, "missing");
+        let a = self.a.or(self.embedding_a).ok_or_else(|| missing(&a_name))?;
+        let b = self.b.or(self.embedding_b).ok_or_else(|| missing(&b_name))?;
+        check_optional(&name("lora_B.bias"), self.bias.is_some(), config.lora_bias, "lora_bias")?;
+        check_optional(&name("lora_magnitude_vector"), self.magnitude.is_some(), config.dora, "use_dora")?;
+
+        let wrong = |name: &str, tensor: &Tensor, expected: String| {
+            Error::tensor(name, format!("has shape {:?}, but {expected} is needed", tensor.shape()))
+        };
+        if a.shape().len() < 2 || a.is_empty() {
+            return Err(wrong(&a_name, &a, "a matrix or the kernel of a convolution".into()));
+        }
+        if b.shape().len() != a.shape().len() || b.shape()[2..].iter().any(|&size| size != 1) || b.is_empty()
+        {
+            return Err(wrong(&b_name, &b, format!("[out, r] with as many dimensions as A {:?}", a.shape())));
+        }
+        if config.target_parameters.is_empty() {
+            let rank = matcher.rank(module)?;
+            if a.shape()[0] != rank {
+                return Err(wrong(&a_name, &a, format!("[{rank}, in] (the configuration says rank {rank})")));
+            }
+        }
+        if b.shape()[1] != a.shape()[0] {
+            return Err(wrong(&b_name, &b, format!("[out, {}] to fit A {:?}", a.shape()[0], a.shape())));
+        }
+        let out = b.shape()[0];
+        if let Some(bias) = &self.bias
+            && bias.shape() != [out]
+        {
+            return Err(wrong(&name("lora_B.bias"), bias, format!("[{out}]")));
+        }
+        if let Some(magnitude) = &self.magnitude {
+            let mut expected = vec![out];
+            if a.shape().len() > 2 {
+                expected = vec![1; a.shape().len()];
+                expected[1] = out;
+            }
+            if magnitude.shape() != expected {
+                return Err(wrong(&name("lora_magnitude_vector"), magnitude, format!("{expected:?}")));
+            }
+        }
+        Ok((module.to_owned(), AdapterLayer { a, b, bias: self.bias, magnitude: self.magnitude, embedding }))
+    }
+}
+
+fn check_optional(name: &str, found: bool, wanted: bool, key: &str) -> Result<()> {
+    match (found, wanted) {
+        (true, false) => Err(Error::tensor(name, format!("nothing uses it: `{key}` is off"))),
+        (false, true) => Err(Error::tensor(name, format!("missing, although `{key}` is on"))),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,105 @@
+//! What can go wrong, with the file, key or tensor named.
+
+use std::path::{Path, PathBuf};
+
+/// Every error of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A file is not what its name promises.
+    #[error("{path}: {reason}", path = path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A key of an adapter's configuration has a value that cannot be honoured.
+    #[error("adapter configuration: `{key}`: {reason}")]
+    Config {
+        /// The key.
+        key: String,
+        /// Why its value cannot be used.
+        reason: String,
+    },
+    /// A tensor is missing, unused, of the wrong shape or type, or holds NaN or infinity.
+    #[error("tensor `{name}`: {reason}")]
+    Tensor {
+        /// The tensor's name in its file.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A module of the model cannot be adapted as asked.
+    #[error("module `{path}`: {reason}")]
+    Module {
+        /// Dotted path of the module in the base model.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Nothing in the model matches the adapter's configuration.
+    #[error("no module matches: {0}")]
+    NoMatch(String),
+    /// No adapter has this name, or there already is one.
+    #[error("adapter `{name}`: {reason}")]
+    Adapter {
+        /// The adapter's name.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A merged checkpoint or a record does not belong to what it was given with.
+    #[error("the restore record does not fit: {0}")]
+    Record(String),
+    /// The caller asked to stop; nothing was left behind.
+    #[error("cancelled")]
+    Cancelled,
+    /// An operation of lora-kernels refused its arguments or failed.
+    #[error(transparent)]
+    Kernel(#[from] lora_kernels::Error),
+}
+
+/// A result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub(crate) fn tensor(name: impl Into<String>, reason: impl Into<String>) -> Self {
+        Error::Tensor { name: name.into(), reason: reason.into() }
+    }
+
+    pub(crate) fn config(key: impl Into<String>, reason: impl Into<String>) -> Self {
+        Error::Config { key: key.into(), reason: reason.into() }
+    }
+
+    pub(crate) fn module(path: impl Into<String>, reason: impl Into<String>) -> Self {
+        Error::Module { path: path.into(), reason: reason.into() }
+    }
+
+    pub(crate) fn adapter(name: impl Into<String>, reason: impl Into<String>) -> Self {
+        Error::Adapter { name: name.into(), reason: reason.into() }
+    }
+
+    pub(crate) fn malformed(path: &Path, reason: impl Into<String>) -> Self {
+        Error::Malformed { path: path.to_owned(), reason: reason.into() }
+    }
+}
+
+/// Names the file in an I/O error.
+pub(crate) trait AtPath<T> {
+    fn at(self, path: &Path) -> Result<T>;
+}
+
+impl<T> AtPath<T> for std::io::Result<T> {
+    fn at(self, path: &Path) -> Result<T> {
+        self.map_err(|source| Error::Io { path: path.to_owned(), source })
+    }
+}

@@ -1,0 +1,16 @@
+//! PEFT LoRA adapters on whole models: load, save, match, merge, unmerge, switch and extract, without Python.
+
+pub mod adapter;
+pub mod checkpoint;
+pub mod config;
+mod error;
+pub mod matching;
+pub mod module;
+pub mod tensor;
+
+pub use adapter::{Adapter, AdapterLayer};
+pub use checkpoint::Checkpoint;
+pub use config::AdapterConfig;
+pub use error::{Error, Result};
+pub use module::LayerKind;
+pub use tensor::Tensor;

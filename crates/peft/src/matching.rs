@@ -1,0 +1,315 @@
+//! Which modules an adapter's configuration means, by PEFT's own rules (`check_target_module_exists`, 0.21).
+
+use crate::config::{AdapterConfig, ModuleNames};
+use crate::{Error, Result};
+use fancy_regex::{Regex, RegexBuilder};
+
+/// Steps a pattern may backtrack before it is refused: enough for any sane pattern, little enough to return at once.
+const BACKTRACK_LIMIT: usize = 100_000;
+
+/// The word that stands for every linear layer but the output head.
+pub const ALL_LINEAR: &str = "all-linear";
+
+/// What a configuration says about a module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Match {
+    /// It is adapted.
+    Targeted,
+    /// It would be, but `exclude_modules` or `modules_to_save` names it.
+    Excluded,
+    /// It is left alone.
+    Unmatched,
+}
+
+/// A configuration's patterns, compiled.
+///
+/// Patterns are Python regular expressions as `fancy-regex` reads them: look-around, back references and named groups
+/// work. Python's conditional groups (`(?(1)…)`), and patterns that backtrack without end, are refused.
+#[derive(Debug)]
+pub struct Matcher {
+    targets: Targets,
+    excluded: Option<Names>,
+    saved: Vec<Regex>,
+    saved_suffixes: Vec<String>,
+    parameters: Vec<String>,
+    layers: Option<Vec<u64>>,
+    layer_patterns: Vec<Regex>,
+    ranks: Vec<(Regex, usize)>,
+    alphas: Vec<(Regex, f64)>,
+    rank: usize,
+    alpha: f64,
+    rank_stabilized: bool,
+}
+
+#[derive(Debug)]
+enum Targets {
+    None,
+    AllLinear,
+    Names(Names),
+}
+
+#[derive(Debug)]
+enum Names {
+    Pattern { key: &'static str, pattern: Regex },
+    List(Vec<String>),
+}
+
+impl Names {
+    fn new(key: &'static str, names: &ModuleNames) -> Result<Self> {
+        Ok(match names {
+            ModuleNames::Pattern(text) => {
+                Names::Pattern { key, pattern: compile(key, &format!(r"\A(?:{text})\z"))? }
+            }
+            ModuleNames::List(list) => Names::List(list.clone()),
+        })
+    }
+
+    fn matches(&self, path: &str) -> Result<bool> {
+        match self {
+            Names::Pattern { key, pattern } => is_match(key, pattern, path),
+            Names::List(list) => Ok(list.iter().any(|name| path == name || has_suffix(path, name))),
+        }
+    }
+}
+
+impl Matcher {
+    /// Compiles the patterns of a configuration.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the key whose pattern cannot be compiled.
+    pub fn new(config: &AdapterConfig) -> Result<Self> {
+        let targets = match &config.target_modules {
+            None => Targets::None,
+            Some(ModuleNames::Pattern(word)) if word.to_lowercase() == ALL_LINEAR => Targets::AllLinear,
+            Some(names) => Targets::Names(Names::new("target_modules", names)?),
+        };
+        let saved = |name: &String| compile("modules_to_save", &format!(r"\A(?:^|.*\.)(?:{name})(?:$|\..*)"));
+        let pattern = |key: &'static str, text: &str| compile(key, &format!(r"\A(?:.*\.)?(?:{text})$"));
+        let layer_patterns = if config.layers_pattern.is_empty() {
+            vec![compile("layers_pattern", r"\A.*?\.[^.]*\.(?<layer_index>\d+)\.")?]
+        } else {
+            let layer = |name: &String| {
+                compile("layers_pattern", &format!(r"\A(?:|.*?\.)(?:{name})\.(?<layer_index>\d+)\."))
+            };
+            config.layers_pattern.iter().map(layer).collect::<Result<_>>()?
+        };
+        Ok(Matcher {
+            targets,
+            excluded: match &config.exclude_modules {
+                Some(names) => Some(Names::new("exclude_modules", names)?),
+                None => None,
+            },
+            saved: config.modules_to_save.iter().map(saved).collect::<Result<_>>()?,
+            saved_suffixes: config.modules_to_save.clone(),
+            parameters: config.target_parameters.clone(),
+            layers: config.layers_to_transform.clone(),
+            layer_patterns,
+            ranks: config
+                .rank_pattern
+                .iter()
+                .map(|(text, rank)| Ok((pattern("rank_pattern", text)?, *rank)))
+                .collect::<Result<_>>()?,
+            alphas: config
+                .alpha_pattern
+                .iter()
+                .map(|(text, alpha)| Ok((pattern("alpha_pattern", text)?, *alpha)))
+                .collect::<Result<_>>()?,
+            rank: config.rank,
+            alpha: config.alpha,
+            rank_stabilized: config.rank_stabilized,
+        })
+    }
+
+    /// Whether `target_modules` is `all-linear`: every layer that [`matches`](Self::matches) is then to be checked
+    /// by the caller to be linear and not the output head.
+    pub fn is_all_linear(&self) -> bool {
+        matches!(self.targets, Targets::AllLinear)
+    }
+
+    /// What the configuration says about the module at a dotted path.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if a pattern backtracks without end.
+    pub fn matches(&self, path: &str) -> Result<Match> {
+        if let Some(excluded) = &self.excluded
+            && excluded.matches(path)?
+        {
+            return Ok(Match::Excluded);
+        }
+        for pattern in &self.saved {
+            if is_match("modules_to_save", pattern, path)? {
+                return Ok(Match::Excluded);
+            }
+        }
+        let targeted = match &self.targets {
+            Targets::None => false,
+            Targets::AllLinear => true,
+            Targets::Names(names @ Names::Pattern { .. }) => names.matches(path)?,
+            Targets::Names(Names::List(list)) => {
+                // A module that is named in full is adapted whatever its layer.
+                list.iter().any(|name| path == name)
+                    || (list.iter().any(|name| has_suffix(path, name)) && self.layer_matches(path)?)
+            }
+        };
+        Ok(if targeted { Match::Targeted } else { Match::Unmatched })
+    }
+
+    fn layer_matches(&self, path: &str) -> Result<bool> {
+        let Some(layers) = &self.layers else {
+            return Ok(true);
+        };
+        for pattern in &self.layer_patterns {
+            let captures = pattern.captures(path).map_err(|error| endless("layers_pattern", &error))?;
+            if let Some(captures) = captures {
+                let index = captures.name("layer_index").and_then(|index| index.as_str().parse().ok());
+                return Ok(index.is_some_and(|index: u64| layers.contains(&index)));
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether `target_parameters` names this parameter.
+    pub fn targets_parameter(&self, name: &str) -> bool {
+        self.parameters.iter().any(|target| name == target || has_suffix(name, target))
+    }
+
+    /// Whether `modules_to_save` names this module: by any suffix, as PEFT does.
+    pub fn saves(&self, path: &str) -> bool {
+        self.saved_suffixes.iter().any(|name| path.ends_with(name.as_str()))
+    }
+
+    /// The rank r of a module.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if a pattern backtracks without end.
+    pub fn rank(&self, path: &str) -> Result<usize> {
+        first_match("rank_pattern", &self.ranks, path).map(|found| found.unwrap_or(self.rank))
+    }
+
+    /// α of a module.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if a pattern backtracks without end.
+    pub fn alpha(&self, path: &str) -> Result<f64> {
+        first_match("alpha_pattern", &self.alphas, path).map(|found| found.unwrap_or(self.alpha))
+    }
+
+    /// The factor on B·A of a module: α/r, or α/√r if rank-stabilized.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if a pattern backtracks without end.
+    pub fn scale(&self, path: &str) -> Result<f64> {
+        let (alpha, rank) = (self.alpha(path)?, self.rank(path)? as f64);
+        Ok(alpha / if self.rank_stabilized { rank.sqrt() } else { rank })
+    }
+}
+
+fn has_suffix(path: &str, name: &str) -> bool {
+    path.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'))
+}
+
+fn first_match<T: Copy>(key: &'static str, patterns: &[(Regex, T)], path: &str) -> Result<Option<T>> {
+    for (pattern, value) in patterns {
+        if is_match(key, pattern, path)? {
+            return Ok(Some(*value));
+        }
+    }
+    Ok(None)
+}
+
+fn compile(key: &'static str, pattern: &str) -> Result<Regex> {
+    RegexBuilder::new(pattern)
+        .backtrack_limit(BACKTRACK_LIMIT)
+        .build()
+        .map_err(|error| Error::config(key, format!("invalid pattern: {error}")))
+}
+
+fn is_match(key: &'static str, pattern: &Regex, path: &str) -> Result<bool> {
+    pattern.is_match(path).map_err(|error| endless(key, &error))
+}
+
+fn endless(key: &'static str, error: &fancy_regex::Error) -> Error {
+    Error::config(key, format!("pattern cannot be matched: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> AdapterConfig {
+        AdapterConfig::from_slice(format!(r#"{{"peft_type": "LORA", {text}}}"#).as_bytes()).unwrap()
+    }
+
+    fn targeted(text: &str, path: &str) -> Match {
+        Matcher::new(&config(text)).unwrap().matches(path).unwrap()
+    }
+
+    #[test]
+    fn lists_match_whole_names_and_suffixes_after_a_dot() {
+        let list = r#""target_modules": ["q_proj", "model.head"]"#;
+        assert_eq!(targeted(list, "q_proj"), Match::Targeted);
+        assert_eq!(targeted(list, "layers.0.q_proj"), Match::Targeted);
+        assert_eq!(targeted(list, "layers.0.xq_proj"), Match::Unmatched);
+        assert_eq!(targeted(list, "layers.0.q_proj.inner"), Match::Unmatched);
+        assert_eq!(targeted(list, "model.head"), Match::Targeted);
+    }
+
+    #[test]
+    fn patterns_match_the_whole_path() {
+        let pattern = r#""target_modules": ".*\\.(q|v)_proj|head""#;
+        assert_eq!(targeted(pattern, "layers.0.q_proj"), Match::Targeted);
+        assert_eq!(targeted(pattern, "layers.0.q_proj2"), Match::Unmatched);
+        assert_eq!(targeted(pattern, "head"), Match::Targeted);
+        assert_eq!(targeted(pattern, "model.head"), Match::Unmatched);
+        // Python's look-around.
+        let ahead = r#""target_modules": "(?!.*decoder).*q_proj""#;
+        assert_eq!(targeted(ahead, "encoder.q_proj"), Match::Targeted);
+        assert_eq!(targeted(ahead, "decoder.q_proj"), Match::Unmatched);
+    }
+
+    #[test]
+    fn excluded_and_saved_modules_win() {
+        let text = r#""target_modules": ["q_proj", "head"], "exclude_modules": ["1.q_proj"], "modules_to_save": ["head"]"#;
+        assert_eq!(targeted(text, "layers.0.q_proj"), Match::Targeted);
+        assert_eq!(targeted(text, "layers.1.q_proj"), Match::Excluded);
+        assert_eq!(targeted(text, "head"), Match::Excluded);
+        let pattern = r#""target_modules": ["q_proj"], "exclude_modules": ".*layers\\.[12]\\..*""#;
+        assert_eq!(targeted(pattern, "layers.2.q_proj"), Match::Excluded);
+        assert_eq!(targeted(pattern, "layers.3.q_proj"), Match::Targeted);
+    }
+
+    #[test]
+    fn layers_are_counted_at_the_first_number() {
+        let text = r#""target_modules": ["up"], "layers_to_transform": [1]"#;
+        assert_eq!(targeted(text, "model.layers.1.up"), Match::Targeted);
+        assert_eq!(targeted(text, "model.layers.0.up"), Match::Unmatched);
+        assert_eq!(targeted(text, "model.layers.0.experts.1.up"), Match::Unmatched);
+        assert_eq!(targeted(text, "model.layers.1.experts.0.up"), Match::Targeted);
+        let named = r#""target_modules": ["up"], "layers_to_transform": 1, "layers_pattern": "h""#;
+        assert_eq!(targeted(named, "h.1.up"), Match::Targeted);
+        assert_eq!(targeted(named, "model.h.1.up"), Match::Targeted);
+        assert_eq!(targeted(named, "model.layers.1.up"), Match::Unmatched);
+    }
+
+    #[test]
+    fn the_first_pattern_counts() {
+        let text = r#""r": 4, "lora_alpha": 8, "rank_pattern": {"1.q": 2, "q": 16}, "alpha_pattern": {"^model.layers.0.q": 3}"#;
+        let matcher = Matcher::new(&config(text)).unwrap();
+        assert_eq!(matcher.rank("model.layers.1.q").unwrap(), 2);
+        assert_eq!(matcher.rank("model.layers.0.q").unwrap(), 16);
+        assert_eq!(matcher.rank("model.layers.0.q2").unwrap(), 4);
+        assert_eq!(matcher.scale("model.layers.1.q").unwrap(), 4.0);
+        assert_eq!(matcher.scale("model.layers.0.q").unwrap(), 3.0 / 16.0);
+        let stabilized = Matcher::new(&config(r#""r": 16, "lora_alpha": 8, "use_rslora": true"#)).unwrap();
+        assert_eq!(stabilized.scale("q").unwrap(), 2.0);
+    }
+
+    #[test]
+    fn bad_patterns_are_named() {
+        let broken = config(r#""target_modules": "(""#);
+        assert!(matches!(Matcher::new(&broken), Err(Error::Config { key, .. }) if key == "target_modules"));
+        let endless = config(r#""target_modules": "(?=x)?(a*)*\\1b""#);
+        let path = "a".repeat(40);
+        assert!(Matcher::new(&endless).unwrap().matches(&path).is_err());
+    }
+}

@@ -1,0 +1,88 @@
+//! What kind of layer a module of a checkpoint is. Files do not say; shapes, names and the model's type do.
+
+use crate::checkpoint::Checkpoint;
+use serde_json::Value;
+
+/// A kind of layer that can be adapted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LayerKind {
+    /// `nn.Linear`: W \[out, in\].
+    Linear,
+    /// transformers' `Conv1D`, a linear layer with W \[in, out\].
+    TransposedLinear,
+    /// `nn.Embedding`: W \[vocabulary, features\].
+    Embedding,
+    /// `nn.Conv1d`, `nn.Conv2d`, `nn.Conv3d`: W \[out, in, …kernel\].
+    Convolution,
+    /// One parameter for all experts of a layer, W \[experts, out, in\].
+    Experts,
+    /// One parameter for all experts of a layer, W \[experts, in, out\].
+    TransposedExperts,
+}
+
+/// Last names of modules that map a vocabulary to features or back.
+const INPUT_EMBEDDINGS: [&str; 7] =
+    ["embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "shared", "tokens_embed"];
+const OUTPUT_EMBEDDINGS: [&str; 4] = ["lm_head", "embed_out", "output_layer", "decoder"];
+/// Last names of other embeddings that do not have `embed` in them.
+const OTHER_EMBEDDINGS: [&str; 2] = ["wpe", "relative_attention_bias"];
+/// Models whose attention and MLP are made of `Conv1D`.
+const TRANSPOSED_MODELS: [&str; 5] = ["gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp"];
+const TRANSPOSED_MODULES: [&str; 4] = ["c_attn", "c_proj", "c_fc", "q_attn"];
+
+fn last(path: &str) -> &str {
+    path.rsplit('.').next().unwrap_or(path)
+}
+
+/// Whether a module is the input or the output embedding of a language model.
+pub fn is_vocabulary(path: &str) -> bool {
+    INPUT_EMBEDDINGS.contains(&last(path)) || is_output_head(path)
+}
+
+/// Whether a module is the output head of a language model.
+pub fn is_output_head(path: &str) -> bool {
+    OUTPUT_EMBEDDINGS.contains(&last(path)) && !path.contains(".layers.")
+}
+
+/// Whether a module's name is that of an input embedding.
+pub(crate) fn is_input_embedding(path: &str) -> bool {
+    INPUT_EMBEDDINGS.contains(&last(path))
+}
+
+/// Whether the model's type says that its linear layers are `Conv1D`.
+pub(crate) fn is_transposed_model(checkpoint: &Checkpoint) -> Option<bool> {
+    let model_type = checkpoint.model_config().get("model_type").and_then(Value::as_str)?;
+    Some(TRANSPOSED_MODELS.contains(&model_type))
+}
+
+/// The modules of a checkpoint that can be adapted, with the kind each one seems to be, in the order of their names.
+///
+/// A two-dimensional weight is an embedding if its name says so, a `Conv1D` if the model's `config.json` says so, and
+/// a linear layer otherwise; with more dimensions it is a convolution.
+pub fn adaptable_modules(checkpoint: &Checkpoint) -> Vec<(String, LayerKind)> {
+    let transposed = is_transposed_model(checkpoint).unwrap_or(false);
+    checkpoint
+        .tensors()
+        .iter()
+        .filter_map(|(name, info)| {
+            let path = name.strip_suffix(".weight")?;
+            let kind = match info.shape.len() {
+                2 if is_embedding(path) => LayerKind::Embedding,
+                2 if transposed && TRANSPOSED_MODULES.contains(&last(path)) => LayerKind::TransposedLinear,
+                2 => LayerKind::Linear,
+                3..=5 => LayerKind::Convolution,
+                _ => return None,
+            };
+            Some((path.to_owned(), kind))
+        })
+        .collect()
+}
+
+fn is_embedding(path: &str) -> bool {
+    let name = last(path);
+    is_input_embedding(path)
+        || OTHER_EMBEDDINGS.contains(&name)
+        || name.starts_with("embed_")
+        || name.ends_with("embedding")
+        || name.ends_with("embeddings")
+}

@@ -1,0 +1,202 @@
+//! Tensors in memory, and what files say about tensors.
+
+use crate::{Error, Result};
+use half::{bf16, f16};
+use lora_kernels::memory::{HostMut, HostRef};
+use lora_kernels::{DType, Element, Layout, MatrixMut, MatrixRef};
+pub use safetensors::Dtype;
+
+/// The values of a tensor of floating-point numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Values {
+    /// `f32` values.
+    F32(Vec<f32>),
+    /// `f16` values.
+    F16(Vec<f16>),
+    /// `bf16` values.
+    Bf16(Vec<bf16>),
+}
+
+/// Runs an expression with `$values` bound to the typed vector.
+macro_rules! each_type {
+    ($tensor:expr, $values:ident => $body:expr) => {
+        match $tensor {
+            $crate::tensor::Values::F32($values) => $body,
+            $crate::tensor::Values::F16($values) => $body,
+            $crate::tensor::Values::Bf16($values) => $body,
+        }
+    };
+}
+pub(crate) use each_type;
+
+/// A dense tensor of floating-point numbers, row by row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    shape: Vec<usize>,
+    values: Values,
+}
+
+/// The kernels' name of a file's element type; `None` for those that are only passed through.
+pub fn float_type(dtype: Dtype) -> Option<DType> {
+    match dtype {
+        Dtype::F32 => Some(DType::F32),
+        Dtype::F16 => Some(DType::F16),
+        Dtype::BF16 => Some(DType::Bf16),
+        _ => None,
+    }
+}
+
+/// The file's name of an element type.
+pub fn file_type(dtype: DType) -> Dtype {
+    match dtype {
+        DType::F32 => Dtype::F32,
+        DType::F16 => Dtype::F16,
+        DType::Bf16 => Dtype::BF16,
+    }
+}
+
+impl Tensor {
+    /// A tensor of these values.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the shape does not hold as many values.
+    pub fn new<T: Element>(shape: &[usize], values: Vec<T>) -> Result<Self> {
+        if shape.iter().product::<usize>() != values.len() {
+            return Err(Error::tensor("", format!("{} values for shape {shape:?}", values.len())));
+        }
+        Ok(Self::of(shape, values))
+    }
+
+    /// For shapes that are right by construction.
+    pub(crate) fn of<T: Element>(shape: &[usize], values: Vec<T>) -> Self {
+        debug_assert_eq!(shape.iter().product::<usize>(), values.len());
+        let values = match T::DTYPE {
+            DType::F32 => Values::F32(bytemuck::allocation::cast_vec(values)),
+            DType::F16 => Values::F16(bytemuck::allocation::cast_vec(values)),
+            DType::Bf16 => Values::Bf16(bytemuck::allocation::cast_vec(values)),
+        };
+        Tensor { shape: shape.to_vec(), values }
+    }
+
+    /// All zeros.
+    pub fn zeros(dtype: DType, shape: &[usize]) -> Self {
+        let len = shape.iter().product();
+        let values = match dtype {
+            DType::F32 => Values::F32(vec![0.0; len]),
+            DType::F16 => Values::F16(vec![f16::ZERO; len]),
+            DType::Bf16 => Values::Bf16(vec![bf16::ZERO; len]),
+        };
+        Tensor { shape: shape.to_vec(), values }
+    }
+
+    /// A tensor from a file's little-endian bytes. `bytes` must be as long as shape and type say.
+    pub(crate) fn from_bytes(dtype: DType, shape: &[usize], bytes: &[u8]) -> Self {
+        let mut tensor = Self::zeros(dtype, shape);
+        tensor.bytes_mut().copy_from_slice(bytes);
+        tensor
+    }
+
+    /// Sizes, slowest first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        each_type!(&self.values, values => values.len())
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        match self.values {
+            Values::F32(_) => DType::F32,
+            Values::F16(_) => DType::F16,
+            Values::Bf16(_) => DType::Bf16,
+        }
+    }
+
+    /// The elements.
+    pub fn values(&self) -> &Values {
+        &self.values
+    }
+
+    /// The elements, changeable.
+    pub fn values_mut(&mut self) -> &mut Values {
+        &mut self.values
+    }
+
+    /// The elements as a file's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        each_type!(&self.values, values => bytemuck::cast_slice(values))
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        each_type!(&mut self.values, values => bytemuck::cast_slice_mut(values))
+    }
+
+    /// The elements in `f32`: exact, since that holds every value of the other types.
+    pub fn to_f32(&self) -> Vec<f32> {
+        each_type!(&self.values, values => values.iter().map(|value| value.to_f32()).collect())
+    }
+
+    /// The same tensor in another element type, rounded to nearest.
+    #[must_use]
+    pub fn cast(&self, dtype: DType) -> Tensor {
+        if dtype == self.dtype() {
+            return self.clone();
+        }
+        let values = self.to_f32();
+        match dtype {
+            DType::F32 => Self::of(&self.shape, values),
+            DType::F16 => Self::of(&self.shape, values.into_iter().map(f16::from_f32).collect()),
+            DType::Bf16 => Self::of(&self.shape, values.into_iter().map(bf16::from_f32).collect()),
+        }
+    }
+
+    /// The same elements in another shape.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the shape does not hold as many elements.
+    pub fn reshape(self, shape: &[usize]) -> Result<Self> {
+        if shape.iter().product::<usize>() != self.len() {
+            return Err(Error::tensor("", format!("shape {:?} cannot become {shape:?}", self.shape)));
+        }
+        Ok(Tensor { shape: shape.to_vec(), ..self })
+    }
+
+    /// Whether no element is NaN or infinite.
+    pub fn is_finite(&self) -> bool {
+        each_type!(&self.values, values => values.iter().all(|value| value.to_f32().is_finite()))
+    }
+
+    /// Rows and columns when everything after the first dimension is one row.
+    pub(crate) fn rows_and_columns(&self) -> (usize, usize) {
+        let rows = self.shape.first().copied().unwrap_or(1);
+        (rows, self.len().checked_div(rows).unwrap_or(0))
+    }
+
+    /// A view of the whole tensor as a matrix: the first dimension by everything after it.
+    ///
+    /// # Errors
+    /// [`lora_kernels::Error`] if the view would be larger than memory.
+    pub fn matrix(&self) -> Result<MatrixRef<'_>> {
+        let (rows, columns) = self.rows_and_columns();
+        let buffer = each_type!(&self.values, values => HostRef::new(values));
+        Ok(MatrixRef::from_buffer(buffer, Layout::strided(rows, columns, columns)?)?)
+    }
+
+    /// [`matrix`](Self::matrix), changeable.
+    ///
+    /// # Errors
+    /// [`lora_kernels::Error`] if the view would be larger than memory.
+    pub fn matrix_mut(&mut self) -> Result<MatrixMut<'_>> {
+        let (rows, columns) = self.rows_and_columns();
+        let buffer = each_type!(&mut self.values, values => HostMut::new(values));
+        Ok(MatrixMut::from_buffer(buffer, Layout::strided(rows, columns, columns)?)?)
+    }
+}
