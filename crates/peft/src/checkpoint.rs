@@ -68,10 +68,6 @@ impl Shard {
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
-
-    pub(crate) fn file(&self) -> &File {
-        &self.file
-    }
 }
 
 /// The bytes of one tensor, mapped from its file for as long as this lives.
@@ -98,6 +94,7 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, TensorInfo>,
     index: Option<Index>,
     model_config: Map<String, Value>,
+    owns_directory: bool,
 }
 
 /// The index of a sharded checkpoint.
@@ -118,8 +115,14 @@ impl Checkpoint {
         let directory = file.parent().map(Path::to_owned).unwrap_or_default();
         let file_name = name_of(&file)?;
         let model_config = read_model_config(&directory)?;
-        let mut checkpoint =
-            Checkpoint { directory, shards: Vec::new(), tensors: BTreeMap::new(), index: None, model_config };
+        let mut checkpoint = Checkpoint {
+            directory,
+            shards: Vec::new(),
+            tensors: BTreeMap::new(),
+            index: None,
+            model_config,
+            owns_directory: path.is_dir() || file_name.ends_with(".json"),
+        };
         if file_name.ends_with(".json") {
             checkpoint.open_shards(&file, file_name)?;
         } else {
@@ -197,6 +200,11 @@ impl Checkpoint {
     /// The directory that holds the files.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Whether the files beside the checkpoint belong to it: it was opened as a directory or by its index.
+    pub(crate) fn owns_directory(&self) -> bool {
+        self.owns_directory
     }
 
     /// The files.

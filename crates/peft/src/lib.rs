@@ -1,12 +1,20 @@
 //! PEFT LoRA adapters on whole models: load, save, match, merge, unmerge, switch and extract, without Python.
 
 pub mod adapter;
+pub mod binding;
 pub mod checkpoint;
 pub mod config;
 mod error;
 pub mod matching;
 pub mod module;
+pub mod naming;
+pub mod progress;
+pub mod record;
+mod rewrite;
+pub mod targets;
 pub mod tensor;
+pub mod update;
+pub mod writer;
 
 pub use adapter::{Adapter, AdapterLayer};
 pub use checkpoint::Checkpoint;

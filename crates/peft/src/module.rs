@@ -29,6 +29,8 @@ const OTHER_EMBEDDINGS: [&str; 2] = ["wpe", "relative_attention_bias"];
 /// Models whose attention and MLP are made of `Conv1D`.
 const TRANSPOSED_MODELS: [&str; 5] = ["gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp"];
 const TRANSPOSED_MODULES: [&str; 4] = ["c_attn", "c_proj", "c_fc", "q_attn"];
+/// Models whose stacked experts are \[experts, in, out\].
+const TRANSPOSED_EXPERTS: [&str; 2] = ["gpt_oss", "llama4"];
 
 fn last(path: &str) -> &str {
     path.rsplit('.').next().unwrap_or(path)
@@ -55,6 +57,17 @@ pub(crate) fn is_transposed_model(checkpoint: &Checkpoint) -> Option<bool> {
     Some(TRANSPOSED_MODELS.contains(&model_type))
 }
 
+/// Whether a module of such a model is a `Conv1D`.
+pub(crate) fn is_transposed_module(path: &str) -> bool {
+    TRANSPOSED_MODULES.contains(&last(path))
+}
+
+/// Whether the model's type says that stacked experts keep W \[experts, in, out\].
+pub(crate) fn has_transposed_experts(checkpoint: &Checkpoint) -> bool {
+    let model_type = checkpoint.model_config().get("model_type").and_then(Value::as_str);
+    model_type.is_some_and(|name| TRANSPOSED_EXPERTS.iter().any(|known| name.starts_with(known)))
+}
+
 /// The modules of a checkpoint that can be adapted, with the kind each one seems to be, in the order of their names.
 ///
 /// A two-dimensional weight is an embedding if its name says so, a `Conv1D` if the model's `config.json` says so, and
@@ -68,7 +81,7 @@ pub fn adaptable_modules(checkpoint: &Checkpoint) -> Vec<(String, LayerKind)> {
             let path = name.strip_suffix(".weight")?;
             let kind = match info.shape.len() {
                 2 if is_embedding(path) => LayerKind::Embedding,
-                2 if transposed && TRANSPOSED_MODULES.contains(&last(path)) => LayerKind::TransposedLinear,
+                2 if transposed && is_transposed_module(path) => LayerKind::TransposedLinear,
                 2 => LayerKind::Linear,
                 3..=5 => LayerKind::Convolution,
                 _ => return None,

@@ -1,0 +1,358 @@
+//! Which weights of a checkpoint an adapter changes, with everything checked before a byte is written.
+
+use crate::adapter::{Adapter, AdapterLayer};
+use crate::checkpoint::Checkpoint;
+use crate::config::BiasMode;
+use crate::matching::{Match, Matcher};
+use crate::module::{self, LayerKind};
+use crate::naming::Naming;
+use crate::targets::{Target, find_targets};
+use crate::{Error, Result};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// One weight of the base model that an adapter's layer changes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Site {
+    /// Key of the layer in [`Adapter::layers`].
+    pub layer: String,
+    /// Name of the weight in the checkpoint.
+    pub weight: String,
+    /// Name of the module's bias in the checkpoint, if it has one.
+    pub bias: Option<String>,
+    /// How A and B act on the weight.
+    pub kind: LayerKind,
+    /// The rank r; of stacked experts that of one expert.
+    pub rank: usize,
+    /// The factor s on B·A.
+    pub scale: f64,
+}
+
+/// What an adapter does to a checkpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Binding {
+    /// The weights that change, in the order of the adapter's layers.
+    pub sites: Vec<Site>,
+    /// Tensors of the checkpoint that [`Adapter::replaced`] replaces or adds: name in the checkpoint, key in `replaced`.
+    pub replaced: BTreeMap<String, String>,
+    /// Tied tensors that part ways, because only one of them changes: new tensor, tensor that it starts as a copy of.
+    pub untied: BTreeMap<String, String>,
+    /// How the adapter's module names become the checkpoint's.
+    pub naming: Naming,
+}
+
+/// Finds every tensor of an adapter its place in a checkpoint.
+///
+/// # Errors
+/// A layer of the adapter has no place, a module that the configuration targets has no layer, a shape does not fit, or
+/// a bias or saved module is missing. The error names the tensor.
+pub fn bind(adapter: &Adapter, checkpoint: &Checkpoint) -> Result<Binding> {
+    let matcher = Matcher::new(&adapter.config)?;
+    let naming = Naming::find(adapter, checkpoint);
+    let mut binding =
+        Binding { sites: Vec::new(), replaced: BTreeMap::new(), untied: BTreeMap::new(), naming };
+    let binder = Binder { adapter, checkpoint, matcher, naming: &binding.naming.clone() };
+    let targets = find_targets(&adapter.config, checkpoint, binder.naming)?;
+    binder.check_complete(&targets.matched)?;
+    let parameters = binder.parameters()?;
+    for (key, layer) in &adapter.layers {
+        let site = match parameters.get(key) {
+            Some(parameter) => binder.parameter_site(key, layer, parameter)?,
+            None => binder.module_site(key, layer, &mut binding.untied)?,
+        };
+        binding.sites.push(site);
+    }
+    binder.replace(&mut binding)?;
+    binder.untie_heads(&mut binding)?;
+    Ok(binding)
+}
+
+struct Binder<'a> {
+    adapter: &'a Adapter,
+    checkpoint: &'a Checkpoint,
+    matcher: Matcher,
+    naming: &'a Naming,
+}
+
+impl Binder<'_> {
+    fn file_name(&self, name: &str) -> String {
+        self.naming.to_file(name, self.checkpoint)
+    }
+
+    fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.checkpoint.tensors().get(name).map(|info| info.shape.as_slice())
+    }
+
+    /// Every module that the configuration targets must have a layer.
+    fn check_complete(&self, targets: &[Target]) -> Result<()> {
+        match targets.iter().find(|target| !self.adapter.layers.contains_key(&target.module)) {
+            Some(target) => {
+                let ending =
+                    if target.kind == LayerKind::Embedding { "lora_embedding_A" } else { "lora_A.weight" };
+                Err(Error::tensor(
+                    format!("base_model.model.{}.{ending}", target.module),
+                    "missing, although the configuration targets this module",
+                ))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn module_site(
+        &self,
+        key: &str,
+        layer: &AdapterLayer,
+        untied: &mut BTreeMap<String, String>,
+    ) -> Result<Site> {
+        if self.adapter.config.target_modules.is_some() && self.matcher.matches(key)? != Match::Targeted {
+            return Err(Error::module(
+                key,
+                "the file has an adapter for it, but the configuration does not target it",
+            ));
+        }
+        let weight = self.file_name(&format!("{key}.weight"));
+        let shape = match self.shape(&weight) {
+            Some(shape) => shape,
+            None => {
+                let source = self.tied_source(key, layer)?;
+                untied.insert(weight.clone(), source.clone());
+                self.shape(&source).unwrap_or_default()
+            }
+        };
+        let kind = self.kind(key, layer, shape)?;
+        let bias = self.file_name(&format!("{key}.bias"));
+        let bias = self.checkpoint.tensors().contains_key(&bias).then_some(bias);
+        if layer.bias.is_some() && bias.is_none() {
+            return Err(Error::module(
+                key,
+                "its adapter has a bias (`lora_bias`), but the module has none to add it to",
+            ));
+        }
+        let rank = self.matcher.rank(key)?;
+        if layer.a.shape()[0] != rank {
+            return Err(Error::tensor(
+                format!("base_model.model.{key}.lora_A.weight"),
+                format!("has rank {}, but the configuration says {rank}", layer.a.shape()[0]),
+            ));
+        }
+        Ok(Site { layer: key.to_owned(), weight, bias, kind, rank, scale: self.matcher.scale(key)? })
+    }
+
+    /// The kind of layer that makes A and B fit the weight.
+    fn kind(&self, key: &str, layer: &AdapterLayer, shape: &[usize]) -> Result<LayerKind> {
+        let (a, b) = (layer.a.shape(), layer.b.shape());
+        let unfit =
+            || Error::module(key, format!("A {a:?} and B {b:?} do not fit the base weight {shape:?}"));
+        if a.len() > 2 {
+            if shape.first() == Some(&b[0]) && shape.get(2..) == Some(&a[2..]) && shape[1] < a[1] {
+                return Err(Error::module(key, "a grouped convolution; its adapter cannot be merged"));
+            }
+            let fits = shape.len() == a.len() && shape[0] == b[0] && shape[1..] == a[1..];
+            return if fits { Ok(LayerKind::Convolution) } else { Err(unfit()) };
+        }
+        let (input, output) = (a[1], b[0]);
+        if layer.embedding {
+            return if shape == [input, output] { Ok(LayerKind::Embedding) } else { Err(unfit()) };
+        }
+        match (shape == [output, input], shape == [input, output]) {
+            (true, true) if self.is_transposed(key) => Ok(LayerKind::TransposedLinear),
+            (true, _) => Ok(LayerKind::Linear),
+            (_, true) => Ok(LayerKind::TransposedLinear),
+            _ => Err(unfit()),
+        }
+    }
+
+    /// Square weights fit both ways; the model's type knows, and otherwise the adapter's configuration.
+    fn is_transposed(&self, key: &str) -> bool {
+        match module::is_transposed_model(self.checkpoint) {
+            Some(transposed) => transposed && module::is_transposed_module(key),
+            None => self.adapter.config.fan_in_fan_out,
+        }
+    }
+
+    /// The input embedding that a missing output head shares its weight with.
+    fn tied_source(&self, key: &str, layer: &AdapterLayer) -> Result<String> {
+        let missing = || Error::module(key, "the checkpoint has no such module");
+        if !module::is_output_head(key) || layer.a.shape().len() != 2 {
+            return Err(missing());
+        }
+        let wanted = [layer.b.shape()[0], layer.a.shape()[1]];
+        let embedding = self.checkpoint.tensors().iter().find(|(name, info)| {
+            name.strip_suffix(".weight").is_some_and(module::is_input_embedding) && info.shape == wanted
+        });
+        embedding.map(|(name, _)| name.clone()).ok_or_else(missing)
+    }
+
+    /// Which parameter each layer for `target_parameters` belongs to.
+    fn parameters(&self) -> Result<BTreeMap<String, String>> {
+        let mut found = BTreeMap::new();
+        if self.adapter.config.target_parameters.is_empty() {
+            return Ok(found);
+        }
+        let mut modules: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for name in self.checkpoint.tensors().keys() {
+            let name = self.naming.to_model(name);
+            if self.matcher.targets_parameter(&name)
+                && let Some((module, _)) = name.rsplit_once('.')
+            {
+                modules.entry(module.to_owned()).or_default().push(name.clone());
+            }
+        }
+        for (module, mut names) in modules {
+            // PEFT wraps the parameters in the order of their definition; the last one is the outermost.
+            names.sort_by_key(|name| (name.ends_with("down_proj"), name.clone()));
+            for (index, name) in names.iter().enumerate() {
+                let key = format!("{module}{}", ".base_layer".repeat(names.len() - 1 - index));
+                if !self.adapter.layers.contains_key(&key) {
+                    return Err(Error::tensor(
+                        format!("base_model.model.{key}.lora_A.weight"),
+                        format!("missing, although the configuration targets the parameter `{name}`"),
+                    ));
+                }
+                found.insert(key, name.clone());
+            }
+        }
+        if let Some(unfound) = self.adapter.config.target_parameters.iter().find(|target| {
+            !found.values().any(|name| name == *target || name.ends_with(&format!(".{target}")))
+        }) {
+            return Err(Error::NoMatch(format!(
+                "the checkpoint has no parameter `{unfound}` (`target_parameters`)"
+            )));
+        }
+        Ok(found)
+    }
+
+    fn parameter_site(&self, key: &str, layer: &AdapterLayer, parameter: &str) -> Result<Site> {
+        let weight = self.file_name(parameter);
+        let shape = self.shape(&weight).unwrap_or_default();
+        let (a, b) = (layer.a.shape(), layer.b.shape());
+        let rank = self.matcher.rank(parameter)?;
+        let kind = match *shape {
+            [out, input] if *a == [rank, input] && *b == [out, rank] => LayerKind::Linear,
+            [experts, rows, columns] if a[0] == experts * rank && b[1] == a[0] => {
+                match ([b[0], a[1]] == [rows, columns], [a[1], b[0]] == [rows, columns]) {
+                    (true, true) if module::has_transposed_experts(self.checkpoint) => {
+                        LayerKind::TransposedExperts
+                    }
+                    (true, _) => LayerKind::Experts,
+                    (_, true) => LayerKind::TransposedExperts,
+                    _ => return Err(self.unfit_parameter(key, layer, parameter, shape)),
+                }
+            }
+            _ => return Err(self.unfit_parameter(key, layer, parameter, shape)),
+        };
+        Ok(Site {
+            layer: key.to_owned(),
+            weight,
+            bias: None,
+            kind,
+            rank,
+            scale: self.matcher.scale(parameter)?,
+        })
+    }
+
+    fn unfit_parameter(&self, key: &str, layer: &AdapterLayer, parameter: &str, shape: &[usize]) -> Error {
+        Error::module(
+            key,
+            format!(
+                "A {:?} and B {:?} do not fit the parameter `{parameter}` {shape:?}",
+                layer.a.shape(),
+                layer.b.shape()
+            ),
+        )
+    }
+
+    /// Biases, saved modules and embeddings: each must have the shape of what it replaces, and none may be missing.
+    fn replace(&self, binding: &mut Binding) -> Result<()> {
+        for (key, tensor) in &self.adapter.replaced {
+            let name = self.file_name(key);
+            let Some(shape) = self.shape(&name) else {
+                // A head that the base checkpoint never had.
+                binding.replaced.insert(name, key.clone());
+                continue;
+            };
+            if shape != tensor.shape() {
+                return Err(Error::tensor(
+                    format!("base_model.model.{key}"),
+                    format!("has shape {:?}, but the base model's has {shape:?}", tensor.shape()),
+                ));
+            }
+            // PEFT saves adapted embeddings along, usually unchanged.
+            let unchanged =
+                match self.checkpoint.info(&name).map(|info| crate::tensor::float_type(info.dtype))? {
+                    Some(dtype) => tensor.cast(dtype).bytes() == &*self.checkpoint.bytes(&name)?,
+                    None => false,
+                };
+            if !unchanged {
+                binding.replaced.insert(name, key.clone());
+            }
+        }
+        for name in self.checkpoint.tensors().keys() {
+            let name = self.naming.to_model(name);
+            let module = name.rsplit_once('.').map_or("", |(module, _)| module);
+            let key = match self.adapter.config.bias {
+                BiasMode::All if name == "bias" || name.ends_with(".bias") => "bias",
+                BiasMode::LoraOnly if name.ends_with(".bias") && self.adapter.layers.contains_key(module) => {
+                    "bias"
+                }
+                _ if self.saves(module) => "modules_to_save",
+                _ => continue,
+            };
+            if !self.adapter.replaced.contains_key(&name) {
+                return Err(Error::tensor(
+                    format!("base_model.model.{name}"),
+                    format!("missing, although `{key}` asks for it"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn saves(&self, module: &str) -> bool {
+        std::iter::successors(Some(module), |path| path.rsplit_once('.').map(|(parent, _)| parent))
+            .any(|path| !path.is_empty() && self.matcher.saves(path))
+    }
+
+    /// An input embedding that changes while its tied head is not in the file leaves the head as it was.
+    fn untie_heads(&self, binding: &mut Binding) -> Result<()> {
+        let changed = binding.sites.iter().map(|site| &site.weight).chain(binding.replaced.keys());
+        let embedding = changed
+            .filter_map(|name| name.strip_suffix(".weight"))
+            .find(|path| module::is_input_embedding(path))
+            .map(str::to_owned);
+        let Some(embedding) = embedding else {
+            return Ok(());
+        };
+        let has_head = |name: &String| name.strip_suffix(".weight").is_some_and(module::is_output_head);
+        let head_known = self.checkpoint.tensors().keys().any(has_head)
+            || binding.replaced.keys().any(has_head)
+            || binding.untied.keys().any(has_head);
+        if head_known || !self.expects_head() {
+            return Ok(());
+        }
+        let head = match embedding.rsplit('.').next() {
+            Some("embed_tokens" | "wte") => "lm_head.weight",
+            Some("embed_in") => "embed_out.weight",
+            Some("word_embeddings") => "cls.predictions.decoder.weight",
+            _ => {
+                return Err(Error::module(
+                    embedding,
+                    "is tied to an output head of unknown name; untie them in the base checkpoint first",
+                ));
+            }
+        };
+        binding.untied.insert(head.to_owned(), format!("{embedding}.weight"));
+        Ok(())
+    }
+
+    /// Whether the model's architecture has an output head, so that one missing from the file must be tied.
+    fn expects_head(&self) -> bool {
+        let config = self.checkpoint.model_config();
+        let architecture = config.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
+        architecture.is_some_and(|name| {
+            ["ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForConditionalGeneration"]
+                .iter()
+                .any(|end| name.ends_with(end))
+        })
+    }
+}

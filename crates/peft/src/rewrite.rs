@@ -1,0 +1,232 @@
+//! Streaming a checkpoint into a new directory, some of its tensors changed on the way.
+//!
+//! Tensors that stay the same are copied from file to file. The others are computed one at a time, while the one
+//! before is being written: that bounds memory to a few tensors.
+
+use crate::checkpoint::Checkpoint;
+use crate::error::AtPath;
+use crate::progress::Progress;
+use crate::tensor::{Tensor, file_type, float_type};
+use crate::writer::{NewDirectory, Outline, ShardWriter, write_synced};
+use crate::{Error, Result};
+use lora_kernels::DType;
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+/// Bytes that are copied before cancellation is looked at again.
+const CHUNK: u64 = 64 << 20;
+
+/// Files that are weights in one format or another and would contradict the new ones, or would be taken for an adapter.
+const NOT_COPIED: [&str; 10] =
+    ["safetensors", "bin", "pt", "pth", "ckpt", "h5", "msgpack", "onnx", "gguf", "index.json"];
+
+/// What becomes of a checkpoint.
+#[derive(Debug)]
+pub(crate) struct Rewrite<'a> {
+    checkpoint: &'a Checkpoint,
+    shards: Vec<OutputShard>,
+    /// The new `config.json`, if it changes.
+    pub model_config: Option<Map<String, Value>>,
+}
+
+#[derive(Debug)]
+struct OutputShard {
+    file_name: String,
+    metadata: BTreeMap<String, String>,
+    outlines: Vec<Outline>,
+    copied: Vec<bool>,
+}
+
+/// What is to change.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    /// Tensors that are computed.
+    pub computed: BTreeSet<String>,
+    /// Tensors that the checkpoint does not have.
+    pub added: Vec<Outline>,
+    /// Tensors that are left out.
+    pub removed: BTreeSet<String>,
+    /// Type that all floating-point tensors get.
+    pub dtype: Option<DType>,
+}
+
+enum Message {
+    Begin(PathBuf, usize),
+    Copy(PathBuf, Range<u64>),
+    Write(Tensor),
+    Finish,
+}
+
+impl<'a> Rewrite<'a> {
+    pub fn new(checkpoint: &'a Checkpoint, changes: &Changes) -> Self {
+        let mut shards: Vec<OutputShard> = checkpoint
+            .shards()
+            .iter()
+            .map(|shard| {
+                let mut output = OutputShard {
+                    file_name: shard.file_name().to_owned(),
+                    metadata: shard.metadata().clone(),
+                    outlines: Vec::new(),
+                    copied: Vec::new(),
+                };
+                for name in shard.names().iter().filter(|name| !changes.removed.contains(*name)) {
+                    let info = &checkpoint.tensors()[name];
+                    let wanted = changes.dtype.filter(|_| float_type(info.dtype).is_some()).map(file_type);
+                    let dtype = wanted.unwrap_or(info.dtype);
+                    output.copied.push(dtype == info.dtype && !changes.computed.contains(name));
+                    output.outlines.push(Outline { name: name.clone(), dtype, shape: info.shape.clone() });
+                }
+                output
+            })
+            .collect();
+        if let Some(last) = shards.last_mut() {
+            last.copied.extend(changes.added.iter().map(|_| false));
+            last.outlines.extend(changes.added.iter().cloned());
+        }
+        Rewrite { checkpoint, shards, model_config: None }
+    }
+
+    /// Bytes of all tensors.
+    pub fn bytes(&self) -> u64 {
+        self.shards.iter().flat_map(|shard| &shard.outlines).map(Outline::bytes).sum()
+    }
+
+    /// Writes everything into `directory`. `compute` gives the new value of a tensor that is not copied.
+    pub fn run(
+        &self,
+        directory: &NewDirectory,
+        progress: &Progress,
+        compute: &mut dyn FnMut(&Outline) -> Result<Tensor>,
+    ) -> Result<()> {
+        progress.start(self.bytes());
+        self.copy_side_files(directory)?;
+        let (sender, receiver) = sync_channel(1);
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| self.write(receiver, progress));
+            let computed = self.send(directory.path(), progress, sender, compute);
+            let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            // A computation that stopped because the writer did is not the reason.
+            written.and(computed)
+        })?;
+        self.write_index(directory)
+    }
+
+    fn send(
+        &self,
+        directory: &Path,
+        progress: &Progress,
+        sender: SyncSender<Message>,
+        compute: &mut dyn FnMut(&Outline) -> Result<Tensor>,
+    ) -> Result<()> {
+        for (index, shard) in self.shards.iter().enumerate() {
+            let mut messages = vec![Message::Begin(directory.join(&shard.file_name), index)];
+            for (outline, copied) in shard.outlines.iter().zip(&shard.copied) {
+                progress.check()?;
+                messages.push(if *copied {
+                    let info = self.checkpoint.info(&outline.name)?;
+                    Message::Copy(self.checkpoint.shards()[info.shard].path().to_owned(), info.range.clone())
+                } else {
+                    let tensor = compute(outline)?;
+                    if (file_type(tensor.dtype()), tensor.shape()) != (outline.dtype, &outline.shape) {
+                        return Err(Error::tensor(&outline.name, "was announced with another shape or type"));
+                    }
+                    Message::Write(tensor)
+                });
+                for message in messages.drain(..) {
+                    if sender.send(message).is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+            messages.push(Message::Finish);
+            for message in messages {
+                if sender.send(message).is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, receiver: Receiver<Message>, progress: &Progress) -> Result<()> {
+        let mut current: Option<ShardWriter> = None;
+        for message in receiver {
+            match (message, &mut current) {
+                (Message::Begin(path, shard), current) => {
+                    let shard = &self.shards[shard];
+                    *current = Some(ShardWriter::create(&path, &shard.metadata, &shard.outlines)?);
+                }
+                (Message::Copy(path, range), Some(writer)) => {
+                    let mut start = range.start;
+                    while start < range.end {
+                        progress.check()?;
+                        let end = range.end.min(start + CHUNK);
+                        writer.copy(&path, start..end)?;
+                        progress.advance(end - start);
+                        start = end;
+                    }
+                }
+                (Message::Write(tensor), Some(writer)) => {
+                    for chunk in tensor.bytes().chunks(CHUNK as usize) {
+                        progress.check()?;
+                        writer.write(chunk)?;
+                        progress.advance(chunk.len() as u64);
+                    }
+                }
+                (Message::Finish, current) => {
+                    if let Some(writer) = current.take() {
+                        writer.finish()?;
+                    }
+                }
+                (_, None) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn copy_side_files(&self, directory: &NewDirectory) -> Result<()> {
+        let from = self.checkpoint.directory();
+        if let Some(config) = &self.model_config {
+            let text = format!("{:#}\n", Value::Object(config.clone()));
+            write_synced(&directory.path().join("config.json"), text.as_bytes())?;
+        }
+        if !self.checkpoint.owns_directory() {
+            return Ok(());
+        }
+        for entry in std::fs::read_dir(from).at(from)? {
+            let entry = entry.at(from)?;
+            let name = entry.file_name();
+            let text = name.to_string_lossy();
+            let weights = NOT_COPIED.iter().any(|ending| text.ends_with(&format!(".{ending}")));
+            let skipped = weights
+                || text.starts_with("adapter_")
+                || (text == "config.json" && self.model_config.is_some());
+            if skipped || !entry.path().is_file() {
+                continue;
+            }
+            let bytes = std::fs::read(entry.path()).at(&entry.path())?;
+            write_synced(&directory.path().join(&name), &bytes)?;
+        }
+        Ok(())
+    }
+
+    fn write_index(&self, directory: &NewDirectory) -> Result<()> {
+        let Some(file_name) = self.checkpoint.index_file_name() else {
+            return Ok(());
+        };
+        let mut metadata = self.checkpoint.index_metadata();
+        metadata.insert("total_size".into(), json!(self.bytes()));
+        let files: Map<String, Value> = self
+            .shards
+            .iter()
+            .flat_map(|shard| {
+                shard.outlines.iter().map(|outline| (outline.name.clone(), json!(shard.file_name)))
+            })
+            .collect();
+        let index = json!({ "metadata": metadata, "weight_map": files });
+        write_synced(&directory.path().join(file_name), format!("{index:#}\n").as_bytes())
+    }
+}
