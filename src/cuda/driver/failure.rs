@@ -21,7 +21,7 @@ pub fn allocation(needed: usize, purpose: &'static str) -> impl Fn(DriverError) 
 
 /// For `map_err` after a call of cuBLASLt.
 pub fn cublaslt(call: &'static str) -> impl Fn(CublasError) -> Error {
-    move |error| Error::Cuda { call, message: error.to_string() }
+    move |error| Error::Cuda { call, message: format!("{:?}", error.0) }
 }
 
 #[cfg(test)]
