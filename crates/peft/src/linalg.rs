@@ -50,7 +50,9 @@ type Triplets = (Mat<f64>, Vec<f64>, Mat<f64>);
 
 /// U, S, V.
 fn svd(matrix: MatRef<'_, f64>) -> Result<Triplets> {
-    let svd = matrix.thin_svd().map_err(|_| Error::module("", "the singular value decomposition did not converge"))?;
+    let svd = matrix
+        .thin_svd()
+        .map_err(|_| Error::module("", "the singular value decomposition did not converge"))?;
     let values = svd.S().column_vector().iter().copied().collect();
     Ok((svd.U().to_owned(), values, svd.V().to_owned()))
 }
@@ -93,8 +95,9 @@ mod tests {
         let mut sum = 0.0;
         for i in 0..rows {
             for j in 0..columns {
-                let value: f64 =
-                    (0..rank).map(|k| svd.left[i * rank + k] * svd.values[k] * svd.right[k * columns + j]).sum();
+                let value: f64 = (0..rank)
+                    .map(|k| svd.left[i * rank + k] * svd.values[k] * svd.right[k * columns + j])
+                    .sum();
                 sum += (matrix[i * columns + j] - value).powi(2);
             }
         }
@@ -108,8 +111,10 @@ mod tests {
             let rank = 4;
             let a: Vec<f64> = (0..rows * rank).map(|_| normal(&mut random)).collect();
             let b: Vec<f64> = (0..rank * columns).map(|_| normal(&mut random)).collect();
-            let entry = |i: usize, j: usize| (0..rank).map(|k| a[i * rank + k] * b[k * columns + j]).sum::<f64>();
-            let matrix: Vec<f64> = (0..rows * columns).map(|index| entry(index / columns, index % columns)).collect();
+            let entry =
+                |i: usize, j: usize| (0..rank).map(|k| a[i * rank + k] * b[k * columns + j]).sum::<f64>();
+            let matrix: Vec<f64> =
+                (0..rows * columns).map(|index| entry(index / columns, index % columns)).collect();
             let svd = truncated_svd(&matrix, rows, columns, rank).unwrap();
             let scale = matrix.iter().map(|v| v * v).sum::<f64>().sqrt();
             assert!(residual(&matrix, rows, columns, &svd) < 1e-10 * scale, "{rows} x {columns}");
