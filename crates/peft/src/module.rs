@@ -53,8 +53,14 @@ pub(crate) fn is_input_embedding(path: &str) -> bool {
 
 /// Whether the model's type says that its linear layers are `Conv1D`.
 pub(crate) fn is_transposed_model(checkpoint: &Checkpoint) -> Option<bool> {
-    let model_type = checkpoint.model_config().get("model_type").and_then(Value::as_str)?;
-    Some(TRANSPOSED_MODELS.contains(&model_type))
+    let config = checkpoint.model_config();
+    config.contains_key("model_type").then(|| is_transposed_type(config))
+}
+
+/// Whether a model's configuration says so.
+pub(crate) fn is_transposed_type(config: &serde_json::Map<String, Value>) -> bool {
+    let model_type = config.get("model_type").and_then(Value::as_str);
+    model_type.is_some_and(|name| TRANSPOSED_MODELS.contains(&name))
 }
 
 /// Whether a module of such a model is a `Conv1D`.

@@ -70,6 +70,11 @@ impl Stacked {
         Stacked { a, b, rank, input, output, scale: 1.0 }
     }
 
+    /// Factors of rank 1 that change nothing.
+    pub fn nothing(input: usize, output: usize) -> Self {
+        Stacked { a: vec![0.0; input], b: vec![0.0; output], rank: 1, input, output, scale: 0.0 }
+    }
+
     pub fn factors(&self) -> Result<Factors<'_>> {
         Ok(Factors {
             a: MatrixRef::new(&self.a, self.rank, self.input)?.t(),
@@ -83,10 +88,11 @@ impl Stacked {
 fn slice_of(part: &Part<'_>, slice: usize) -> (Vec<f32>, Vec<f32>, usize) {
     let (a, b) = (part.layer.a.to_f32(), part.layer.b.to_f32());
     let all = part.layer.a.shape()[0];
-    let rank = part.site.rank;
-    if rank == all {
-        return (a, b, rank);
+    if !matches!(part.site.kind, LayerKind::Experts | LayerKind::TransposedExperts) {
+        // A swap may have left more rank than the site's.
+        return (a, b, all);
     }
+    let rank = part.site.rank;
     let (input, experts) = (a.len() / all, all / rank);
     let a = a[slice * rank * input..(slice + 1) * rank * input].to_vec();
     let b = b.iter().skip(slice).step_by(experts).copied().collect();
