@@ -154,6 +154,10 @@ impl Checkpoint {
             }
             files.entry(shard).or_default().insert(tensor);
         }
+        for shard in files.keys() {
+            let shard_path = self.directory.join(shard);
+            std::fs::metadata(&shard_path).at(&shard_path)?;
+        }
         for (shard, expected) in files {
             let shard_path = self.directory.join(shard);
             self.open_shard(&shard_path, shard.to_owned())?;

@@ -323,7 +323,10 @@ impl AdapterConfig {
             "target_parameters": list(&self.target_parameters),
             "modules_to_save": list(&self.modules_to_save),
             "layers_to_transform": self.layers_to_transform,
-            "layers_pattern": list(&self.layers_pattern),
+            "layers_pattern": match self.layers_pattern.as_slice() {
+                [one] => json!(one),
+                several => list(several),
+            },
             "rank_pattern": self.rank_pattern.iter().map(|(k, v)| (k.clone(), json!(v))).collect::<Map<_, _>>(),
             "alpha_pattern":
                 self.alpha_pattern.iter().map(|(k, v)| (k.clone(), number(*v))).collect::<Map<_, _>>(),

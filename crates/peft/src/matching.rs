@@ -308,7 +308,7 @@ mod tests {
     fn bad_patterns_are_named() {
         let broken = config(r#""target_modules": "(""#);
         assert!(matches!(Matcher::new(&broken), Err(Error::Config { key, .. }) if key == "target_modules"));
-        let endless = config(r#""target_modules": "(?=x)?(a*)*\\1b""#);
+        let endless = config(r#""target_modules": "(a|aa)+\\1b""#);
         let path = "a".repeat(40);
         assert!(Matcher::new(&endless).unwrap().matches(&path).is_err());
     }

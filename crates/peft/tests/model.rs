@@ -83,12 +83,13 @@ fn forwards_and_gradients_equal_pefts() {
                     model.backward(&mut backend, &module, &x, &dy, None).unwrap(),
                 ),
                 Err(_) => {
+                    let padding = module.ends_with("word_embeddings").then_some(0);
                     let bytes = golden.file.bytes(&key("x")).unwrap();
                     let indices: Vec<usize> =
                         bytes.chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as usize).collect();
                     (
                         model.embed(&mut backend, &module, &indices).unwrap(),
-                        model.embed_backward(&mut backend, &module, &indices, &dy).unwrap(),
+                        model.embed_backward(&mut backend, &module, &indices, padding, &dy).unwrap(),
                     )
                 }
             };
@@ -154,7 +155,7 @@ fn merging_in_memory_is_undone_exactly_with_records() {
         for name in &weights {
             // PiSSA and OLoRA go through a residual whose rounding is theirs.
             if let Ok(theirs) = merged.tensor(name) {
-                let bound = if case.dtype == "f32" { 1e-6 } else { 2f64.powi(-8) };
+                let bound = if case.dtype == "f32" { 1e-6 } else { 2f64.powi(-7) };
                 let found = distance(model.weight(name).unwrap(), &theirs);
                 assert!(found <= bound, "{}: {name} is {found} away", case.name);
             }

@@ -143,7 +143,8 @@ impl LoraModel {
         Ok(y)
     }
 
-    /// Gradients of an embedding, given dY \[M, features\].
+    /// Gradients of an embedding, given dY \[M, features\]. `padding` is the index that is not trained: PyTorch's
+    /// `padding_idx`, which checkpoints do not hold.
     ///
     /// # Errors
     /// As [`embed`](Self::embed); or adapters are merged.
@@ -152,6 +153,7 @@ impl LoraModel {
         backend: &mut HostBackend<'_>,
         module: &str,
         indices: &[usize],
+        padding: Option<usize>,
         dy: &Tensor,
     ) -> Result<Gradients> {
         self.check_not_merged("training")?;
@@ -182,7 +184,9 @@ impl LoraModel {
                 for (o, dz) in dz.iter().enumerate() {
                     for k in 0..rank {
                         let scaled = active.site.scale * dz;
-                        da[k * vocabulary + index] += scaled * f64::from(b[o * rank + k]);
+                        if padding != Some(index) {
+                            da[k * vocabulary + index] += scaled * f64::from(b[o * rank + k]);
+                        }
                         db[o * rank + k] += scaled * f64::from(a[k * vocabulary + index]);
                     }
                 }

@@ -287,6 +287,9 @@ def make_case(name, model_name, dtype, configs, adapter_dtype="peft"):
         config = json.loads((target / "adapter_config.json").read_text())
         config["base_model_name_or_path"] = f"tiny-{model_name}"
         config["auto_mapping"] = None
+        if isinstance(config["target_modules"], list):
+            # PEFT keeps a set, whose order differs from run to run.
+            config["target_modules"].sort()
         (target / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     shutil.rmtree(directory / "saved")
 
@@ -299,10 +302,11 @@ def make_case(name, model_name, dtype, configs, adapter_dtype="peft"):
     if "lora_dropout" not in configs[0]:
         save_file(layer_goldens(model, names), directory / "layers.safetensors")
     merged = model.merge_and_unload(adapter_names=names).state_dict()
+    tied = {key for key in ("lm_head.weight",) if key not in original}
     changed = {
         key: value.contiguous().clone()
         for key, value in merged.items()
-        if key not in original or not torch.equal(value, original[key])
+        if key not in tied and (key not in original or not torch.equal(value, original[key]))
     }
     save_file(changed, directory / "merged.safetensors")
     (directory / "case.json").write_text(json.dumps({"base": base.name, "dtype": dtype, "model": model_name}) + "\n")
