@@ -55,22 +55,18 @@ pub fn check_parts(record: &RestoreRecord<DeviceCodes>) -> Result<()> {
 
 /// Moves everything but the codes into a record for the engine.
 pub fn lend(record: &mut RestoreRecord<DeviceCodes>) -> RestoreRecord<RawCodes> {
-    let mut lent = RestoreRecord::new(record.method());
-    lent.escapes = std::mem::take(&mut record.escapes);
-    if let Some(recorded) = record.recorded() {
-        lent.set_recorded(*recorded);
-    }
+    let empty = RestoreRecord::new(record.method());
+    let (lent, codes) = std::mem::replace(record, empty).replace_codes(RawCodes::default());
+    record.codes = codes;
     lent
 }
 
 /// Takes back what [`lend`] gave and the engine changed. An empty record needs no codes.
 pub fn take_back(record: &mut RestoreRecord<DeviceCodes>, lent: RestoreRecord<RawCodes>) {
     let codes = std::mem::take(&mut record.codes);
-    record.clear();
-    if let Some(recorded) = lent.recorded() {
-        record.set_recorded(*recorded);
-        record.codes = codes;
-        record.escapes = lent.escapes;
+    *record = lent.replace_codes(codes).0;
+    if record.recorded().is_none() {
+        record.clear();
     }
 }
 
