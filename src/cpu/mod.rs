@@ -1,17 +1,31 @@
 //! The CPU backend: the same operations on host slices, on all cores.
 
+mod adapters;
 mod backward;
+mod convert;
 mod forward;
+mod panel;
+mod product;
+mod scratch;
+mod skinny;
+#[cfg(test)]
+mod tests;
+mod view;
 mod weights;
+mod wide;
 
-use crate::Result;
 use crate::backend::Backend;
 use crate::memory::Host;
 use crate::ops::{BackwardSiblings, Delta, ForwardSiblings, MergeReport, WeightUpdate};
+use crate::{DType, Result};
+use half::{bf16, f16};
+use scratch::Scratch;
 
 /// The CPU backend. It owns scratch memory that grows to what the largest operation needs.
 #[derive(Debug, Default)]
-pub struct Cpu {}
+pub struct Cpu {
+    scratch: Scratch,
+}
 
 impl Cpu {
     /// A backend on rayon's global thread pool.
@@ -26,12 +40,21 @@ impl Backend for Cpu {
 
     fn forward_siblings(&mut self, op: ForwardSiblings<'_>) -> Result<()> {
         op.check()?;
-        forward::forward(self, op)
+        match op.x.dtype() {
+            DType::F32 => forward::forward::<f32>(&self.scratch, op),
+            DType::F16 => forward::forward::<f16>(&self.scratch, op),
+            DType::Bf16 => forward::forward::<bf16>(&self.scratch, op),
+        }
     }
 
     fn backward_siblings(&mut self, op: BackwardSiblings<'_>) -> Result<()> {
         op.check()?;
-        backward::backward(self, op)
+        match op.projections.first().map(|projection| projection.dy.dtype()) {
+            None => Ok(()),
+            Some(DType::F32) => backward::backward::<f32>(&self.scratch, op),
+            Some(DType::F16) => backward::backward::<f16>(&self.scratch, op),
+            Some(DType::Bf16) => backward::backward::<bf16>(&self.scratch, op),
+        }
     }
 
     fn update_weights(&mut self, op: WeightUpdate<'_>) -> Result<Option<MergeReport>> {

@@ -1,0 +1,92 @@
+//! Parts of matrices as `f32`, with dropout applied; and the way back.
+
+use super::convert::Convert;
+use super::view::{View, ViewMut};
+use crate::Dropout;
+use crate::ops::WriteMode;
+
+/// The mask of a matrix part that begins at (`row`, `col`) of X.
+#[derive(Clone, Copy)]
+pub(super) struct Mask {
+    pub dropout: Dropout,
+    pub row: usize,
+    pub col: usize,
+}
+
+impl Mask {
+    /// Zeroes what is dropped of row `row` of the part.
+    pub fn apply(&self, row: usize, values: &mut [f32]) {
+        for (i, value) in values.iter_mut().enumerate() {
+            if !self.dropout.keeps(self.row + row, self.col + i) {
+                *value = 0.0;
+            }
+        }
+    }
+}
+
+/// The part as `f32`: itself where nothing changes, else a copy in `buffer`.
+pub(super) fn load<'a, T: Convert>(
+    part: View<'a, T>,
+    mask: Option<Mask>,
+    buffer: &'a mut [f32],
+) -> View<'a, f32> {
+    let (rows, cols) = (part.rows(), part.cols());
+    match (mask, part.as_f32()) {
+        (None, Some(view)) => view,
+        (None, None) if part.col_stride() != 1 => {
+            widen(part.t(), ViewMut::packed(buffer, cols, rows));
+            View::packed(buffer, cols, rows).t()
+        }
+        (None, None) => {
+            widen(part, ViewMut::packed(buffer, rows, cols));
+            View::packed(buffer, rows, cols)
+        }
+        (Some(mask), _) => {
+            widen(part, ViewMut::packed(buffer, rows, cols));
+            for (i, row) in buffer[..rows * cols].chunks_exact_mut(cols).enumerate() {
+                mask.apply(i, row);
+            }
+            View::packed(buffer, rows, cols)
+        }
+    }
+}
+
+/// Copies a matrix of any element type into one of `f32`.
+pub(super) fn widen<T: Convert>(from: View<'_, T>, mut to: ViewMut<'_, f32>) {
+    assert_eq!((from.rows(), from.cols()), (to.rows(), to.cols()));
+    if from.col_stride() != 1 && to.col_stride() != 1 {
+        return widen(from.t(), to.t());
+    }
+    for i in 0..from.rows() {
+        if let (Some(source), Some(row)) = (from.row(i), to.row(i)) {
+            T::widen(source, row);
+            continue;
+        }
+        for j in 0..from.cols() {
+            to.set(i, j, from.get(i, j).to_f32());
+        }
+    }
+}
+
+/// Rounds a matrix of sums to the element type of its destination.
+pub(super) fn store<T: Convert>(sums: View<'_, f32>, mode: WriteMode, to: &mut ViewMut<'_, T>) {
+    if to.col_stride() != 1 {
+        return store(sums.t(), mode, &mut to.reborrow().t());
+    }
+    let mut line = [0.0; 256];
+    for i in 0..to.rows() {
+        let Some(row) = to.row(i) else { return };
+        for (block, piece) in row.chunks_mut(line.len()).enumerate() {
+            let line = &mut line[..piece.len()];
+            if mode == WriteMode::Accumulate {
+                T::widen(piece, line);
+            } else {
+                line.fill(0.0);
+            }
+            for (j, value) in line.iter_mut().enumerate() {
+                *value += sums.get(i, block * 256 + j);
+            }
+            T::narrow(line, piece);
+        }
+    }
+}
