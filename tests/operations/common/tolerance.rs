@@ -99,9 +99,8 @@ impl Bounded {
     /// Multiplied element by element by a dropout mask.
     pub fn masked(&self, mask: &Dense) -> Self {
         let Bounded { value, error } = self;
-        let map = |matrix: &Dense| {
-            Dense::from_fn(matrix.rows, matrix.cols, |i, j| matrix.at(i, j) * mask.at(i, j))
-        };
+        let map =
+            |matrix: &Dense| Dense::from_fn(matrix.rows, matrix.cols, |i, j| matrix.at(i, j) * mask.at(i, j));
         Bounded { value: map(value), error: map(error) }.widen(|value, error| gamma(2) * (value + error))
     }
 
