@@ -4,6 +4,7 @@ mod adapters;
 mod backward;
 mod convert;
 mod forward;
+mod frozen;
 mod panel;
 mod product;
 mod scratch;

@@ -2,4 +2,8 @@
 
 pub mod backward;
 pub mod forward;
+mod products;
 pub mod weights;
+mod workspace;
+
+pub use workspace::Plan;
