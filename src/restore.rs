@@ -125,12 +125,6 @@ impl<C> RestoreRecord<C> {
         &self.codes
     }
 
-    /// Puts other codes in place of the present ones, which are returned: room for the codes of an empty record on raw
-    /// device memory.
-    pub fn replace_codes(&mut self, codes: C) -> C {
-        std::mem::replace(&mut self.codes, codes)
-    }
-
     /// The weights that codes cannot describe, sorted by index.
     pub fn escapes(&self) -> &[Escape] {
         &self.escapes
@@ -143,13 +137,6 @@ impl<C> RestoreRecord<C> {
             RestoreMethod::Codes => elements,
             RestoreMethod::Backup => elements * dtype.size(),
         }
-    }
-
-    /// The same record with its codes elsewhere, and the codes.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn replace_codes<D>(self, codes: D) -> (RestoreRecord<D>, C) {
-        let RestoreRecord { method, recorded, codes: old, escapes, complete } = self;
-        (RestoreRecord { method, recorded, codes, escapes, complete }, old)
     }
 
     /// Takes over what a merge recorded besides its codes.
