@@ -139,13 +139,6 @@ impl<C> RestoreRecord<C> {
         }
     }
 
-    /// The same record with its codes elsewhere, and the codes.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn replace_codes<D>(self, codes: D) -> (RestoreRecord<D>, C) {
-        let RestoreRecord { method, recorded, codes: old, escapes, complete } = self;
-        (RestoreRecord { method, recorded, codes, escapes, complete }, old)
-    }
-
     /// Takes over what a merge recorded besides its codes.
     pub(crate) fn renew(&mut self, recorded: Recorded, mut escapes: Vec<Escape>) {
         escapes.sort_unstable_by_key(|escape| escape.index);
