@@ -29,7 +29,8 @@ fn main() {
             return;
         }
     };
-    let sources = toolchain::kernel_files(&kernels).unwrap_or_else(|error| panic!("{}: {error}", kernels.display()));
+    let sources =
+        toolchain::kernel_files(&kernels).unwrap_or_else(|error| panic!("{}: {error}", kernels.display()));
     let compilation = toolchain::Compilation {
         compiler: &compiler,
         emulator_include: &include,

@@ -7,4 +7,5 @@ mod backward;
 mod common;
 mod dropout;
 mod forward;
+mod golden;
 mod siblings;

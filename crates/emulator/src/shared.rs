@@ -83,13 +83,19 @@ impl SharedMemory {
     /// Puts this block's declared variables in place.
     pub fn swap_in(&mut self) {
         // SAFETY: the storage is the running host thread's own, and no kernel code runs meanwhile.
-        unsafe { (self.statics.start as *mut u8).copy_from_nonoverlapping(self.saved.as_ptr(), self.saved.len()) }
+        unsafe {
+            (self.statics.start as *mut u8).copy_from_nonoverlapping(self.saved.as_ptr(), self.saved.len())
+        }
     }
 
     /// Keeps this block's declared variables for later.
     pub fn swap_out(&mut self) {
         // SAFETY: as in `swap_in`.
-        unsafe { self.saved.as_mut_ptr().copy_from_nonoverlapping(self.statics.start as *const u8, self.saved.len()) }
+        unsafe {
+            self.saved
+                .as_mut_ptr()
+                .copy_from_nonoverlapping(self.statics.start as *const u8, self.saved.len())
+        }
     }
 
     pub fn dynamic_pointer(&self) -> *mut u8 {

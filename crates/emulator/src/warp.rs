@@ -59,10 +59,7 @@ impl Collective {
 
     /// In words, for a deadlock's report.
     pub fn describe(&self, warp: usize) -> String {
-        format!(
-            "warp {warp}: lanes {:#010x} of {:#010x} arrived at {}",
-            self.arrived, self.mask, self.kind
-        )
+        format!("warp {warp}: lanes {:#010x} of {:#010x} arrived at {}", self.arrived, self.mask, self.kind)
     }
 }
 
