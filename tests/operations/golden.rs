@@ -298,7 +298,7 @@ fn merge<D: TestDevice>(device: &mut D) {
         compare::<D>(&golden, "delta", &delta, &stored, &golden.delta, &bounds.delta);
 
         let mut w = golden.w.clone();
-        run::update_weights(device, &mut w, None, Some(&golden.adapter)).unwrap();
+        run::update_weights(device, &mut w, None, Some(&golden.adapter), None).unwrap();
         compare::<D>(&golden, "merged", &w, &promised.merged, &golden.merged, &bounds.merged);
     }
 }

@@ -7,6 +7,7 @@ use super::oracle;
 use lora_kernels::ops::{
     BackwardProjection, BackwardSiblings, ForwardSiblings, Output, Projection, WriteMode,
 };
+use lora_kernels::restore::RestoreRecord;
 use lora_kernels::{
     Adapter, Backend, Backward, Delta, Dropout, Forward, Layout, MatrixMut, MatrixRef, Result, WeightUpdate,
 };
@@ -284,6 +285,7 @@ pub fn update_weights<D: TestDevice>(
     w: &mut Matrix,
     remove: Option<&AdapterArguments>,
     add: Option<&AdapterArguments>,
+    record: Option<&mut RestoreRecord<D::Codes>>,
 ) -> Result<()> {
     let mut on_device = OnDevice::new(device, w)?;
     let removed = remove.map(|adapter| AdapterOnDevice::new(device, adapter)).transpose()?;
@@ -293,7 +295,7 @@ pub fn update_weights<D: TestDevice>(
         remove: removed.as_ref().map(AdapterOnDevice::view).transpose()?,
         add: added.as_ref().map(AdapterOnDevice::view).transpose()?,
         rounding: lora_kernels::Rounding::Nearest,
-        record: None,
+        record,
         report: false,
     });
     for (on_device, adapter) in [(removed, remove), (added, add)] {
