@@ -73,7 +73,7 @@ pub struct RestoreRecord<C = Vec<u8>> {
 impl<C: Default> RestoreRecord<C> {
     /// An empty record.
     pub fn new(method: RestoreMethod) -> Self {
-        RestoreRecord { method, recorded: None, codes: C::default(), escapes: Vec::new(), complete: true }
+        Self::with_codes(method, C::default())
     }
 
     /// Back to empty, keeping the method.
@@ -83,6 +83,25 @@ impl<C: Default> RestoreRecord<C> {
 }
 
 impl<C> RestoreRecord<C> {
+    /// An empty record whose codes will lie where the caller says: in memory of [`code_bytes`](Self::code_bytes), for
+    /// backends that do not allocate it themselves.
+    pub fn with_codes(method: RestoreMethod, codes: C) -> Self {
+        RestoreRecord { method, recorded: None, codes, escapes: Vec::new(), complete: true }
+    }
+
+    /// The same record with its codes kept elsewhere, and where they were.
+    pub fn replace_codes<D>(self, codes: D) -> (RestoreRecord<D>, C) {
+        let RestoreRecord { method, recorded, codes: old, escapes, complete } = self;
+        (RestoreRecord { method, recorded, codes, escapes, complete }, old)
+    }
+
+    /// Back to empty, keeping the method and the memory of the codes.
+    pub(crate) fn forget(&mut self) {
+        self.recorded = None;
+        self.escapes = Vec::new();
+        self.complete = true;
+    }
+
     /// Puts a record together from what [`recorded`](Self::recorded), [`codes`](Self::codes) and
     /// [`escapes`](Self::escapes) gave: for storing records, and for moving them between backends.
     pub fn from_parts(method: RestoreMethod, recorded: Recorded, codes: C, mut escapes: Vec<Escape>) -> Self {
@@ -120,13 +139,6 @@ impl<C> RestoreRecord<C> {
         }
     }
 
-    /// The same record with its codes elsewhere, and the codes.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn replace_codes<D>(self, codes: D) -> (RestoreRecord<D>, C) {
-        let RestoreRecord { method, recorded, codes: old, escapes, complete } = self;
-        (RestoreRecord { method, recorded, codes, escapes, complete }, old)
-    }
-
     /// Takes over what a merge recorded besides its codes.
     pub(crate) fn renew(&mut self, recorded: Recorded, mut escapes: Vec<Escape>) {
         escapes.sort_unstable_by_key(|escape| escape.index);
@@ -140,9 +152,9 @@ impl<C> RestoreRecord<C> {
         self.complete
     }
 
-    /// There must be as many codes as the weight needs.
+    /// There must be at least as many codes as the weight needs.
     pub(crate) fn check_code_bytes(&self, found: u64, needed: usize) -> Result<()> {
-        if found != needed as u64 {
+        if found < needed as u64 {
             return Err(Error::RecordMismatch(format!(
                 "it needs {needed} bytes of codes for this weight, but has {found}"
             )));

@@ -1,7 +1,8 @@
 //! Products with the frozen weight, and the rank-r part that goes with them.
 
 use super::convert::Convert;
-use super::panel::{Mask, load, store};
+use super::mask::Mask;
+use super::panel::{load, store};
 use super::product::{Onto, multiply};
 use super::scratch::Scratch;
 use super::view::{Tile, View, ViewMut, chunks};
