@@ -2,7 +2,6 @@
 
 use crate::emulator::{Emulator, available};
 use crate::error::Result;
-use bytemuck::Zeroable;
 use lora_kernels::Backend;
 use lora_kernels::cuda::engine::{Engine, RawCodes};
 use lora_kernels::cuda::executor::Executor;
