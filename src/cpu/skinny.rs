@@ -77,8 +77,9 @@ pub(super) fn sum_rows<T: Convert>(scratch: &Scratch, large: View<'_, T>, sums: 
         for rows in chunks(large.rows(), ROWS) {
             let panel = load(large.block(rows, tile.col..tile.col + sums.len()), None, &mut buffer);
             for i in 0..panel.rows() {
-                for (j, sum) in sums.iter_mut().enumerate() {
-                    *sum += panel.get(i, j);
+                match panel.row(i) {
+                    Some(row) => sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value),
+                    None => sums.iter_mut().enumerate().for_each(|(j, sum)| *sum += panel.get(i, j)),
                 }
             }
         }
