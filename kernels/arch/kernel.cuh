@@ -5,7 +5,7 @@
 #else
 #include <cstdint>
 #define LORA_KERNEL(name, Arguments, threads) \
-    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Arguments arguments)
+    extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Arguments arguments)
 // The block's dynamic shared memory, as bytes.
 #define LORA_DYNAMIC_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {

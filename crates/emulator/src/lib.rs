@@ -1,1 +1,35 @@
 //! Runs the CUDA kernels of lora-kernels on the CPU.
+mod access;
+mod atomic;
+mod backend;
+mod barrier;
+mod block;
+mod caller;
+mod clock;
+mod cp_async;
+mod emulator;
+mod error;
+mod fault;
+mod ffi;
+mod launch;
+mod ldmatrix;
+mod library;
+mod memory;
+mod mma;
+mod product;
+mod schedule;
+mod shadow;
+mod shared;
+mod source;
+mod thread;
+mod toolchain;
+mod traffic;
+mod warp;
+
+pub use backend::EmulatedCuda;
+pub use emulator::{Emulator, WORKSPACE, available};
+pub use error::{Error, Result};
+pub use fault::{Fault, FaultKind, SourceLine};
+pub use library::{KernelLibrary, LibraryBuilder};
+pub use schedule::{Completion, Schedule, ThreadOrder};
+pub use traffic::{StepRecord, Traffic};

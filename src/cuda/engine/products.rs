@@ -1,10 +1,11 @@
 //! Forward and backward.
 
 use super::Engine;
+use crate::Result;
 use crate::cuda::executor::Executor;
+use crate::cuda::plan::{Plan, backward::backward, forward::forward};
 use crate::memory::Raw;
 use crate::ops::{BackwardSiblings, ForwardSiblings};
-use crate::{Error, Result};
 
 impl<E: Executor> Engine<E> {
     /// The forward on raw device memory.
@@ -16,7 +17,8 @@ impl<E: Executor> Engine<E> {
     /// An argument does not fit, or the executor failed.
     pub unsafe fn forward_siblings(&mut self, op: ForwardSiblings<'_, Raw>) -> Result<()> {
         op.check()?;
-        Err(Error::Unsupported("forward".into()))
+        let f32_math = self.f32_math;
+        self.run_plan(|workspace| forward(&op, f32_math, workspace))
     }
 
     /// The backward on raw device memory.
@@ -28,6 +30,17 @@ impl<E: Executor> Engine<E> {
     /// An argument does not fit, or the executor failed.
     pub unsafe fn backward_siblings(&mut self, op: BackwardSiblings<'_, Raw>) -> Result<()> {
         op.check()?;
-        Err(Error::Unsupported("backward".into()))
+        let f32_math = self.f32_math;
+        self.run_plan(|workspace| backward(&op, f32_math, workspace))
+    }
+
+    /// Plans once to learn how much scratch memory is needed, and again for where it is.
+    fn run_plan(&mut self, plan: impl Fn(u64) -> Result<Plan>) -> Result<()> {
+        let sized = plan(0)?;
+        let plan = match sized.workspace_bytes {
+            0 => sized,
+            bytes => plan(self.executor.workspace(bytes)?)?,
+        };
+        plan.steps.iter().try_for_each(|step| self.executor.run(step))
     }
 }

@@ -2,4 +2,10 @@
 
 pub mod backward;
 pub mod forward;
+#[cfg(test)]
+mod product_tests;
+mod products;
 pub mod weights;
+mod workspace;
+
+pub use workspace::Plan;

@@ -1,0 +1,114 @@
+//! Finds NVIDIA's compiler and says what it is asked to do.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Compute capabilities that get machine code of their own: A100, RTX 30, RTX 40, H100, B200, RTX 50.
+const ARCHITECTURES: &[&str] = &["80", "86", "89", "90a", "100", "120"];
+
+/// Devices that are newer than the compiler translate this when the kernels are loaded.
+const PORTABLE: &str = "80";
+
+const FLAGS: &[&str] = &["-lineinfo", "-std=c++17", "-DNDEBUG"];
+
+/// Variables that nvcc itself reads.
+pub const READ_BY_NVCC: &[&str] = &["NVCC_CCBIN", "NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"];
+
+/// A compiler that runs.
+pub struct Nvcc {
+    path: PathBuf,
+    version: String,
+    targets: Vec<String>,
+}
+
+impl Nvcc {
+    /// The compiler named by the environment, on the path, or where installers put it.
+    pub fn find() -> Result<Self, String> {
+        let Some(path) = locate()? else {
+            // So that a compiler that is put on the path later is noticed.
+            println!("cargo::rerun-if-env-changed=PATH");
+            return Err("nvcc was not found; install the CUDA toolkit, or run scripts/install-nvcc of \
+                        lora-kernels and set NVCC to what it prints"
+                .into());
+        };
+        let version = output(Command::new(&path).arg("--version"))?;
+        let known = output(Command::new(&path).arg("--list-gpu-code"))?;
+        let targets = targets(env::var("LORA_KERNELS_ARCHITECTURES").ok().as_deref(), &known)?;
+        Ok(Nvcc { path, version, targets })
+    }
+
+    /// The command that compiles a kernel file, without input and output.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        command.arg("--fatbin").args(FLAGS);
+        for target in &self.targets {
+            command.arg("-gencode").arg(format!("arch=compute_{target},code=sm_{target}"));
+        }
+        command.arg("-gencode").arg(format!("arch=compute_{PORTABLE},code=compute_{PORTABLE}"));
+        command
+    }
+
+    /// Everything about the compiler that decides what its images are.
+    pub fn identity(&self) -> String {
+        let variables: Vec<_> = READ_BY_NVCC.iter().map(env::var_os).collect();
+        format!("{}{FLAGS:?}{:?}{PORTABLE}{variables:?}", self.version, self.targets)
+    }
+}
+
+/// The architectures to compile for, of those the compiler knows.
+fn targets(wanted: Option<&str>, known: &str) -> Result<Vec<String>, String> {
+    // The list names sm_90 only, but a compiler that knows it knows sm_90a too.
+    let knows = |target: &str| {
+        let number = target.trim_end_matches(|letter: char| letter.is_ascii_lowercase());
+        known.split_whitespace().any(|code| code.strip_prefix("sm_") == Some(number))
+    };
+    let Some(wanted) = wanted else {
+        return Ok(ARCHITECTURES.iter().filter(|target| knows(target)).map(ToString::to_string).collect());
+    };
+    let wanted = wanted.split([',', ' ', ';']).filter(|target| !target.is_empty());
+    wanted
+        .map(|target| match knows(target) {
+            true => Ok(target.to_string()),
+            false => Err(format!(
+                "LORA_KERNELS_ARCHITECTURES names {target:?}, which nvcc does not know; write numbers such as 80,90a"
+            )),
+        })
+        .collect()
+}
+
+fn locate() -> Result<Option<PathBuf>, String> {
+    let program = if cfg!(windows) { "nvcc.exe" } else { "nvcc" };
+    if let Some(path) = env::var_os("NVCC").filter(|path| !path.is_empty()) {
+        return match resolve(Path::new(&path)) {
+            Some(path) => Ok(Some(path)),
+            None => Err(format!("NVCC is {}, which is not a file", Path::new(&path).display())),
+        };
+    }
+    let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(env::var_os);
+    let homes = homes.map(|home: OsString| PathBuf::from(home).join("bin"));
+    let path = env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/local/cuda/bin", "/opt/cuda/bin"].into_iter().map(PathBuf::from);
+    let mut folders = homes.chain(env::split_paths(&path)).chain(usual);
+    Ok(folders.find_map(|folder| resolve(&folder.join(program))))
+}
+
+/// The file itself: nvcc finds its parts beside it, and does not follow a link to do so.
+fn resolve(path: &Path) -> Option<PathBuf> {
+    path.canonicalize().ok().filter(|path| path.is_file())
+}
+
+/// What a command printed; all of it and the command if it failed.
+pub fn output(command: &mut Command) -> Result<String, String> {
+    let output = command.output().map_err(|error| format!("{command:?} did not start: {error}"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(format!(
+        "{command:?}\nfailed with {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    ))
+}

@@ -1,0 +1,84 @@
+//! The files under `kernels/`, and which headers each kernel file includes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Every CUDA source with its text.
+pub struct Sources {
+    root: PathBuf,
+    texts: BTreeMap<PathBuf, String>,
+}
+
+impl Sources {
+    /// Reads all `.cu` and `.cuh` files under `root`.
+    pub fn read(root: &Path) -> Result<Self, String> {
+        let mut texts = BTreeMap::new();
+        let mut folders = vec![root.to_path_buf()];
+        while let Some(folder) = folders.pop() {
+            let entries = fs::read_dir(&folder).map_err(|error| describe(&folder, &error))?;
+            for entry in entries {
+                let path = entry.map_err(|error| describe(&folder, &error))?.path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|extension| extension == "cu" || extension == "cuh") {
+                    let text = fs::read_to_string(&path).map_err(|error| describe(&path, &error))?;
+                    texts.insert(path, text);
+                }
+            }
+        }
+        Ok(Sources { root: root.to_path_buf(), texts })
+    }
+
+    /// All files.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.texts.keys().map(PathBuf::as_path)
+    }
+
+    /// The files that nvcc compiles: `.cu` directly under the root.
+    pub fn kernels(&self) -> Vec<&Path> {
+        self.files()
+            .filter(|path| path.extension().is_some_and(|extension| extension == "cu"))
+            .filter(|path| path.parent() == Some(&self.root))
+            .collect()
+    }
+
+    /// The texts of `kernel` and of all files that it includes, in a fixed order.
+    pub fn closure(&self, kernel: &Path) -> Vec<&str> {
+        let mut seen = BTreeSet::new();
+        let mut pending = vec![kernel.to_path_buf()];
+        while let Some(path) = pending.pop() {
+            let Some(text) = self.texts.get(&path) else { continue };
+            if !seen.insert(path.clone()) {
+                continue;
+            }
+            for name in text.lines().filter_map(included) {
+                pending.extend([self.root.join(name), path.with_file_name(name)].map(|path| normal(&path)));
+            }
+        }
+        seen.iter().map(|path| self.texts[path].as_str()).collect()
+    }
+}
+
+/// The name in a line `#include "name"`.
+fn included(line: &str) -> Option<&str> {
+    let rest = line.trim_start().strip_prefix('#')?.trim_start().strip_prefix("include")?;
+    rest.trim_start().strip_prefix('"')?.split('"').next()
+}
+
+/// The path without `..`.
+fn normal(path: &Path) -> PathBuf {
+    let mut result = PathBuf::new();
+    for part in path.components() {
+        if part == std::path::Component::ParentDir {
+            result.pop();
+        } else {
+            result.push(part);
+        }
+    }
+    result
+}
+
+fn describe(path: &Path, error: &std::io::Error) -> String {
+    format!("{}: {error}", path.display())
+}

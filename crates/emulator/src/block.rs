@@ -1,0 +1,177 @@
+//! A block of threads in the course of its execution.
+
+use crate::barrier::Barrier;
+use crate::clock::{Clocks, Released};
+use crate::cp_async::Copies;
+use crate::schedule::{Random, Schedule, ThreadOrder};
+use crate::shared::SharedMemory;
+use crate::thread::Fiber;
+use crate::warp::{Collective, CollectiveKind};
+
+/// Lanes of a warp.
+pub(crate) const WARP: usize = 32;
+
+/// What a thread waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    Barrier { id: usize },
+    Warp { kind: CollectiveKind, mask: u32 },
+}
+
+impl std::fmt::Display for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Waiting::Barrier { id: 0 } => write!(f, "__syncthreads"),
+            Waiting::Barrier { id } => write!(f, "named barrier {id}"),
+            Waiting::Warp { kind, mask } => write!(f, "{kind} of lanes {mask:#010x}"),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    Ready,
+    Waiting(Waiting),
+    /// In a loop that waits for memory to change.
+    Spinning,
+    Exited,
+}
+
+#[derive(Debug)]
+pub(crate) struct ThreadState {
+    pub fiber: Option<Fiber>,
+    pub status: Status,
+    /// Program counter of the last call into the emulator.
+    pub pc: usize,
+    /// What a collective operation gave this thread.
+    pub result: u64,
+    pub copies: Copies,
+    /// What the last fence of device scope made releasable by later atomic operations.
+    pub fenced: Released,
+    /// What earlier atomic operations read, to be acquired by the next fence.
+    pub observed: Released,
+}
+
+/// Lanes of a warp that meet in collective operations.
+#[derive(Debug, Default)]
+pub(crate) struct Warp {
+    pub collectives: Vec<Collective>,
+    priority: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Block {
+    pub index: [u32; 3],
+    pub threads: Vec<ThreadState>,
+    pub warps: Vec<Warp>,
+    pub barriers: [Barrier; 16],
+    pub clocks: Clocks,
+    pub shared: SharedMemory,
+    /// Threads that have not ended.
+    pub live: usize,
+    ready: Vec<u16>,
+    /// Start of the queue in `ready`.
+    head: usize,
+}
+
+impl Block {
+    pub fn new(
+        index: [u32; 3],
+        sequence: u32,
+        fibers: Vec<Fiber>,
+        shared: SharedMemory,
+        random: &mut Random,
+    ) -> Self {
+        let count = fibers.len();
+        let threads = fibers
+            .into_iter()
+            .map(|fiber| ThreadState {
+                fiber: Some(fiber),
+                status: Status::Ready,
+                pc: 0,
+                result: 0,
+                copies: Copies::default(),
+                fenced: Released::default(),
+                observed: Released::default(),
+            })
+            .collect();
+        let warps = (0..count.div_ceil(WARP))
+            .map(|_| Warp { collectives: Vec::new(), priority: random.next() })
+            .collect();
+        Block {
+            index,
+            threads,
+            warps,
+            barriers: std::array::from_fn(|_| Barrier::default()),
+            clocks: Clocks::new(sequence, count),
+            shared,
+            live: count,
+            ready: (0..count as u16).collect(),
+            head: 0,
+        }
+    }
+
+    pub fn wake(&mut self, thread: usize) {
+        self.threads[thread].status = Status::Ready;
+        self.ready.push(thread as u16);
+    }
+
+    pub fn has_ready(&self) -> bool {
+        self.head < self.ready.len()
+    }
+
+    /// Wakes the threads that wait for memory to change; true if there are any.
+    pub fn wake_spinning(&mut self) -> bool {
+        let spinning: Vec<usize> =
+            (0..self.threads.len()).filter(|&i| self.threads[i].status == Status::Spinning).collect();
+        spinning.iter().for_each(|&thread| self.wake(thread));
+        !spinning.is_empty()
+    }
+
+    /// Takes the thread that runs next.
+    pub fn next_ready(&mut self, schedule: &Schedule, random: &mut Random) -> Option<usize> {
+        if !self.has_ready() {
+            self.ready.clear();
+            self.head = 0;
+            return None;
+        }
+        let queue = &mut self.ready[self.head..];
+        match schedule.threads {
+            ThreadOrder::InOrder => {}
+            ThreadOrder::Random => {
+                let choice = random.below(queue.len());
+                queue.swap(0, choice);
+            }
+            ThreadOrder::RandomWarpPriorities => {
+                if random.below(4096) == 0 {
+                    let warp = random.below(self.warps.len());
+                    self.warps[warp].priority = random.next();
+                }
+                let warps = &self.warps;
+                let highest = queue
+                    .iter()
+                    .enumerate()
+                    .max_by_key(|(_, thread)| warps[**thread as usize / WARP].priority)
+                    .map_or(0, |(position, _)| position);
+                queue.swap(0, highest);
+            }
+        }
+        let thread = queue[0];
+        self.head += 1;
+        if self.head > 4096 && self.head * 2 > self.ready.len() {
+            self.ready.drain(..self.head);
+            self.head = 0;
+        }
+        Some(thread as usize)
+    }
+
+    /// Lanes of a warp that have not ended.
+    pub fn live_lanes(&self, warp: usize) -> u32 {
+        let lanes = &self.threads[warp * WARP..((warp + 1) * WARP).min(self.threads.len())];
+        lanes
+            .iter()
+            .enumerate()
+            .filter(|(_, thread)| thread.status != Status::Exited)
+            .fold(0, |mask, (lane, _)| mask | 1 << lane)
+    }
+}

@@ -1,0 +1,294 @@
+//! The executor.
+
+use crate::clock::Actor;
+use crate::error::Result;
+use crate::fault::{Fault, FaultKind, Place, RawFault};
+use crate::launch::{self, Launch, Pool, Setup};
+use crate::library::KernelLibrary;
+use crate::memory::{GlobalMemory, OutOfBounds};
+use crate::product;
+use crate::schedule::Schedule;
+use crate::source;
+use crate::traffic::{StepRecord, Traffic};
+use lora_kernels::cuda::executor::{DeviceProperties, Executor};
+use lora_kernels::cuda::step::{self, Step};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The name of the buffer that [`Executor::workspace`] gives out.
+pub const WORKSPACE: &str = "workspace";
+
+/// A device that exists in this process only.
+#[derive(Debug)]
+pub struct Emulator {
+    library: Arc<KernelLibrary>,
+    memory: GlobalMemory,
+    pool: Pool,
+    schedule: Schedule,
+    properties: DeviceProperties,
+    workspace: Option<(u64, usize)>,
+    records: Vec<StepRecord>,
+    last_fault: Option<Box<Fault>>,
+}
+
+impl Emulator {
+    /// A device with the crate's kernels.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`](crate::Error::Unavailable) if there was no C++ compiler when this crate was built.
+    pub fn new() -> Result<Emulator> {
+        Ok(Emulator::with_library(KernelLibrary::standard()?))
+    }
+
+    /// A device with other kernels.
+    pub fn with_library(library: Arc<KernelLibrary>) -> Emulator {
+        Emulator {
+            library,
+            memory: GlobalMemory::default(),
+            pool: Pool::default(),
+            schedule: Schedule::default(),
+            properties: DeviceProperties { compute_capability: (9, 0), shared_bytes_per_block: 227 << 10 },
+            workspace: None,
+            records: Vec::new(),
+            last_fault: None,
+        }
+    }
+
+    /// A device with the crate's kernels for a test, or `None` after a loud message that the test is skipped.
+    ///
+    /// # Panics
+    /// The emulator is unavailable and the environment says `LORA_KERNELS_REQUIRE_EMULATOR=1`.
+    pub fn for_test(test: &str) -> Option<Emulator> {
+        available(test, Emulator::new())
+    }
+
+    /// Changes the schedule of later launches.
+    pub fn set_schedule(&mut self, schedule: Schedule) {
+        self.schedule = schedule;
+    }
+
+    /// The schedule of later launches.
+    pub fn schedule(&self) -> Schedule {
+        self.schedule
+    }
+
+    /// Changes what the planner is told of the device, and the limit on a block's shared memory.
+    pub fn set_properties(&mut self, properties: DeviceProperties) {
+        self.properties = properties;
+    }
+
+    /// The kernels.
+    pub fn library(&self) -> &KernelLibrary {
+        &self.library
+    }
+
+    /// A new buffer that nobody has written: reading it is a fault. The address is a multiple of 256.
+    pub fn allocate(&mut self, name: &str, bytes: usize) -> u64 {
+        self.memory.allocate(name, bytes)
+    }
+
+    /// Frees the buffer that starts at an address; false if there is none.
+    pub fn free(&mut self, address: u64) -> bool {
+        self.memory.free(address)
+    }
+
+    /// What the last failed step did wrong.
+    pub fn last_fault(&self) -> Option<&Fault> {
+        self.last_fault.as_deref()
+    }
+
+    /// The steps run since the start, or since [`Emulator::clear_records`].
+    pub fn records(&self) -> &[StepRecord] {
+        &self.records
+    }
+
+    /// Forgets what was recorded.
+    pub fn clear_records(&mut self) {
+        self.records.clear();
+    }
+
+    /// Traffic of all buffers of a name, over all recorded steps.
+    pub fn traffic(&self, buffer: &str) -> Traffic {
+        let mut total = Traffic::default();
+        for traffic in self.records.iter().filter_map(|record| record.buffers.get(buffer)) {
+            total += *traffic;
+        }
+        total
+    }
+
+    fn fail(&mut self, kernel: &str, fault: RawFault, place: Option<Place>) -> lora_kernels::Error {
+        let lines = |site| source::lines(self.library.path(), site);
+        let fault = Fault {
+            kind: fault.kind,
+            message: fault.message,
+            kernel: kernel.to_owned(),
+            block: place.map(|place| place.block),
+            thread: place.map(|place| place.thread),
+            lines: place.map(|place| lines(place.site)).unwrap_or_default(),
+            other_lines: fault.other.map(lines).unwrap_or_default(),
+            schedule: self.schedule,
+        };
+        let error = lora_kernels::Error::Cuda { call: "the emulated kernel", message: fault.to_string() };
+        self.last_fault = Some(Box::new(fault));
+        error
+    }
+
+    fn launch(&mut self, step: &step::Launch) -> std::result::Result<u64, (RawFault, Option<Place>)> {
+        let invalid = |message: String| (RawFault::new(FaultKind::InvalidLaunch, message), None);
+        let Some(kernel) = self.library.kernel(&step.kernel) else {
+            return Err(invalid("there is no such kernel".into()));
+        };
+        if step.arguments.len() != kernel.argument_bytes {
+            return Err(invalid(format!(
+                "{} bytes of arguments for a struct of {}",
+                step.arguments.len(),
+                kernel.argument_bytes
+            )));
+        }
+        let threads = step.block.iter().map(|&extent| u64::from(extent)).product::<u64>();
+        if threads != u64::from(kernel.threads) || threads == 0 || threads > 1024 {
+            return Err(invalid(format!(
+                "{threads} threads in a block of {:?}, where the kernel declares {}",
+                step.block, kernel.threads
+            )));
+        }
+        if step.shared_bytes > self.properties.shared_bytes_per_block {
+            return Err(invalid(format!(
+                "{} bytes of shared memory, where the device allows {}",
+                step.shared_bytes, self.properties.shared_bytes_per_block
+            )));
+        }
+        let [x, y, z] = step.grid;
+        let blocks = u64::from(x) * u64::from(y) * u64::from(z);
+        if blocks == 0 || y > 65535 || z > 65535 || x > i32::MAX as u32 {
+            return Err(invalid(format!("a grid of {:?}", step.grid)));
+        }
+        if blocks > Actor::MAX_BLOCKS {
+            return Err(invalid(format!("{blocks} blocks, where the emulator takes {}", Actor::MAX_BLOCKS)));
+        }
+        self.memory.next_launch();
+        let setup = Setup {
+            library: self.library.clone(),
+            kernel,
+            grid: step.grid,
+            dimensions: step.block,
+            shared_bytes: step.shared_bytes as usize,
+            shared_limit: self.properties.shared_bytes_per_block as usize,
+            arguments: &step.arguments,
+            schedule: self.schedule,
+        };
+        let (memory, pool) = (std::mem::take(&mut self.memory), std::mem::take(&mut self.pool));
+        let mut launch = Launch::new(setup, memory, pool);
+        let result = launch::run(&mut launch);
+        let (operations, fault) = (launch.tensor_core_operations, launch.fault.take());
+        (self.memory, self.pool) = launch.into_parts();
+        if let Err(error) = result {
+            return Err(invalid(format!("the emulator is out of memory: {error}")));
+        }
+        match fault {
+            None => Ok(operations),
+            Some(fault) => Err(fault),
+        }
+    }
+
+    fn zero(&mut self, zero: &step::Zero) -> std::result::Result<(), RawFault> {
+        let bytes = vec![0; zero.bytes as usize];
+        self.memory.write(zero.address, &bytes).map_err(|error| {
+            RawFault::new(FaultKind::OutOfBounds, format!("a fill of {} bytes {}", zero.bytes, error.0))
+        })?;
+        if let Ok((buffer, _)) = self.memory.locate(zero.address as usize, zero.bytes as usize) {
+            buffer.traffic.writes += 1;
+            buffer.traffic.bytes_written += zero.bytes;
+            buffer.traffic.unique_bytes_written += zero.bytes;
+        }
+        Ok(())
+    }
+
+    /// Moves the traffic that a step caused into a record.
+    fn take_traffic(&mut self) -> BTreeMap<String, Traffic> {
+        let mut taken: BTreeMap<String, Traffic> = BTreeMap::new();
+        for buffer in self.memory.buffers_mut() {
+            let traffic = std::mem::take(&mut buffer.traffic);
+            if traffic != Traffic::default() {
+                *taken.entry(buffer.name.clone()).or_default() += traffic;
+            }
+        }
+        taken
+    }
+}
+
+/// The device, or `None` after a loud message that the test is skipped.
+///
+/// # Panics
+/// There is none and the environment says `LORA_KERNELS_REQUIRE_EMULATOR=1`.
+pub fn available<T>(test: &str, device: Result<T>) -> Option<T> {
+    match device {
+        Ok(device) => Some(device),
+        Err(error) => {
+            let required =
+                std::env::var_os("LORA_KERNELS_REQUIRE_EMULATOR").is_some_and(|value| value == "1");
+            assert!(!required, "{test}: LORA_KERNELS_REQUIRE_EMULATOR=1, but {error}");
+            eprintln!("SKIPPED {test}: {error}");
+            None
+        }
+    }
+}
+
+fn out_of_bounds(call: &'static str, error: OutOfBounds) -> lora_kernels::Error {
+    lora_kernels::Error::Cuda { call, message: error.0 }
+}
+
+impl Executor for Emulator {
+    fn properties(&self) -> DeviceProperties {
+        self.properties
+    }
+
+    /// Fresh poison for every use.
+    fn workspace(&mut self, bytes: usize) -> lora_kernels::Result<u64> {
+        match self.workspace {
+            Some((address, available)) if available >= bytes => {
+                self.memory.poison(address, available).map_err(|error| out_of_bounds("workspace", error))?;
+                Ok(address)
+            }
+            earlier => {
+                if let Some((address, _)) = earlier {
+                    self.memory.free(address);
+                }
+                let address = self.memory.allocate(WORKSPACE, bytes);
+                self.workspace = Some((address, bytes));
+                Ok(address)
+            }
+        }
+    }
+
+    fn run(&mut self, step: &Step) -> lora_kernels::Result<()> {
+        let (name, blocks, result) = match step {
+            Step::Launch(launch) => {
+                let blocks = launch.grid.iter().map(|&extent| u64::from(extent)).product();
+                (launch.kernel.as_str(), blocks, self.launch(launch))
+            }
+            Step::Product(product) => {
+                let result = product::run(&mut self.memory, product);
+                ("product", 0, result.map(|()| 0).map_err(|fault| (fault, None)))
+            }
+            Step::Zero(zero) => ("zero", 0, self.zero(zero).map(|()| 0).map_err(|fault| (fault, None))),
+        };
+        let buffers = self.take_traffic();
+        match result {
+            Ok(tensor_core_operations) => {
+                let name = name.to_owned();
+                self.records.push(StepRecord { name, blocks, tensor_core_operations, buffers });
+                Ok(())
+            }
+            Err((fault, place)) => Err(self.fail(name, fault, place)),
+        }
+    }
+
+    fn write(&mut self, address: u64, bytes: &[u8]) -> lora_kernels::Result<()> {
+        self.memory.write(address, bytes).map_err(|error| out_of_bounds("write", error))
+    }
+
+    fn read(&mut self, address: u64, bytes: &mut [u8]) -> lora_kernels::Result<()> {
+        self.memory.read(address, bytes).map_err(|error| out_of_bounds("read", error))
+    }
+}

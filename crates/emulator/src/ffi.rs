@@ -1,0 +1,223 @@
+//! The functions that kernels call, by the names of include/emulator/functions.h.
+//!
+//! Each runs on the calling thread's stack. References into launch and block end before the thread is suspended.
+
+use crate::access::{Request, check};
+use crate::atomic::{self, Operation, Order};
+use crate::block::WARP;
+use crate::caller::{Caller, Flow};
+use crate::fault::{FaultKind, RawFault};
+use crate::shadow::AccessKind;
+use crate::thread::{Thread, suspend};
+use crate::warp::{self, CollectiveKind};
+use crate::{barrier, cp_async, mma};
+use std::ffi::c_void;
+
+/// Runs `body` for the calling thread, suspends it if asked to, and for ever after a fault.
+///
+/// # Safety
+/// `thread` must be the context of the running thread.
+unsafe fn enter(
+    thread: *mut Thread,
+    pc: usize,
+    body: impl FnOnce(&mut Caller<'_>) -> Result<Flow, RawFault>,
+) {
+    // SAFETY: launch and block outlive the thread, and are different objects; the scheduler holds no reference to either
+    // while a thread runs.
+    let flow = unsafe {
+        let mut caller = Caller {
+            launch: &mut *(*thread).launch,
+            block: &mut *(*thread).block,
+            thread: (*thread).index,
+            pc,
+        };
+        caller.block.threads[caller.thread].pc = pc;
+        let result = body(&mut caller);
+        result.map_err(|fault| caller.launch.record(fault, caller.block.index, caller.thread, pc))
+    };
+    match flow {
+        Ok(Flow::Continue) => {}
+        // SAFETY: the caller's condition, and no reference is held.
+        Ok(Flow::Suspend) => unsafe { suspend(thread) },
+        Err(()) => loop {
+            // SAFETY: as above. The launch is over; nobody resumes this thread.
+            unsafe { suspend(thread) }
+        },
+    }
+}
+
+/// What the last collective operation gave the thread.
+///
+/// # Safety
+/// As for [`enter`].
+unsafe fn result(thread: *mut Thread) -> u64 {
+    // SAFETY: as for `enter`.
+    unsafe { (&(*(*thread).block).threads)[(*thread).index].result }
+}
+
+/// Lets others run before a load in what is probably a waiting loop.
+///
+/// # Safety
+/// As for [`enter`].
+unsafe fn let_others_run(thread: *mut Thread, pc: usize) {
+    // SAFETY: as for `enter`.
+    unsafe {
+        enter(thread, pc, |caller| {
+            caller.spin();
+            Ok(Flow::Suspend)
+        });
+    }
+}
+
+const WRITE: u32 = 1;
+const VOLATILE: u32 = 2;
+const MAY_BE_UNALIGNED: u32 = 4;
+
+unsafe extern "C" fn access(thread: *mut Thread, pc: usize, address: usize, bytes: u64, flags: u32) {
+    let kind =
+        AccessKind { write: flags & WRITE != 0, atomic: flags & VOLATILE != 0, asynchronous_proxy: false };
+    let mut request = Request::new(address, bytes as usize, kind);
+    if flags & MAY_BE_UNALIGNED != 0 {
+        request.alignment = 1;
+    }
+    // SAFETY: runtime.cpp passes the running thread's context.
+    unsafe {
+        if flags & (VOLATILE | WRITE) == VOLATILE {
+            let_others_run(thread, pc);
+        }
+        enter(thread, pc, |caller| check(caller, &request).map(|()| Flow::Continue));
+    }
+}
+
+/// Functions that only call `enter`.
+macro_rules! functions {
+    ($($name:ident($caller:ident $(, $parameter:ident: $type:ty)*) $body:block)*) => {
+        $(unsafe extern "C" fn $name(thread: *mut Thread, pc: usize $(, $parameter: $type)*) {
+            // SAFETY: runtime.cpp passes the running thread's context.
+            unsafe { enter(thread, pc, |$caller| $body) }
+        })*
+    };
+}
+
+functions! {
+    barrier_sync(caller, id: u32, threads: u32) { barrier::arrive(caller, id, threads, true) }
+    barrier_arrive(caller, id: u32, threads: u32) { barrier::arrive(caller, id, threads, false) }
+    sync_warp(caller, mask: u32) { warp::join(caller, CollectiveKind::SyncWarp, mask, [0; 3]) }
+    mma(caller, kind: u32, d: u64, a: u64, b: u64) {
+        warp::join(caller, CollectiveKind::Mma(mma::Operands::from_ffi(kind)), u32::MAX, [d, a, b])
+    }
+    ldmatrix(caller, registers: u64, matrices: u32, transposed: u32, row: u64) {
+        let kind = CollectiveKind::LdMatrix { matrices, transposed: transposed != 0 };
+        warp::join(caller, kind, u32::MAX, [registers, row, 0])
+    }
+    stmatrix(caller, registers: u64, matrices: u32, transposed: u32, row: u64) {
+        let kind = CollectiveKind::StMatrix { matrices, transposed: transposed != 0 };
+        warp::join(caller, kind, u32::MAX, [registers, row, 0])
+    }
+    cp_async(caller, shared: usize, global: usize, bytes: u32, source_bytes: u32) {
+        cp_async::issue(caller, shared, global, bytes as usize, source_bytes as usize).map(|()| Flow::Continue)
+    }
+    cp_async_commit(caller) {
+        cp_async::commit(caller);
+        Ok(Flow::Continue)
+    }
+    cp_async_wait(caller, pending: u32) {
+        cp_async::wait(caller, pending as usize);
+        Ok(Flow::Continue)
+    }
+    fence(caller, kind: u32) {
+        if kind == FENCE_DEVICE {
+            atomic::fence(caller);
+        }
+        Ok(Flow::Continue)
+    }
+    pause(caller) {
+        caller.spin();
+        Ok(Flow::Suspend)
+    }
+    trap(_caller) { Err(RawFault::new(FaultKind::Trap, "__trap()")) }
+}
+
+const FENCE_DEVICE: u32 = 1;
+
+unsafe extern "C" fn shuffle(thread: *mut Thread, pc: usize, mask: u32, value: u64, source: u32) -> u64 {
+    // SAFETY: runtime.cpp passes the running thread's context.
+    unsafe {
+        enter(thread, pc, |caller| {
+            warp::join(caller, CollectiveKind::Shuffle, mask, [value, u64::from(source), 0])
+        });
+        result(thread)
+    }
+}
+
+unsafe extern "C" fn vote(thread: *mut Thread, pc: usize, kind: u32, mask: u32, value: u64) -> u32 {
+    let kind = if kind == 0 { CollectiveKind::Ballot } else { CollectiveKind::Match };
+    // SAFETY: runtime.cpp passes the running thread's context.
+    unsafe {
+        enter(thread, pc, |caller| warp::join(caller, kind, mask, [value, 0, 0]));
+        result(thread) as u32
+    }
+}
+
+unsafe extern "C" fn active_mask(thread: *mut Thread, _pc: usize) -> u32 {
+    // SAFETY: as for `enter`.
+    unsafe { (*(*thread).block).live_lanes((*thread).index / WARP) }
+}
+
+unsafe extern "C" fn shared_address(thread: *mut Thread, pc: usize, address: usize) -> u32 {
+    // SAFETY: runtime.cpp passes the running thread's context.
+    unsafe {
+        enter(thread, pc, |caller| {
+            let window = caller.block.shared.window_address(address).ok_or_else(|| {
+                RawFault::new(FaultKind::OutOfBounds, "the address in shared memory of what is not there")
+            })?;
+            caller.block.threads[caller.thread].result = u64::from(window);
+            Ok(Flow::Continue)
+        });
+        result(thread) as u32
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+unsafe extern "C" fn atomic(
+    thread: *mut Thread,
+    pc: usize,
+    operation: u32,
+    order: u32,
+    address: usize,
+    bytes: u32,
+    operand: u64,
+    expected: u64,
+) -> u64 {
+    let operation = Operation::from_ffi(operation);
+    // SAFETY: runtime.cpp passes the running thread's context.
+    unsafe {
+        if matches!(operation, Operation::Load | Operation::CompareExchange) {
+            let_others_run(thread, pc);
+        }
+        enter(thread, pc, |caller| {
+            let order = Order::from_ffi(order);
+            let old = atomic::execute(caller, operation, order, address, bytes as usize, operand, expected)?;
+            caller.block.threads[caller.thread].result = old;
+            Ok(Flow::Continue)
+        });
+        result(thread)
+    }
+}
+
+/// Every function, with the name that kernels know it by.
+pub(crate) fn functions() -> Vec<(&'static std::ffi::CStr, *const c_void)> {
+    macro_rules! table {
+        ($($name:ident)*) => {
+            vec![$((
+                // SAFETY: the literal ends with its only nul.
+                unsafe { std::ffi::CStr::from_bytes_with_nul_unchecked(concat!(stringify!($name), "\0").as_bytes()) },
+                $name as *const c_void,
+            )),*]
+        };
+    }
+    table![
+        access barrier_sync barrier_arrive sync_warp shuffle vote active_mask atomic fence pause trap shared_address mma
+        ldmatrix stmatrix cp_async cp_async_commit cp_async_wait
+    ]
+}

@@ -1,0 +1,171 @@
+//! A block's shared memory: dynamic, at a random base, and statically declared.
+//!
+//! Addresses as `cvta.to.shared` gives them: dynamic shared memory lies within the first 256 KiB, statically declared
+//! variables from [`STATIC_WINDOW`] on, out of the reach of 18-bit matrix descriptors.
+
+use crate::library::StaticVariables;
+use crate::memory::{POISON, RawMemory};
+use crate::schedule::Random;
+use crate::shadow::Shadow;
+use std::sync::Arc;
+
+/// Reach of a dynamic shared address.
+const WINDOW_BYTES: usize = 256 << 10;
+/// Where statically declared variables start in the shared window.
+const STATIC_WINDOW: usize = 1 << 20;
+/// Bytes at the start of the window that the system keeps, and alignment of the dynamic part.
+const BASE_ALIGNMENT: usize = 1024;
+
+/// Shared memory of one resident block; used again for later blocks.
+#[derive(Debug)]
+pub(crate) struct SharedMemory {
+    arena: RawMemory,
+    base: usize,
+    bytes: usize,
+    pub dynamic: Shadow,
+    statics: StaticStorage,
+    pub declared: Shadow,
+    /// Contents of the declared variables while another block's are in place.
+    saved: Vec<u8>,
+}
+
+/// The thread-local storage that holds the library's `__shared__` variables, of the host thread that runs the launch.
+#[derive(Clone, Debug)]
+pub(crate) struct StaticStorage {
+    pub start: usize,
+    pub bytes: usize,
+    pub variables: Arc<StaticVariables>,
+}
+
+/// What an address in shared memory means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SharedPlace {
+    /// Offset in dynamic shared memory.
+    Dynamic(usize),
+    /// Offset in the declared variables.
+    Declared(usize),
+    /// Bookkeeping of the compiler.
+    Ignored,
+}
+
+impl SharedMemory {
+    pub fn new(statics: StaticStorage) -> Self {
+        SharedMemory {
+            arena: RawMemory::new(WINDOW_BYTES, BASE_ALIGNMENT),
+            base: BASE_ALIGNMENT,
+            bytes: 0,
+            dynamic: Shadow::new(WINDOW_BYTES),
+            declared: Shadow::new(statics.bytes),
+            saved: Vec::new(),
+            statics,
+        }
+    }
+
+    /// Whether the declared variables are at this address.
+    pub fn has_storage(&self, start: usize, bytes: usize) -> bool {
+        (self.statics.start, self.statics.bytes) == (start, bytes)
+    }
+
+    /// Poisons everything for a new block with `bytes` of dynamic shared memory. `limit` is the device's.
+    pub fn start_block(&mut self, bytes: usize, limit: usize, random: &mut Random) {
+        let room = limit.saturating_sub(bytes) / BASE_ALIGNMENT;
+        self.base = BASE_ALIGNMENT * (1 + random.below(room + 1));
+        self.bytes = bytes;
+        self.arena.poison(self.base, bytes);
+        self.dynamic.next_generation();
+        self.dynamic.set_written(0, WINDOW_BYTES, false);
+        self.declared.next_generation();
+        self.declared.set_written(0, self.statics.bytes, false);
+        self.saved.clear();
+        self.saved.extend(POISON.iter().cycle().take(self.statics.bytes));
+    }
+
+    /// Puts this block's declared variables in place.
+    pub fn swap_in(&mut self) {
+        // SAFETY: the storage is the running host thread's own, and no kernel code runs meanwhile.
+        unsafe {
+            (self.statics.start as *mut u8).copy_from_nonoverlapping(self.saved.as_ptr(), self.saved.len())
+        }
+    }
+
+    /// Keeps this block's declared variables for later.
+    pub fn swap_out(&mut self) {
+        // SAFETY: as in `swap_in`.
+        unsafe {
+            self.saved
+                .as_mut_ptr()
+                .copy_from_nonoverlapping(self.statics.start as *const u8, self.saved.len())
+        }
+    }
+
+    pub fn dynamic_pointer(&self) -> *mut u8 {
+        // SAFETY: the base lies within the arena.
+        unsafe { self.arena.pointer().add(self.base) }
+    }
+
+    /// The part of shared memory that holds these bytes: `None` if they are not in shared memory at all, an error in
+    /// words if they reach beyond what the block has.
+    #[inline]
+    pub fn locate(&self, address: usize, bytes: usize) -> Option<Result<SharedPlace, String>> {
+        let offset = address.wrapping_sub(self.arena.start());
+        if offset < WINDOW_BYTES {
+            let place = offset.wrapping_sub(self.base);
+            if place < self.bytes && bytes <= self.bytes - place {
+                return Some(Ok(SharedPlace::Dynamic(place)));
+            }
+            let place = place as isize;
+            return Some(Err(format!("at byte {place} of {} bytes of dynamic shared memory", self.bytes)));
+        }
+        let offset = address.wrapping_sub(self.statics.start);
+        (offset < self.statics.bytes).then(|| self.locate_declared(offset, bytes))
+    }
+
+    fn locate_declared(&self, offset: usize, bytes: usize) -> Result<SharedPlace, String> {
+        let variables = &self.statics.variables;
+        match variables.find(offset) {
+            Some(variable) if variable.bookkeeping => Ok(SharedPlace::Ignored),
+            Some(variable) if offset + bytes <= variable.start + variable.bytes => {
+                Ok(SharedPlace::Declared(offset))
+            }
+            Some(variable) => Err(format!(
+                "from byte {} on past the end of shared variable `{}` ({} bytes)",
+                offset - variable.start,
+                variable.name,
+                variable.bytes
+            )),
+            None => Err(format!("{} shared variable", variables.describe(offset))),
+        }
+    }
+
+    /// The name of what lies at a place, and the offset in it.
+    pub fn name(&self, place: SharedPlace) -> (String, usize) {
+        match place {
+            SharedPlace::Dynamic(offset) => ("dynamic shared memory".into(), offset),
+            SharedPlace::Declared(offset) => match self.statics.variables.find(offset) {
+                Some(variable) => (format!("shared variable `{}`", variable.name), offset - variable.start),
+                None => ("declared shared memory".into(), offset),
+            },
+            SharedPlace::Ignored => ("bookkeeping".into(), 0),
+        }
+    }
+
+    /// The address in the shared window, if the pointer is to shared memory.
+    pub fn window_address(&self, address: usize) -> Option<u32> {
+        let offset = address.wrapping_sub(self.arena.start());
+        if offset < WINDOW_BYTES {
+            return Some(offset as u32);
+        }
+        let offset = address.wrapping_sub(self.statics.start);
+        (offset < self.statics.bytes).then_some((STATIC_WINDOW + offset) as u32)
+    }
+
+    /// The pointer that an address of the shared window stands for.
+    pub fn from_window(&self, address: u32) -> Option<usize> {
+        let address = address as usize;
+        if address < WINDOW_BYTES {
+            return Some(self.arena.start() + address);
+        }
+        let offset = address.wrapping_sub(STATIC_WINDOW);
+        (offset < self.statics.bytes).then_some(self.statics.start + offset)
+    }
+}

@@ -1,0 +1,46 @@
+//! Fine-tunes a small network on real handwritten digits with LoRA, and checks what LoRA promises.
+//!
+//! `cargo run --release --example finetune -- --help` lists the options. Start reading at [`experiment::run`]; the
+//! calls to this crate are in `training.rs` (forward, backward) and `network.rs` (inference, merge, switch).
+
+mod adapter;
+mod checks;
+mod dataset;
+mod dense;
+mod device;
+mod exact;
+mod experiment;
+mod loss;
+mod memory;
+mod network;
+mod optimizer;
+mod options;
+mod plot;
+mod progress;
+mod report;
+mod training;
+
+use anyhow::Result;
+use clap::Parser;
+use device::CpuDevice;
+use options::{DeviceChoice, Options};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether every claim held.
+fn run(options: &Options) -> Result<bool> {
+    match options.device {
+        DeviceChoice::Cuda => anyhow::bail!("no CUDA yet"),
+        DeviceChoice::Cpu | DeviceChoice::Auto => experiment::run(&mut CpuDevice::default(), options),
+    }
+}

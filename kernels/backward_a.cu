@@ -1,0 +1,59 @@
+// K3: partial sums of dA = drop(X)ᵀ · dS for all layers that share X.
+//
+// A block owns 64 columns of X and sums over a range of 64-row tiles; `finalize` adds the ranges in order.
+#include "tile.cuh"
+#include "warp_product.cuh"
+
+template <class Mode, int RANK>
+__device__ __forceinline__ void backward_a(const BackwardAArguments& arguments) {
+    using T = typename Mode::Element;
+    using XTile = Tile<T, TILE, TILE>;
+    using STile = Tile<T, TILE, RANK>;
+    LORA_DYNAMIC_SHARED(shared);
+    T* const stages = reinterpret_cast<T*>(shared);
+    constexpr int STAGE = XTile::ELEMENTS + STile::ELEMENTS;
+
+    // Rank chunks come first, so that further reads of X hit the L2 cache.
+    uint32_t block = blockIdx.x;
+    const uint32_t chunk = block % arguments.rank_chunks;
+    block /= arguments.rank_chunks;
+    const uint32_t split = block % arguments.split.blocks;
+    const int64_t column = int64_t(block / arguments.split.blocks) * TILE;
+    const TileRange range = range_of_split(arguments.split, split, arguments.x.rows);
+    const int warp_column = threadIdx.x / 32 * 16;
+
+    Accumulator<RANK> sum;
+    sum.clear();
+    pipeline<STAGES<T>>(
+        range.count,
+        [&](int stage, int i) {
+            const int64_t row = (range.first + i) * TILE;
+            load_tile<XTile>(stages + stage * STAGE, arguments.x, row, column);
+            load_tile<STile>(stages + stage * STAGE + XTile::ELEMENTS, arguments.ds, row, int64_t(chunk) * RANK);
+        },
+        [&](int stage, int i) {
+            mask_tile<XTile>(stages + stage * STAGE, arguments.x, arguments.mask, (range.first + i) * TILE, column);
+        },
+        [&](int stage, int) {
+            const T* x = stages + stage * STAGE;
+            warp_product<Mode, TILE, RANK, Stored::DepthOuter, Stored::DepthOuter>(
+                sum, x + warp_column, XTile::PITCH, x + XTile::ELEMENTS, STile::PITCH);
+        });
+
+    const int64_t columns = arguments.x.columns;
+    float* slab = reinterpret_cast<float*>(arguments.slabs) + split * columns * arguments.slab_columns + chunk * RANK;
+    store_to_slab(sum, slab, column + warp_column, columns, arguments.slab_columns, false);
+}
+
+LORA_KERNEL(backward_a_f16_rank16, BackwardAArguments, THREADS) { backward_a<F16, 16>(arguments); }
+LORA_KERNEL(backward_a_f16_rank32, BackwardAArguments, THREADS) { backward_a<F16, 32>(arguments); }
+LORA_KERNEL(backward_a_f16_rank64, BackwardAArguments, THREADS) { backward_a<F16, 64>(arguments); }
+LORA_KERNEL(backward_a_bf16_rank16, BackwardAArguments, THREADS) { backward_a<Bf16, 16>(arguments); }
+LORA_KERNEL(backward_a_bf16_rank32, BackwardAArguments, THREADS) { backward_a<Bf16, 32>(arguments); }
+LORA_KERNEL(backward_a_bf16_rank64, BackwardAArguments, THREADS) { backward_a<Bf16, 64>(arguments); }
+LORA_KERNEL(backward_a_f32_rank16, BackwardAArguments, THREADS) { backward_a<F32, 16>(arguments); }
+LORA_KERNEL(backward_a_f32_rank32, BackwardAArguments, THREADS) { backward_a<F32, 32>(arguments); }
+LORA_KERNEL(backward_a_f32_rank64, BackwardAArguments, THREADS) { backward_a<F32, 64>(arguments); }
+LORA_KERNEL(backward_a_tf32_rank16, BackwardAArguments, THREADS) { backward_a<Tf32, 16>(arguments); }
+LORA_KERNEL(backward_a_tf32_rank32, BackwardAArguments, THREADS) { backward_a<Tf32, 32>(arguments); }
+LORA_KERNEL(backward_a_tf32_rank64, BackwardAArguments, THREADS) { backward_a<Tf32, 64>(arguments); }

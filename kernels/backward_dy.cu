@@ -1,0 +1,125 @@
+// K2: partial sums of dS = dY · Bᵀ, dB = Sᵀ · dY and the column sums of dY, from one read of dY.
+//
+// A block owns a group of column chunks and a range of 64-row tiles. Within a chunk (a few 64-column tiles), the
+// gradient of B stays in registers over all rows, and B stays in shared memory. Sums over a chunk's columns, the
+// parts of dS, go to the group's slab after each row tile: stored by its first chunk, added to by the others.
+#include "tile.cuh"
+#include "warp_product.cuh"
+
+// Column tiles of a chunk: as many as registers (dB) and shared memory (B) allow.
+template <class T, int RANK>
+constexpr int CHUNK_TILES = RANK == 16 ? 8 : RANK == 32 ? 4 : sizeof(T) == 2 ? 4 : 2;
+
+template <class Mode, int RANK>
+__device__ __forceinline__ void backward_dy(const BackwardDyArguments& arguments) {
+    using T = typename Mode::Element;
+    constexpr int TILES = CHUNK_TILES<T, RANK>;
+    constexpr int DEPTH = STAGES<T>;
+    using DyTile = Tile<T, TILE, TILE>;
+    // No padding for f32: its products read S without ldmatrix, and the largest rank just fits 99 KiB so.
+    using STile = Tile<T, TILE, RANK, sizeof(T) == 2 ? 8 : 0>;
+    using BTile = Tile<T, RANK, TILES * TILE>;
+    LORA_DYNAMIC_SHARED(shared);
+    T* const b = reinterpret_cast<T*>(shared);
+    T* const dy_stages = b + BTile::ELEMENTS;
+    T* const s_stages = dy_stages + DEPTH * DyTile::ELEMENTS;
+
+    // Rank chunks come first, so that further reads of dY hit the L2 cache.
+    uint32_t block = blockIdx.x;
+    const uint32_t rank_chunk = block % arguments.rank_chunks;
+    block /= arguments.rank_chunks;
+    const uint32_t group = block % arguments.column_groups;
+    const uint32_t split = block / arguments.column_groups;
+    const TileRange range = range_of_split(arguments.split, split, arguments.dy.rows);
+    const int64_t rank = int64_t(rank_chunk) * RANK;
+    const int64_t rows = arguments.dy.rows, columns = arguments.dy.columns;
+    const int64_t column_tiles = (columns + TILE - 1) / TILE;
+    const int warp_row = threadIdx.x / 32 * 16;
+    const bool wants_ds = arguments.ds_slabs != 0;
+    const bool wants_db = arguments.db_slabs != 0;
+    const bool wants_dbias = arguments.dbias_slabs != 0 && rank_chunk == 0;
+
+    for (uint32_t c = 0; c < arguments.chunks_per_group; ++c) {
+        const int64_t first_tile = (int64_t(group) * arguments.chunks_per_group + c) * TILES;
+        if (first_tile >= column_tiles) break;
+        const int tiles = column_tiles - first_tile < TILES ? int(column_tiles - first_tile) : TILES;
+        const int64_t first_column = first_tile * TILE;
+        Accumulator<RANK> ds, db[TILES];
+        float column_sum[TILES];
+#pragma unroll
+        for (int j = 0; j < TILES; ++j) {
+            db[j].clear();
+            column_sum[j] = 0.0f;
+        }
+        // All threads are done with the previous chunk.
+        __syncthreads();
+        if (wants_ds) load_tile<BTile>(b, arguments.b, rank, first_column);
+        pipeline<DEPTH>(
+            range.count * tiles,
+            [&](int stage, int i) {
+                const int m = i / tiles, j = i % tiles;
+                const int64_t row = (range.first + m) * TILE;
+                load_tile<DyTile>(dy_stages + stage * DyTile::ELEMENTS, arguments.dy, row, first_column + j * TILE);
+                // DEPTH buffers are enough: row tile m + DEPTH starts at least DEPTH steps after row tile m.
+                if (wants_db && j == 0) {
+                    load_tile<STile>(s_stages + m % DEPTH * STile::ELEMENTS, arguments.s, row, rank);
+                }
+            },
+            [](int, int) {},
+            [&](int stage, int i) {
+                const int m = i / tiles, tile = i % tiles;
+                const T* dy = dy_stages + stage * DyTile::ELEMENTS;
+                if (wants_ds) {
+                    if (tile == 0) ds.clear();
+                    warp_product<Mode, TILE, RANK, Stored::DepthInner, Stored::DepthInner>(
+                        ds, dy + warp_row * DyTile::PITCH, DyTile::PITCH, b + tile * TILE, BTile::PITCH);
+                    if (tile == tiles - 1) {
+                        float* slab = reinterpret_cast<float*>(arguments.ds_slabs) +
+                                      group * rows * arguments.slab_columns + rank;
+                        const int64_t row = (range.first + m) * TILE + warp_row;
+                        store_to_slab(ds, slab, row, rows, arguments.slab_columns, c != 0);
+                    }
+                }
+                // Registers cannot be indexed at run time, so every tile of the chunk has its own code.
+#pragma unroll
+                for (int j = 0; j < TILES; ++j) {
+                    if (j != tile) continue;
+                    if (wants_db) {
+                        warp_product<Mode, TILE, RANK, Stored::DepthOuter, Stored::DepthOuter>(
+                            db[j], dy + warp_row, DyTile::PITCH, s_stages + m % DEPTH * STile::ELEMENTS, STile::PITCH);
+                    }
+                    if (wants_dbias) {
+                        const T* column = dy + threadIdx.x / TILE * (TILE / 2) * DyTile::PITCH + threadIdx.x % TILE;
+#pragma unroll 8
+                        for (int r = 0; r < TILE / 2; ++r) column_sum[j] += to_float(column[r * DyTile::PITCH]);
+                    }
+                }
+            });
+#pragma unroll
+        for (int j = 0; j < TILES; ++j) {
+            const int64_t column = first_column + j * TILE;
+            if (wants_db) {
+                float* slab = reinterpret_cast<float*>(arguments.db_slabs) + split * columns * arguments.slab_columns + rank;
+                store_to_slab(db[j], slab, column + warp_row, columns, arguments.slab_columns, false);
+            }
+            if (wants_dbias && column + threadIdx.x % TILE < columns) {
+                // Upper and lower half of the rows of every tile have a slab each.
+                float* slab = reinterpret_cast<float*>(arguments.dbias_slabs) + (split * 2 + threadIdx.x / TILE) * columns;
+                slab[column + threadIdx.x % TILE] = column_sum[j];
+            }
+        }
+    }
+}
+
+LORA_KERNEL(backward_dy_f16_rank16, BackwardDyArguments, THREADS) { backward_dy<F16, 16>(arguments); }
+LORA_KERNEL(backward_dy_f16_rank32, BackwardDyArguments, THREADS) { backward_dy<F16, 32>(arguments); }
+LORA_KERNEL(backward_dy_f16_rank64, BackwardDyArguments, THREADS) { backward_dy<F16, 64>(arguments); }
+LORA_KERNEL(backward_dy_bf16_rank16, BackwardDyArguments, THREADS) { backward_dy<Bf16, 16>(arguments); }
+LORA_KERNEL(backward_dy_bf16_rank32, BackwardDyArguments, THREADS) { backward_dy<Bf16, 32>(arguments); }
+LORA_KERNEL(backward_dy_bf16_rank64, BackwardDyArguments, THREADS) { backward_dy<Bf16, 64>(arguments); }
+LORA_KERNEL(backward_dy_f32_rank16, BackwardDyArguments, THREADS) { backward_dy<F32, 16>(arguments); }
+LORA_KERNEL(backward_dy_f32_rank32, BackwardDyArguments, THREADS) { backward_dy<F32, 32>(arguments); }
+LORA_KERNEL(backward_dy_f32_rank64, BackwardDyArguments, THREADS) { backward_dy<F32, 64>(arguments); }
+LORA_KERNEL(backward_dy_tf32_rank16, BackwardDyArguments, THREADS) { backward_dy<Tf32, 16>(arguments); }
+LORA_KERNEL(backward_dy_tf32_rank32, BackwardDyArguments, THREADS) { backward_dy<Tf32, 32>(arguments); }
+LORA_KERNEL(backward_dy_tf32_rank64, BackwardDyArguments, THREADS) { backward_dy<Tf32, 64>(arguments); }

@@ -1,0 +1,116 @@
+// K4: out = mask ⊙ scale · (S · B) + bias (+ out), rounded once: Y before the frozen product, and dX.
+#include "tile.cuh"
+#include "warp_product.cuh"
+
+// Eight elements that go to memory together.
+template <class T>
+struct alignas(16) Vector {
+    T element[UNIT];
+};
+
+template <class Mode, int RANK>
+__device__ __forceinline__ void expand(const ExpandArguments& arguments) {
+    using T = typename Mode::Element;
+    using STile = Tile<T, TILE, RANK>;
+    using BTile = Tile<T, RANK, TILE>;
+    using OutTile = Tile<float, TILE, TILE>;
+    LORA_DYNAMIC_SHARED(shared);
+    T* const stages = reinterpret_cast<T*>(shared);
+    constexpr int STAGE = STile::ELEMENTS + BTile::ELEMENTS;
+
+    const View& out = arguments.out;
+    const int64_t column_tiles = (out.columns + TILE - 1) / TILE;
+    const int64_t row = blockIdx.x / column_tiles * TILE;
+    const int64_t column = blockIdx.x % column_tiles * TILE;
+    const int warp_row = threadIdx.x / 32 * 16;
+    const int lane = threadIdx.x % 32;
+
+    Accumulator<TILE> sum;
+    sum.clear();
+    const int rank_chunks = int((arguments.s.columns + RANK - 1) / RANK);
+    pipeline<2>(
+        rank_chunks,
+        [&](int stage, int i) {
+            load_tile<STile>(stages + stage * STAGE, arguments.s, row, int64_t(i) * RANK);
+            load_tile<BTile>(stages + stage * STAGE + STile::ELEMENTS, arguments.b, int64_t(i) * RANK, column);
+        },
+        [](int, int) {},
+        [&](int stage, int) {
+            const T* s = stages + stage * STAGE;
+            warp_product<Mode, RANK, TILE, Stored::DepthInner, Stored::DepthOuter>(
+                sum, s + warp_row * STile::PITCH, STile::PITCH, s + STile::ELEMENTS, BTile::PITCH);
+        });
+
+    // Through shared memory (over the stages, which all threads are done with), so that each thread gets eight
+    // neighbouring columns.
+    __syncthreads();
+    float* const product = reinterpret_cast<float*>(shared);
+#pragma unroll
+    for (int t = 0; t < TILE / 8; ++t) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+            product[(warp_row + lane / 4 + e / 2 * 8) * OutTile::PITCH + t * 8 + lane % 4 * 2 + e % 2] = sum.value[t][e];
+        }
+    }
+    __syncthreads();
+
+    T* const base = reinterpret_cast<T*>(out.address);
+    const bool vectors = has_vector_rows<T>(out);
+#pragma unroll 1
+    for (int i = 0; i < OutTile::UNITS_PER_THREAD; ++i) {
+        const Unit unit = unit_of_thread<OutTile>(i, out);
+        const int64_t r = row + unit.row, c = column + unit.column;
+        const int inside = r < out.rows ? count_inside(out.columns, c, UNIT) : 0;
+        if (inside == 0) continue;
+        float value[UNIT];
+#pragma unroll
+        for (int j = 0; j < UNIT; ++j) value[j] = product[unit.row * OutTile::PITCH + unit.column + j] * arguments.scale;
+        if (arguments.mask.threshold != 0) {
+            const PhiloxWords draws = dropout_draws(arguments.mask, r, c);
+#pragma unroll
+            for (int j = 0; j < UNIT; j += 2) {
+                if (keeps_low(draws.word[j / 2], arguments.mask.threshold) == 0) value[j] = 0.0f;
+                if (keeps_high(draws.word[j / 2], arguments.mask.threshold) == 0) value[j + 1] = 0.0f;
+            }
+        }
+        if (arguments.bias != 0) {
+#pragma unroll
+            for (int j = 0; j < UNIT; ++j) {
+                if (j < inside) value[j] += load_element(arguments.bias, (c + j) * arguments.bias_stride, arguments.bias_dtype);
+            }
+        }
+        T* const target = base + r * out.row_stride + c * out.column_stride;
+        if (vectors && inside == UNIT) {
+            Vector<T>* const whole = reinterpret_cast<Vector<T>*>(target);
+            Vector<T> result;
+            if (arguments.accumulate) {
+                const Vector<T> old = *whole;
+#pragma unroll
+                for (int j = 0; j < UNIT; ++j) value[j] += to_float(old.element[j]);
+            }
+#pragma unroll
+            for (int j = 0; j < UNIT; ++j) result.element[j] = from_float<T>(value[j]);
+            *whole = result;
+        } else {
+#pragma unroll
+            for (int j = 0; j < UNIT; ++j) {
+                if (j >= inside) continue;
+                T* const element = target + j * out.column_stride;
+                *element = from_float<T>(value[j] + (arguments.accumulate ? to_float(*element) : 0.0f));
+            }
+        }
+    }
+}
+
+LORA_KERNEL(expand_f16_rank16, ExpandArguments, THREADS) { expand<F16, 16>(arguments); }
+LORA_KERNEL(expand_f16_rank32, ExpandArguments, THREADS) { expand<F16, 32>(arguments); }
+LORA_KERNEL(expand_f16_rank64, ExpandArguments, THREADS) { expand<F16, 64>(arguments); }
+LORA_KERNEL(expand_bf16_rank16, ExpandArguments, THREADS) { expand<Bf16, 16>(arguments); }
+LORA_KERNEL(expand_bf16_rank32, ExpandArguments, THREADS) { expand<Bf16, 32>(arguments); }
+LORA_KERNEL(expand_bf16_rank64, ExpandArguments, THREADS) { expand<Bf16, 64>(arguments); }
+LORA_KERNEL(expand_f32_rank16, ExpandArguments, THREADS) { expand<F32, 16>(arguments); }
+LORA_KERNEL(expand_f32_rank32, ExpandArguments, THREADS) { expand<F32, 32>(arguments); }
+LORA_KERNEL(expand_f32_rank64, ExpandArguments, THREADS) { expand<F32, 64>(arguments); }
+LORA_KERNEL(expand_tf32_rank16, ExpandArguments, THREADS) { expand<Tf32, 16>(arguments); }
+LORA_KERNEL(expand_tf32_rank32, ExpandArguments, THREADS) { expand<Tf32, 32>(arguments); }
+LORA_KERNEL(expand_tf32_rank64, ExpandArguments, THREADS) { expand<Tf32, 64>(arguments); }

@@ -1,0 +1,59 @@
+// K1: partial sums of drop(X) · A for all layers that share X.
+//
+// A block sums over a range of 64-column tiles of X [64 rows]; `finalize` adds the ranges in order and scales.
+#include "tile.cuh"
+#include "warp_product.cuh"
+
+template <class Mode, int RANK>
+__device__ __forceinline__ void shrink(const ShrinkArguments& arguments) {
+    using T = typename Mode::Element;
+    using XTile = Tile<T, TILE, TILE>;
+    using ATile = Tile<T, RANK, TILE>;
+    LORA_DYNAMIC_SHARED(shared);
+    T* const stages = reinterpret_cast<T*>(shared);
+    constexpr int STAGE = XTile::ELEMENTS + ATile::ELEMENTS;
+
+    // Rank chunks come first, so that further reads of X hit the L2 cache.
+    uint32_t block = blockIdx.x;
+    const uint32_t chunk = block % arguments.rank_chunks;
+    block /= arguments.rank_chunks;
+    const uint32_t split = block % arguments.split.blocks;
+    const int64_t row = int64_t(block / arguments.split.blocks) * TILE;
+    const TileRange range = range_of_split(arguments.split, split, arguments.x.columns);
+    const int warp_row = threadIdx.x / 32 * 16;
+
+    Accumulator<RANK> sum;
+    sum.clear();
+    pipeline<STAGES<T>>(
+        range.count,
+        [&](int stage, int i) {
+            const int64_t column = (range.first + i) * TILE;
+            load_tile<XTile>(stages + stage * STAGE, arguments.x, row, column);
+            load_tile<ATile>(stages + stage * STAGE + XTile::ELEMENTS, arguments.a, int64_t(chunk) * RANK, column);
+        },
+        [&](int stage, int i) {
+            mask_tile<XTile>(stages + stage * STAGE, arguments.x, arguments.mask, row, (range.first + i) * TILE);
+        },
+        [&](int stage, int) {
+            const T* x = stages + stage * STAGE;
+            warp_product<Mode, TILE, RANK, Stored::DepthInner, Stored::DepthInner>(
+                sum, x + warp_row * XTile::PITCH, XTile::PITCH, x + XTile::ELEMENTS, ATile::PITCH);
+        });
+
+    const int64_t rows = arguments.x.rows;
+    float* slab = reinterpret_cast<float*>(arguments.slabs) + split * rows * arguments.slab_columns + chunk * RANK;
+    store_to_slab(sum, slab, row + warp_row, rows, arguments.slab_columns, false);
+}
+
+LORA_KERNEL(shrink_f16_rank16, ShrinkArguments, THREADS) { shrink<F16, 16>(arguments); }
+LORA_KERNEL(shrink_f16_rank32, ShrinkArguments, THREADS) { shrink<F16, 32>(arguments); }
+LORA_KERNEL(shrink_f16_rank64, ShrinkArguments, THREADS) { shrink<F16, 64>(arguments); }
+LORA_KERNEL(shrink_bf16_rank16, ShrinkArguments, THREADS) { shrink<Bf16, 16>(arguments); }
+LORA_KERNEL(shrink_bf16_rank32, ShrinkArguments, THREADS) { shrink<Bf16, 32>(arguments); }
+LORA_KERNEL(shrink_bf16_rank64, ShrinkArguments, THREADS) { shrink<Bf16, 64>(arguments); }
+LORA_KERNEL(shrink_f32_rank16, ShrinkArguments, THREADS) { shrink<F32, 16>(arguments); }
+LORA_KERNEL(shrink_f32_rank32, ShrinkArguments, THREADS) { shrink<F32, 32>(arguments); }
+LORA_KERNEL(shrink_f32_rank64, ShrinkArguments, THREADS) { shrink<F32, 64>(arguments); }
+LORA_KERNEL(shrink_tf32_rank16, ShrinkArguments, THREADS) { shrink<Tf32, 16>(arguments); }
+LORA_KERNEL(shrink_tf32_rank32, ShrinkArguments, THREADS) { shrink<Tf32, 32>(arguments); }
+LORA_KERNEL(shrink_tf32_rank64, ShrinkArguments, THREADS) { shrink<Tf32, 64>(arguments); }
