@@ -120,6 +120,12 @@ impl<C> RestoreRecord<C> {
         &self.codes
     }
 
+    /// Puts other codes in place of the present ones, which are returned: room for the codes of an empty record on raw
+    /// device memory.
+    pub fn replace_codes(&mut self, codes: C) -> C {
+        std::mem::replace(&mut self.codes, codes)
+    }
+
     /// The weights that codes cannot describe, sorted by index.
     pub fn escapes(&self) -> &[Escape] {
         &self.escapes
