@@ -361,6 +361,13 @@ fn ranks_of_one_and_of_several_passes() {
     }
 }
 
+/// More columns than there are slabs of dS: a block of `backward_dy` goes through several chunks of them.
+#[test]
+fn very_wide_layers() {
+    let wide = Case { m: 3, k: 2, n: 4200, ranks: &[64], math: F32Math::Tf32, ..Case::default() };
+    check(Case { dtype: DType::F32, adapters: DType::F32, ..wide });
+}
+
 #[test]
 fn any_placement() {
     for placement in [PACKED, TRANSPOSED, RAGGED, Placement { transposed: true, ..RAGGED }] {
