@@ -2,7 +2,6 @@
 
 use crate::emulator::{Emulator, available};
 use crate::error::Result;
-use bytemuck::Zeroable;
 use lora_kernels::Backend;
 use lora_kernels::cuda::engine::{Engine, RawCodes};
 use lora_kernels::cuda::executor::Executor;
@@ -144,8 +143,7 @@ impl Backend for EmulatedCuda {
             && *record.codes() == RawCodes::default()
         {
             let bytes = RestoreRecord::<RawCodes>::code_bytes(record.method(), shape, dtype);
-            let empty = RestoreRecord::new(record.method());
-            *record = std::mem::replace(record, empty).replace_codes(self.allocate_codes(bytes)).0;
+            record.replace_codes(self.allocate_codes(bytes));
         }
         // SAFETY: as in `forward_siblings`.
         unsafe { self.engine.update_weights(op) }

@@ -123,17 +123,17 @@ impl SharedMemory {
     fn locate_declared(&self, offset: usize, bytes: usize) -> Result<SharedPlace, String> {
         let variables = &self.statics.variables;
         match variables.find(offset) {
-            Some(variable) if variable.bookkeeping => Ok(SharedPlace::Ignored),
-            Some(variable) if offset + bytes <= variable.start + variable.bytes => {
+            Some(variable) if variable.bookkeeping && bytes == 1 => Ok(SharedPlace::Ignored),
+            Some(variable) if !variable.bookkeeping && offset + bytes <= variable.start + variable.bytes => {
                 Ok(SharedPlace::Declared(offset))
             }
-            Some(variable) => Err(format!(
+            Some(variable) if !variable.bookkeeping => Err(format!(
                 "from byte {} on past the end of shared variable `{}` ({} bytes)",
                 offset - variable.start,
                 variable.name,
                 variable.bytes
             )),
-            None => Err(format!("{} shared variable", variables.describe(offset))),
+            _ => Err(format!("{} shared variable", variables.describe(offset))),
         }
     }
 

@@ -160,14 +160,15 @@ impl Backend for Cuda {
         op.check()?;
         let Some(record) = op.record.take() else { return self.update_with_record(op, None) };
         let method = record.method();
-        if op.add.is_some() {
+        // A switch needs the codes that are there; the engine refuses them if they are too few.
+        if op.add.is_some() && op.remove.is_none() {
             let needed = RestoreRecord::<DeviceCodes>::code_bytes(method, op.w.shape(), op.w.dtype());
             record.codes.make_room(self.stream(), needed)?;
         }
         let lent = std::mem::replace(record, RestoreRecord::new(method));
-        let (mut lent, mut codes) = lent.replace_codes(RawCodes::default());
+        let (mut lent, mut codes) = lent.move_codes(RawCodes::default());
         let result = self.update_with_record(op, Some((&mut codes, &mut lent)));
-        (*record, _) = lent.replace_codes(codes);
+        (*record, _) = lent.move_codes(codes);
         result
     }
 
