@@ -74,11 +74,8 @@ const VOLATILE: u32 = 2;
 const MAY_BE_UNALIGNED: u32 = 4;
 
 unsafe extern "C" fn memory_access(thread: *mut Thread, pc: usize, address: usize, bytes: u64, flags: u32) {
-    let kind = AccessKind {
-        write: flags & WRITE != 0,
-        atomic: flags & VOLATILE != 0,
-        asynchronous_proxy: false,
-    };
+    let kind =
+        AccessKind { write: flags & WRITE != 0, atomic: flags & VOLATILE != 0, asynchronous_proxy: false };
     let mut request = Request::new(address, bytes as usize, kind);
     if flags & MAY_BE_UNALIGNED != 0 {
         request.alignment = 1;
@@ -203,8 +200,7 @@ unsafe extern "C" fn atomic(
         }
         enter(thread, pc, |caller| {
             let order = Order::from_ffi(order);
-            let old =
-                atomic::execute(caller, operation, order, address, bytes as usize, operand, expected)?;
+            let old = atomic::execute(caller, operation, order, address, bytes as usize, operand, expected)?;
             caller.block.threads[caller.thread].result = old;
             Ok(Flow::Continue)
         });

@@ -84,8 +84,9 @@ pub(crate) fn join(
     let collectives = &mut caller.block.warps[warp].collectives;
     // Lanes of this operation already wait for the caller in another one, and the caller will wait for them here.
     let same = |other: &Collective| other.kind == kind && other.mask == mask;
-    if let Some(other) =
-        collectives.iter().find(|other| !same(other) && other.mask >> lane & 1 != 0 && other.arrived & mask != 0)
+    if let Some(other) = collectives
+        .iter()
+        .find(|other| !same(other) && other.mask >> lane & 1 != 0 && other.arrived & mask != 0)
     {
         return Err(divergence(format!(
             "{kind} with mask {mask:#010x}, while lanes {:#010x} wait in {} with mask {:#010x}",
