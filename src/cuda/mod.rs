@@ -12,6 +12,9 @@ pub mod executor;
 pub mod plan;
 pub mod step;
 
+/// The version of cudarc whose streams and slices this backend takes.
+#[cfg(feature = "cuda")]
+pub use cudarc;
 #[cfg(feature = "cuda")]
 pub use driver::{Cuda, DeviceCodes, DeviceMemory};
 pub use step::F32Math;

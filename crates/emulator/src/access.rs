@@ -117,6 +117,23 @@ pub(crate) fn check_as(
     })
 }
 
+/// The fault of an access through a pointer that is less aligned than its type.
+pub(crate) fn misaligned(caller: &mut Caller<'_>, address: usize, alignment: usize) -> RawFault {
+    let whereabouts = match caller.block.shared.locate(address, 1) {
+        Some(Ok(place)) => {
+            let (name, offset) = caller.block.shared.name(place);
+            format!("at byte {offset} of {name}")
+        }
+        Some(Err(whereabouts)) => whereabouts,
+        None => match caller.launch.memory.locate(address, 1) {
+            Ok((buffer, offset)) => format!("at byte {offset} of `{}`", buffer.name),
+            Err(whereabouts) => whereabouts.0,
+        },
+    };
+    let message = format!("uses an address {whereabouts} that is not a multiple of {alignment}");
+    RawFault::new(FaultKind::Misaligned, message)
+}
+
 /// The earlier access of a race, in words.
 fn describe(launch: &Launch, block: &Block, other: &Access) -> String {
     let index = other.actor.index();

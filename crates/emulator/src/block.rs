@@ -75,7 +75,13 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    pub fn new(index: [u32; 3], sequence: u32, fibers: Vec<Fiber>, shared: SharedMemory, random: &mut Random) -> Self {
+    pub fn new(
+        index: [u32; 3],
+        sequence: u32,
+        fibers: Vec<Fiber>,
+        shared: SharedMemory,
+        random: &mut Random,
+    ) -> Self {
         let count = fibers.len();
         let threads = fibers
             .into_iter()

@@ -2,7 +2,7 @@
 //!
 //! Each runs on the calling thread's stack. References into launch and block end before the thread is suspended.
 
-use crate::access::{Request, check};
+use crate::access::{self, Request, check};
 use crate::atomic::{self, Operation, Order};
 use crate::block::WARP;
 use crate::caller::{Caller, Flow};
@@ -73,12 +73,9 @@ const WRITE: u32 = 1;
 const VOLATILE: u32 = 2;
 const MAY_BE_UNALIGNED: u32 = 4;
 
-unsafe extern "C" fn access(thread: *mut Thread, pc: usize, address: usize, bytes: u64, flags: u32) {
-    let kind = AccessKind {
-        write: flags & WRITE != 0,
-        atomic: flags & VOLATILE != 0,
-        asynchronous_proxy: false,
-    };
+unsafe extern "C" fn memory_access(thread: *mut Thread, pc: usize, address: usize, bytes: u64, flags: u32) {
+    let kind =
+        AccessKind { write: flags & WRITE != 0, atomic: flags & VOLATILE != 0, asynchronous_proxy: false };
     let mut request = Request::new(address, bytes as usize, kind);
     if flags & MAY_BE_UNALIGNED != 0 {
         request.alignment = 1;
@@ -133,6 +130,9 @@ functions! {
             atomic::fence(caller);
         }
         Ok(Flow::Continue)
+    }
+    misaligned(caller, address: usize, alignment: u32) {
+        Err(access::misaligned(caller, address, alignment as usize))
     }
     pause(caller) {
         caller.spin();
@@ -200,8 +200,7 @@ unsafe extern "C" fn atomic(
         }
         enter(thread, pc, |caller| {
             let order = Order::from_ffi(order);
-            let old =
-                atomic::execute(caller, operation, order, address, bytes as usize, operand, expected)?;
+            let old = atomic::execute(caller, operation, order, address, bytes as usize, operand, expected)?;
             caller.block.threads[caller.thread].result = old;
             Ok(Flow::Continue)
         });
@@ -221,7 +220,7 @@ pub(crate) fn functions() -> Vec<(&'static std::ffi::CStr, *const c_void)> {
         };
     }
     table![
-        access barrier_sync barrier_arrive sync_warp shuffle vote active_mask atomic fence pause trap shared_address mma
+        memory_access barrier_sync barrier_arrive sync_warp shuffle vote active_mask atomic fence misaligned pause trap shared_address mma
         ldmatrix stmatrix cp_async cp_async_commit cp_async_wait
     ]
 }

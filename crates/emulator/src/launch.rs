@@ -64,7 +64,8 @@ pub(crate) struct Setup<'a> {
 
 impl Launch {
     pub fn new(setup: Setup<'_>, memory: GlobalMemory, mut pool: Pool) -> Self {
-        let Setup { library, kernel, grid, dimensions, shared_bytes, shared_limit, arguments, schedule } = setup;
+        let Setup { library, kernel, grid, dimensions, shared_bytes, shared_limit, arguments, schedule } =
+            setup;
         let (start, bytes) = library.static_shared();
         let statics = StaticStorage { start, bytes, variables: library.variables.clone() };
         // Shared memory of another host thread or library is of no use.

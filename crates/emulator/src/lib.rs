@@ -1,6 +1,7 @@
 //! Runs the CUDA kernels of lora-kernels on the CPU.
 mod access;
 mod atomic;
+mod backend;
 mod barrier;
 mod block;
 mod caller;
@@ -25,6 +26,7 @@ mod toolchain;
 mod traffic;
 mod warp;
 
+pub use backend::EmulatedCuda;
 pub use emulator::{Emulator, WORKSPACE, available};
 pub use error::{Error, Result};
 pub use fault::{Fault, FaultKind, SourceLine};

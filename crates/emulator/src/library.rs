@@ -34,7 +34,7 @@ impl StaticVariables {
     /// An offset that is in no variable, in words.
     pub fn describe(&self, offset: usize) -> String {
         let next = self.0.partition_point(|variable| variable.start <= offset);
-        match self.0[..next].last() {
+        match self.0[..next].iter().rfind(|variable| !variable.bookkeeping) {
             None => "before the first".into(),
             Some(variable) => format!(
                 "{} bytes past the end of `{}` ({} bytes), in no",
@@ -211,7 +211,9 @@ impl KernelLibrary {
 }
 
 fn unavailable() -> Error {
-    Error::Unavailable(option_env!("LORA_EMULATOR_UNAVAILABLE").unwrap_or("it was built without kernels").into())
+    Error::Unavailable(
+        option_env!("LORA_EMULATOR_UNAVAILABLE").unwrap_or("it was built without kernels").into(),
+    )
 }
 
 fn static_variables(data: &[u8]) -> object::Result<StaticVariables> {

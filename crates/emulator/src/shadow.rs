@@ -1,8 +1,8 @@
 //! What is known about each four bytes of memory: whether they were written, and who accessed them lately.
 //!
 //! As in ThreadSanitizer, a cell remembers a handful of accesses. Two accesses conflict if their bytes overlap, one of
-//! them writes, not both are atomic, and the later one does not see the earlier one. A cell that is full forgets a
-//! random read: a conflict with one of many readers can be missed in one cell, hardly in all cells of a tile.
+//! them writes, not both are atomic, and the later one does not see the earlier one. A cell that is full forgets
+//! some read: a conflict with one of many readers can be missed in one cell, hardly in all cells of a tile.
 
 use crate::clock::{Actor, Clocks, IN_FLIGHT};
 use bytemuck::Zeroable;
@@ -118,7 +118,6 @@ pub(crate) struct Shadow {
     /// One bit a byte, four to an element.
     written: Vec<u8>,
     generation: u32,
-    random: u32,
 }
 
 impl std::fmt::Debug for Cell {
@@ -130,12 +129,7 @@ impl std::fmt::Debug for Cell {
 impl Shadow {
     pub fn new(bytes: usize) -> Self {
         let granules = bytes.div_ceil(GRANULE);
-        Shadow {
-            cells: bytemuck::zeroed_vec(granules),
-            written: vec![0; granules],
-            generation: 1,
-            random: 0x9E37_79B9,
-        }
+        Shadow { cells: bytemuck::zeroed_vec(granules), written: vec![0; granules], generation: 1 }
     }
 
     /// Forgets all accesses: what follows is ordered after them.
@@ -196,7 +190,7 @@ impl Shadow {
             } else {
                 fresh.read += u64::from(new);
             }
-            cell.record(access, mask, clocks, thread, &mut self.random).map_err(Violation::Race)?;
+            cell.record(access, mask, clocks, thread, granule).map_err(Violation::Race)?;
         }
         Ok(fresh)
     }
@@ -242,7 +236,7 @@ impl Cell {
         mask: u32,
         clocks: &Clocks,
         thread: usize,
-        random: &mut u32,
+        granule: usize,
     ) -> Result<(), Access> {
         let write = access.kind.write;
         let mut place = None;
@@ -265,19 +259,18 @@ impl Cell {
                 place = Some(index);
             }
         }
-        let index = place.unwrap_or_else(|| self.evict(random));
+        let index = place.unwrap_or_else(|| self.evict(access, granule));
         self.slots[index] = Slot::new(access, mask);
         Ok(())
     }
 
-    /// Makes room by forgetting a read, or, where all are writes, any.
-    fn evict(&self, random: &mut u32) -> usize {
-        *random ^= *random << 13;
-        *random ^= *random >> 17;
-        *random ^= *random << 5;
-        let start = (*random >> 8) as usize;
-        let candidates = (0..SLOTS).map(|i| (start + i) % SLOTS);
-        candidates.clone().find(|&i| !self.slots[i].write()).unwrap_or(start % SLOTS)
+    /// Makes room by forgetting a read, or, where all are writes, any. Which one differs from cell to cell, but not
+    /// between runs.
+    fn evict(&self, access: &Access, granule: usize) -> usize {
+        let mixed = (access.actor.bits() ^ (granule as u32).rotate_left(16)).wrapping_mul(0x9E37_79B9);
+        let start = (mixed >> 16) as usize;
+        let mut candidates = (0..SLOTS).map(|i| (start + i) % SLOTS);
+        candidates.find(|&i| !self.slots[i].write()).unwrap_or(start % SLOTS)
     }
 }
 

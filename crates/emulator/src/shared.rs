@@ -83,13 +83,19 @@ impl SharedMemory {
     /// Puts this block's declared variables in place.
     pub fn swap_in(&mut self) {
         // SAFETY: the storage is the running host thread's own, and no kernel code runs meanwhile.
-        unsafe { (self.statics.start as *mut u8).copy_from_nonoverlapping(self.saved.as_ptr(), self.saved.len()) }
+        unsafe {
+            (self.statics.start as *mut u8).copy_from_nonoverlapping(self.saved.as_ptr(), self.saved.len())
+        }
     }
 
     /// Keeps this block's declared variables for later.
     pub fn swap_out(&mut self) {
         // SAFETY: as in `swap_in`.
-        unsafe { self.saved.as_mut_ptr().copy_from_nonoverlapping(self.statics.start as *const u8, self.saved.len()) }
+        unsafe {
+            self.saved
+                .as_mut_ptr()
+                .copy_from_nonoverlapping(self.statics.start as *const u8, self.saved.len())
+        }
     }
 
     pub fn dynamic_pointer(&self) -> *mut u8 {
@@ -117,17 +123,17 @@ impl SharedMemory {
     fn locate_declared(&self, offset: usize, bytes: usize) -> Result<SharedPlace, String> {
         let variables = &self.statics.variables;
         match variables.find(offset) {
-            Some(variable) if variable.bookkeeping => Ok(SharedPlace::Ignored),
-            Some(variable) if offset + bytes <= variable.start + variable.bytes => {
+            Some(variable) if variable.bookkeeping && bytes == 1 => Ok(SharedPlace::Ignored),
+            Some(variable) if !variable.bookkeeping && offset + bytes <= variable.start + variable.bytes => {
                 Ok(SharedPlace::Declared(offset))
             }
-            Some(variable) => Err(format!(
+            Some(variable) if !variable.bookkeeping => Err(format!(
                 "from byte {} on past the end of shared variable `{}` ({} bytes)",
                 offset - variable.start,
                 variable.name,
                 variable.bytes
             )),
-            None => Err(format!("{} shared variable", variables.describe(offset))),
+            _ => Err(format!("{} shared variable", variables.describe(offset))),
         }
     }
 

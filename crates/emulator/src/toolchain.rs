@@ -28,7 +28,7 @@ const KERNEL_FLAGS: &[&str] = &[
     "-fPIC",
     "-fno-gnu-unique",
     "-fvisibility=hidden",
-    "-fsanitize=thread",
+    "-fsanitize=thread,alignment",
     "--param=tsan-distinguish-volatile=1",
     "--param=tsan-instrument-func-entry-exit=0",
     "-fno-tree-vectorize",

@@ -59,10 +59,7 @@ impl Collective {
 
     /// In words, for a deadlock's report.
     pub fn describe(&self, warp: usize) -> String {
-        format!(
-            "warp {warp}: lanes {:#010x} of {:#010x} arrived at {}",
-            self.arrived, self.mask, self.kind
-        )
+        format!("warp {warp}: lanes {:#010x} of {:#010x} arrived at {}", self.arrived, self.mask, self.kind)
     }
 }
 
@@ -85,15 +82,18 @@ pub(crate) fn join(
         )));
     }
     let collectives = &mut caller.block.warps[warp].collectives;
-    if let Some(other) = collectives.iter().find(|other| other.mask & mask != 0)
-        && (other.kind != kind || other.mask != mask)
+    // Lanes of this operation already wait for the caller in another one, and the caller will wait for them here.
+    let same = |other: &Collective| other.kind == kind && other.mask == mask;
+    if let Some(other) = collectives
+        .iter()
+        .find(|other| !same(other) && other.mask >> lane & 1 != 0 && other.arrived & mask != 0)
     {
         return Err(divergence(format!(
             "{kind} with mask {mask:#010x}, while lanes {:#010x} wait in {} with mask {:#010x}",
             other.arrived, other.kind, other.mask
         )));
     }
-    let position = collectives.iter().position(|other| other.mask == mask).unwrap_or_else(|| {
+    let position = collectives.iter().position(same).unwrap_or_else(|| {
         collectives.push(Collective {
             kind,
             mask,
@@ -126,13 +126,14 @@ pub(crate) fn thread_ended(caller: &mut Caller<'_>) -> Result<(), RawFault> {
     let (warp, lane) = (caller.thread / WARP, caller.thread % WARP);
     match caller.block.warps[warp].collectives.iter().find(|other| other.mask >> lane & 1 != 0) {
         None => Ok(()),
-        Some(other) => Err(RawFault::new(
-            FaultKind::Divergence,
-            format!(
+        Some(other) => Err(RawFault {
+            kind: FaultKind::Divergence,
+            message: format!(
                 "lane {lane} ends while lanes {:#010x} wait for it in {} with mask {:#010x}",
                 other.arrived, other.kind, other.mask
             ),
-        )),
+            other: Some(caller.launch.site(other.operands[other.arrived.trailing_zeros() as usize].pc)),
+        }),
     }
 }
 

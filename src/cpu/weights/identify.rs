@@ -26,9 +26,9 @@ fn values(matrix: MatrixRef<'_, Host>) -> u64 {
     }
 }
 
-/// The bits of the value in `f32`: an adapter is the same in every element type that holds it exactly.
+/// The bits of the value in `f32`: an adapter is the same in every element type that holds it exactly. All NaN count as one.
 fn value_bits<T: Weight>(element: T) -> u32 {
-    T::decode(element.bits()).to_bits()
+    <f32 as Weight>::nearest(T::decode(element.bits()))
 }
 
 fn sum<T: Weight>(elements: &[T], layout: Layout, step: u64, bits: fn(T) -> u32) -> u64 {

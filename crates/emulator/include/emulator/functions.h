@@ -27,6 +27,7 @@ enum VoteKind : uint32_t { vote_ballot, vote_match };
     X(uint64_t, atomic, (uint32_t operation, uint32_t order, void* address, uint32_t bytes, uint64_t operand, uint64_t expected), \
       (operation, order, address, bytes, operand, expected))                                                           \
     X(void, fence, (uint32_t kind), (kind))                                                                            \
+    X(void, misaligned, (uint64_t address, uint32_t alignment), (address, alignment))                                  \
     X(void, pause, (), ())                                                                                             \
     X(void, trap, (), ())                                                                                              \
     X(uint32_t, shared_address, (const void* pointer), (pointer))                                                      \

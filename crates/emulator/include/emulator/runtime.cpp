@@ -18,7 +18,7 @@ using emulator::Thread;
 namespace {
 
 struct Functions {
-    void (*access)(Thread*, const void* pc, const void* address, uint64_t bytes, uint32_t flags);
+    void (*memory_access)(Thread*, const void* pc, const void* address, uint64_t bytes, uint32_t flags);
 #define EMULATOR_POINTER(result, name, parameters, arguments) result(*name) EMULATOR_PARAMETERS parameters;
     EMULATOR_FUNCTIONS(EMULATOR_POINTER)
 } functions;
@@ -27,7 +27,7 @@ struct Entry {
     const char* name;
     void** pointer;
 } const entries[] = {
-    {"access", reinterpret_cast<void**>(&functions.access)},
+    {"memory_access", reinterpret_cast<void**>(&functions.memory_access)},
 #define EMULATOR_ENTRY(result, name, parameters, arguments) {#name, reinterpret_cast<void**>(&functions.name)},
     EMULATOR_FUNCTIONS(EMULATOR_ENTRY)
 };
@@ -120,7 +120,7 @@ __attribute__((always_inline)) inline void access(const void* address, uint64_t 
     if ((here ^ there) < emulator::stack_bytes) return;  // a local variable
     Thread& thread = emulator::thread();
     if (!(flags & write) && there - reinterpret_cast<uintptr_t>(thread.arguments) < thread.argument_bytes) return;
-    functions.access(&thread, __builtin_return_address(0), address, bytes, flags);
+    functions.memory_access(&thread, __builtin_return_address(0), address, bytes, flags);
 }
 
 }  // namespace
@@ -144,3 +144,15 @@ extern "C" void __tsan_write_range(void* address, size_t bytes) { access(address
 extern "C" void __tsan_func_entry(void*) {}
 extern "C" void __tsan_func_exit() {}
 extern "C" void __tsan_init() {}
+
+// What `-fsanitize=alignment` calls where a pointer is less aligned than its type: vectors may be accessed in parts.
+struct TypeMismatch {
+    const char* file;
+    uint32_t line, column;
+    const void* type;
+    unsigned char log_alignment, kind;
+};
+
+extern "C" void __ubsan_handle_type_mismatch_v1(const TypeMismatch* mismatch, uintptr_t address) {
+    functions.misaligned(&emulator::thread(), __builtin_return_address(0), address, 1u << mismatch->log_alignment);
+}

@@ -1,0 +1,59 @@
+//! Fragments of mma.sync and ldmatrix against plain loops.
+
+mod support;
+
+use half::{bf16, f16};
+use lora_kernels::Element;
+use lora_kernels::cuda::executor::Executor;
+use support::{arguments, device, download, launch, schedules, upload};
+
+/// Small integers, so that every order of summation gives the same bits.
+fn integers<T: Element>(count: usize, seed: u32) -> Vec<T> {
+    (0..count as u32)
+        .map(|i| T::from_f32(((i * 7 + seed) * 2654435761 >> 16) as i32 as f32 % 9.0 - 4.0))
+        .collect()
+}
+
+fn multiplies<T: Element>(kernel: &str, k: usize) {
+    let Some(mut emulator) = device(kernel) else { return };
+    let (a, b, c) = (integers::<T>(16 * k, 1), integers::<T>(k * 8, 2), integers::<f32>(16 * 8, 3));
+    let mut expected = c.clone();
+    for row in 0..16 {
+        for column in 0..8 {
+            for i in 0..k {
+                expected[row * 8 + column] += a[row * k + i].to_f32() * b[i * 8 + column].to_f32();
+            }
+        }
+    }
+    for schedule in schedules() {
+        emulator.set_schedule(schedule);
+        emulator.clear_records();
+        let addresses =
+            [upload(&mut emulator, "a", &a), upload(&mut emulator, "b", &b), upload(&mut emulator, "c", &c)];
+        emulator
+            .run(&launch(kernel, 1, 32, 0, arguments(&addresses, &[])))
+            .unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(download::<f32>(&mut emulator, addresses[2], 128), expected, "{schedule}");
+        assert_eq!(emulator.records()[0].tensor_core_operations, 2 * 16 * 8 * k as u64);
+    }
+}
+
+#[test]
+fn bf16_fragments() {
+    multiplies::<bf16>("multiply_bf16", 16);
+}
+
+#[test]
+fn f16_fragments() {
+    multiplies::<f16>("multiply_f16", 16);
+}
+
+#[test]
+fn tf32_fragments() {
+    multiplies::<f32>("multiply_tf32", 8);
+}
+
+#[test]
+fn fragments_loaded_by_ldmatrix() {
+    multiplies::<bf16>("multiply_ldmatrix", 16);
+}
