@@ -363,3 +363,26 @@ fn adapters_can_be_switched_off_and_deleted() {
     model.delete_adapter("a0").unwrap();
     assert!(model.adapter("a0").is_err() && model.active().is_empty());
 }
+
+#[test]
+fn configurations_without_targets_get_the_models_defaults() {
+    for (name, expected) in [("llama-attention", 4), ("gpt2-attention", 2), ("bert-query", 4)] {
+        let mut model = open(&case(name));
+        let config = AdapterConfig { target_modules: None, ..new_config(&[]) };
+        let report = model.create_adapter(&mut Cpu::new(), "new", config, 0).unwrap();
+        assert_eq!(report.matched.len(), expected, "{name}");
+    }
+    let mut model = open(&case("conv"));
+    let config = AdapterConfig { target_modules: None, ..new_config(&[]) };
+    assert!(matches!(model.create_adapter(&mut Cpu::new(), "new", config, 0), Err(Error::NoMatch(_))));
+}
+
+#[test]
+fn all_linear_leaves_embeddings_and_the_head_alone() {
+    let mut model = open(&case("llama-attention"));
+    let config =
+        AdapterConfig { target_modules: Some(ModuleNames::Pattern("all-linear".into())), ..new_config(&[]) };
+    let report = model.create_adapter(&mut Cpu::new(), "new", config, 0).unwrap();
+    assert_eq!(report.matched.len(), 14);
+    assert!(report.matched.iter().all(|target| target.module.ends_with("_proj")));
+}
