@@ -60,7 +60,7 @@ __device__ __forceinline__ void expand(const ExpandArguments& arguments) {
     for (int i = 0; i < OutTile::UNITS_PER_THREAD; ++i) {
         const Unit unit = unit_of_thread<OutTile>(i, out);
         const int64_t r = row + unit.row, c = column + unit.column;
-        const int inside = columns_inside(out, r, c, UNIT);
+        const int inside = r < out.rows ? count_inside(out.columns, c, UNIT) : 0;
         if (inside == 0) continue;
         float value[UNIT];
 #pragma unroll

@@ -47,9 +47,9 @@ __device__ __forceinline__ Unit unit_of_thread(int i, const View& view) {
     return {index / PER_ROW, index % PER_ROW * UNIT};
 }
 
-// How many of the `width` columns from `column` lie inside the view, in a given row.
-__device__ __forceinline__ int columns_inside(const View& view, int64_t row, int64_t column, int width) {
-    const int64_t left = row < view.rows ? view.columns - column : 0;
+// How many of `width` rows (or columns) from `start` lie inside a view that has `length` of them.
+__device__ __forceinline__ int count_inside(int64_t length, int64_t start, int width) {
+    const int64_t left = length - start;
     return left < 0 ? 0 : left < width ? int(left) : width;
 }
 
@@ -58,19 +58,26 @@ __device__ __forceinline__ int columns_inside(const View& view, int64_t row, int
 template <class Shape>
 __device__ __forceinline__ void load_tile(typename Shape::Element* tile, const View& view, int64_t row, int64_t column) {
     using T = typename Shape::Element;
-    const T* base = reinterpret_cast<const T*>(view.address);
+    const T* const base = reinterpret_cast<const T*>(view.address);
     if (has_vector_rows<T>(view)) {
+        // All units of a thread lie below its first.
+        const Unit first = unit_of_thread<Shape>(0, view);
+        constexpr int ROW_STEP = THREADS / (Shape::COLUMNS / UNIT);
+        constexpr int VECTOR = 16 / sizeof(T);
+        const int rows = count_inside(view.rows, row + first.row, Shape::ROWS);
+        const int columns = count_inside(view.columns, column + first.column, UNIT);
+        const T* source = base + (row + first.row) * view.row_stride + column + first.column;
+        T* target = tile + first.row * Shape::PITCH + first.column;
 #pragma unroll
         for (int i = 0; i < Shape::UNITS_PER_THREAD; ++i) {
-            const Unit unit = unit_of_thread<Shape>(i, view);
-            constexpr int VECTOR = 16 / sizeof(T);
 #pragma unroll
             for (int part = 0; part < UNIT; part += VECTOR) {
-                const int64_t r = row + unit.row, c = column + unit.column + part;
-                const int inside = columns_inside(view, r, c, VECTOR);
-                const T* source = inside > 0 ? base + r * view.row_stride + c : base;
-                cp_async_16(tile + unit.row * Shape::PITCH + unit.column + part, source, inside * int(sizeof(T)));
+                const int inside = i * ROW_STEP < rows ? columns - part : 0;
+                const int bytes = (inside < 0 ? 0 : inside < VECTOR ? inside : VECTOR) * int(sizeof(T));
+                cp_async_16(target + part, bytes > 0 ? source + part : base, bytes);
             }
+            source += ROW_STEP * view.row_stride;
+            target += ROW_STEP * Shape::PITCH;
         }
         return;
     }
@@ -78,7 +85,7 @@ __device__ __forceinline__ void load_tile(typename Shape::Element* tile, const V
     for (int i = 0; i < Shape::UNITS_PER_THREAD; ++i) {
         const Unit unit = unit_of_thread<Shape>(i, view);
         const int64_t r = row + unit.row, c = column + unit.column;
-        const int inside = columns_inside(view, r, c, UNIT);
+        const int inside = r < view.rows ? count_inside(view.columns, c, UNIT) : 0;
         const T* source = base + r * view.row_stride + c * view.column_stride;
         T* target = tile + unit.row * Shape::PITCH + unit.column;
 #pragma unroll
@@ -175,6 +182,5 @@ struct TileRange {
 __device__ __forceinline__ TileRange range_of_split(const Split& split, uint32_t block, int64_t length) {
     const int64_t total = (length + TILE - 1) / TILE;
     const int64_t first = int64_t(block) * split.tiles;
-    const int64_t left = total - first;
-    return {first, left < 0 ? 0 : left < int64_t(split.tiles) ? int(left) : int(split.tiles)};
+    return {first, count_inside(total, first, int(split.tiles))};
 }

@@ -126,7 +126,9 @@ pub enum Error {
     #[error("no CUDA backend: {0}")]
     CudaUnavailable(String),
     /// Arguments live in another CUDA context than the handle's.
-    #[error("`{argument}` lives on CUDA device {found}, but the handle is for device {expected}")]
+    #[error(
+        "`{argument}` lives in another CUDA context (of device {found}) than the handle's (of device {expected})"
+    )]
     WrongDevice {
         /// The argument.
         argument: &'static str,

@@ -6,16 +6,20 @@ use crate::{DType, Error, Result, Shape};
 /// How a record keeps the weights that rounding would lose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum RestoreMethod {
-    /// One byte a weight, and 12 bytes for each weight that one byte cannot describe (below 1% of the weights of
-    /// ordinary layers: those much smaller than their Δ).
+    /// One byte a weight, and an [`Escape`] of 16 bytes for each weight that one byte cannot describe: those much
+    /// smaller than their Δ, those that change sign, and those that are infinite or not a number.
     ///
-    /// The byte is the distance, in steps between neighbouring values, of the old weight from
-    /// `round(fma(-s, Δ, new weight))`, from -127 to 127; -128 marks an escape entry.
+    /// The byte is the number of steps between neighbouring values (−0 and +0 are neighbours) that lead from
+    /// `round(fma(-s, Δ, new weight))`, rounded to nearest, up to the old weight: −127 to 127. −128 marks an escape.
+    /// For `f32` weights most errors of rounding exceed what a byte can count; use [`Backup`](Self::Backup) there.
     #[default]
     Codes,
     /// The old weights themselves: 2 bytes a 16-bit weight, 4 bytes an `f32` weight. Always possible.
     Backup,
 }
+
+/// The code that marks an escape.
+pub(crate) const ESCAPE_CODE: i8 = -128;
 
 /// The order in which Δ was summed when a record was made. A backend that sums differently refuses the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,12 +66,14 @@ pub struct RestoreRecord<C = Vec<u8>> {
     pub(crate) codes: C,
     /// Sorted by index.
     pub(crate) escapes: Vec<Escape>,
+    /// Whether every code that marks an escape is known to have its entry.
+    complete: bool,
 }
 
 impl<C: Default> RestoreRecord<C> {
     /// An empty record.
     pub fn new(method: RestoreMethod) -> Self {
-        RestoreRecord { method, recorded: None, codes: C::default(), escapes: Vec::new() }
+        Self::with_codes(method, C::default())
     }
 
     /// Back to empty, keeping the method.
@@ -77,11 +83,30 @@ impl<C: Default> RestoreRecord<C> {
 }
 
 impl<C> RestoreRecord<C> {
+    /// An empty record whose codes will lie where the caller says: in memory of [`code_bytes`](Self::code_bytes), for
+    /// backends that do not allocate it themselves.
+    pub fn with_codes(method: RestoreMethod, codes: C) -> Self {
+        RestoreRecord { method, recorded: None, codes, escapes: Vec::new(), complete: true }
+    }
+
+    /// The same record with its codes kept elsewhere, and where they were.
+    pub fn replace_codes<D>(self, codes: D) -> (RestoreRecord<D>, C) {
+        let RestoreRecord { method, recorded, codes: old, escapes, complete } = self;
+        (RestoreRecord { method, recorded, codes, escapes, complete }, old)
+    }
+
+    /// Back to empty, keeping the method and the memory of the codes.
+    pub(crate) fn forget(&mut self) {
+        self.recorded = None;
+        self.escapes = Vec::new();
+        self.complete = true;
+    }
+
     /// Puts a record together from what [`recorded`](Self::recorded), [`codes`](Self::codes) and
     /// [`escapes`](Self::escapes) gave: for storing records, and for moving them between backends.
     pub fn from_parts(method: RestoreMethod, recorded: Recorded, codes: C, mut escapes: Vec<Escape>) -> Self {
         escapes.sort_unstable_by_key(|escape| escape.index);
-        RestoreRecord { method, recorded: Some(recorded), codes, escapes }
+        RestoreRecord { method, recorded: Some(recorded), codes, escapes, complete: false }
     }
 
     /// How old weights are kept.
@@ -100,12 +125,6 @@ impl<C> RestoreRecord<C> {
         &self.codes
     }
 
-    /// Puts other codes in place of the present ones, which are returned: room for the codes of an empty record on raw
-    /// device memory.
-    pub fn replace_codes(&mut self, codes: C) -> C {
-        std::mem::replace(&mut self.codes, codes)
-    }
-
     /// The weights that codes cannot describe, sorted by index.
     pub fn escapes(&self) -> &[Escape] {
         &self.escapes
@@ -120,8 +139,42 @@ impl<C> RestoreRecord<C> {
         }
     }
 
-    pub(crate) fn set_recorded(&mut self, recorded: Recorded) {
+    /// The same record with its codes elsewhere, and the codes.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn replace_codes<D>(self, codes: D) -> (RestoreRecord<D>, C) {
+        let RestoreRecord { method, recorded, codes: old, escapes, complete } = self;
+        (RestoreRecord { method, recorded, codes, escapes, complete }, old)
+    }
+
+    /// Takes over what a merge recorded besides its codes.
+    pub(crate) fn renew(&mut self, recorded: Recorded, mut escapes: Vec<Escape>) {
+        escapes.sort_unstable_by_key(|escape| escape.index);
         self.recorded = Some(recorded);
+        self.escapes = escapes;
+        self.complete = true;
+    }
+
+    /// Whether every code that marks an escape is known to have its entry: records made from parts must be checked.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// There must be at least as many codes as the weight needs.
+    pub(crate) fn check_code_bytes(&self, found: u64, needed: usize) -> Result<()> {
+        if found < needed as u64 {
+            return Err(Error::RecordMismatch(format!(
+                "it needs {needed} bytes of codes for this weight, but has {found}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Every code that marks an escape must have its entry.
+    pub(crate) fn check_missing_escapes(&self, missing: u64) -> Result<()> {
+        if missing > 0 {
+            return Err(Error::RecordMismatch(format!("{missing} of its codes lack their escape entry")));
+        }
+        Ok(())
     }
 
     pub(crate) fn check_empty(&self) -> Result<()> {
@@ -162,5 +215,20 @@ impl<C> RestoreRecord<C> {
             ));
         }
         Ok(())
+    }
+}
+
+impl RestoreRecord {
+    /// The codes must be those of a weight that needs `code_bytes`, with all their escapes.
+    pub(crate) fn check_codes(&self, code_bytes: usize) -> Result<()> {
+        self.check_code_bytes(self.codes.len() as u64, code_bytes)?;
+        if self.method == RestoreMethod::Backup || self.is_complete() {
+            return Ok(());
+        }
+        let missing = self.codes.iter().enumerate().filter(|&(index, &code)| {
+            code as i8 == ESCAPE_CODE
+                && self.escapes.binary_search_by_key(&(index as u64), |escape| escape.index).is_err()
+        });
+        self.check_missing_escapes(missing.count() as u64)
     }
 }

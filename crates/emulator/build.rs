@@ -29,7 +29,8 @@ fn main() {
             return;
         }
     };
-    let sources = toolchain::kernel_files(&kernels).unwrap_or_else(|error| panic!("{}: {error}", kernels.display()));
+    let sources =
+        toolchain::kernel_files(&kernels).unwrap_or_else(|error| panic!("{}: {error}", kernels.display()));
     let compilation = toolchain::Compilation {
         compiler: &compiler,
         emulator_include: &include,
@@ -55,7 +56,12 @@ fn find_compiler(out: &Path) -> Result<PathBuf, String> {
         let probe = out.join("probe.cpp");
         std::fs::write(&probe, "int probe(int* p) { return *p; }\n").map_err(|error| error.to_string())?;
         let result = Command::new(&candidate)
-            .args(["-fsanitize=thread,alignment", "--param=tsan-distinguish-volatile=1", "-fno-gnu-unique", "-c"])
+            .args([
+                "-fsanitize=thread,alignment",
+                "--param=tsan-distinguish-volatile=1",
+                "-fno-gnu-unique",
+                "-c",
+            ])
             .arg(&probe)
             .arg("-o")
             .arg(out.join("probe.o"))

@@ -77,7 +77,7 @@ pub(super) fn backward<T: Convert>(scratch: &Scratch, op: BackwardSiblings<'_>) 
     }
     if let Some(dx) = op.dx {
         let low_rank = LowRank { left: ds, right: adapters.a().t(), dropout: op.dropout, bias: None };
-        wide_product(scratch, &frozen, low_rank, dx.mode, ViewMut::<T>::new(dx.matrix)?);
+        wide_product(scratch, &frozen, Some(low_rank), dx.mode, ViewMut::<T>::new(dx.matrix)?);
     }
     Ok(())
 }

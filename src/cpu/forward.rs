@@ -38,7 +38,7 @@ pub(super) fn forward<T: Convert>(scratch: &Scratch, op: ForwardSiblings<'_>) ->
         let frozen = Frozen { left: x, right: View::new(projection.w)? };
         let low_rank = LowRank { left: s, right: adapters.b(index), dropout: None, bias: bias.as_deref() };
         let y = ViewMut::<T>::new(projection.y)?;
-        wide_product(scratch, &[frozen], low_rank, WriteMode::Overwrite, y);
+        wide_product(scratch, &[frozen], Some(low_rank), WriteMode::Overwrite, y);
     }
     Ok(())
 }

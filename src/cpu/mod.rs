@@ -4,9 +4,12 @@ mod adapters;
 mod backward;
 mod convert;
 mod forward;
+mod frozen;
+mod mask;
 mod panel;
 mod product;
 mod scratch;
+mod simd;
 mod skinny;
 #[cfg(test)]
 mod tests;

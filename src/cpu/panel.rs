@@ -1,28 +1,9 @@
 //! Parts of matrices as `f32`, with dropout applied; and the way back.
 
 use super::convert::Convert;
+use super::mask::Mask;
 use super::view::{View, ViewMut};
-use crate::Dropout;
 use crate::ops::WriteMode;
-
-/// The mask of a matrix part that begins at (`row`, `col`) of X.
-#[derive(Clone, Copy)]
-pub(super) struct Mask {
-    pub dropout: Dropout,
-    pub row: usize,
-    pub col: usize,
-}
-
-impl Mask {
-    /// Zeroes what is dropped of row `row` of the part.
-    pub fn apply(&self, row: usize, values: &mut [f32]) {
-        for (i, value) in values.iter_mut().enumerate() {
-            if !self.dropout.keeps(self.row + row, self.col + i) {
-                *value = 0.0;
-            }
-        }
-    }
-}
 
 /// The part as `f32`: itself where nothing changes, else a copy in `buffer`.
 pub(super) fn load<'a, T: Convert>(
@@ -70,23 +51,27 @@ pub(super) fn widen<T: Convert>(from: View<'_, T>, mut to: ViewMut<'_, f32>) {
 
 /// Rounds a matrix of sums to the element type of its destination.
 pub(super) fn store<T: Convert>(sums: View<'_, f32>, mode: WriteMode, to: &mut ViewMut<'_, T>) {
-    if to.col_stride() != 1 {
+    assert_eq!((sums.rows(), sums.cols()), (to.rows(), to.cols()));
+    if to.col_stride() != 1 && to.row_stride() == 1 {
         return store(sums.t(), mode, &mut to.reborrow().t());
     }
-    let mut line = [0.0; 256];
+    const LINE: usize = 256;
+    let (mut line, mut previous) = ([0.0; LINE], [0.0; LINE]);
     for i in 0..to.rows() {
         let Some(row) = to.row(i) else { return };
-        for (block, piece) in row.chunks_mut(line.len()).enumerate() {
-            let line = &mut line[..piece.len()];
+        for (chunk, to) in row.chunks_mut(LINE).enumerate() {
+            let (line, previous) = (&mut line[..to.len()], &mut previous[..to.len()]);
+            let start = chunk * LINE;
+            let sums = sums.block(i..i + 1, start..start + to.len());
+            match sums.row(0) {
+                Some(sums) => line.copy_from_slice(sums),
+                None => line.iter_mut().enumerate().for_each(|(j, value)| *value = sums.get(0, j)),
+            }
             if mode == WriteMode::Accumulate {
-                T::widen(piece, line);
-            } else {
-                line.fill(0.0);
+                T::widen(to, previous);
+                line.iter_mut().zip(previous).for_each(|(value, previous)| *value += *previous);
             }
-            for (j, value) in line.iter_mut().enumerate() {
-                *value += sums.get(i, block * 256 + j);
-            }
-            T::narrow(line, piece);
+            T::narrow(line, to);
         }
     }
 }

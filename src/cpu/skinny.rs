@@ -1,7 +1,8 @@
 //! Products with one large operand and one of r columns. The large operand is read once.
 
 use super::convert::Convert;
-use super::panel::{Mask, load};
+use super::mask::Mask;
+use super::panel::load;
 use super::product::{Onto, multiply};
 use super::scratch::Scratch;
 use super::view::{Tile, View, ViewMut, chunks};

@@ -173,6 +173,18 @@ impl<'a, T: Convert> ViewMut<'a, T> {
         assert!(rows * cols <= data.len());
         ViewMut { start: data.as_mut_ptr(), rows, cols, row_stride: cols, col_stride: 1, borrow: PhantomData }
     }
+
+    /// The same view, if `T` is `f32`.
+    pub fn as_f32(&mut self) -> Option<ViewMut<'_, f32>> {
+        (T::DTYPE == DType::F32).then_some(ViewMut {
+            start: self.start.cast(),
+            rows: self.rows,
+            cols: self.cols,
+            row_stride: self.row_stride,
+            col_stride: self.col_stride,
+            borrow: PhantomData,
+        })
+    }
 }
 
 impl<'a, T> ViewMut<'a, T> {

@@ -6,7 +6,7 @@
 
 mod adapter;
 mod backward;
-mod check;
+pub(crate) mod check;
 mod delta;
 mod forward;
 mod weight_update;

@@ -16,6 +16,11 @@ pub enum Rounding {
     ///
     /// The 32-bit draw of element (i, j) is word `j % 4` of Philox4x32-10 with key = seed and
     /// counter = (j / 4, low half of i, high half of i, 0x4C6F5241), with (i, j) counted in W \[in, out\].
+    ///
+    /// The draw's low bits, as many as the type cuts off the significand (16 for bf16, 13 for f16), are added to the
+    /// bits of `|v|` before they are cut off. Where f16 is subnormal, `|v|` is taken in units of 2⁻²⁴ with 32 binary
+    /// digits of fraction, and the whole draw is added to these. So values that the type holds stay what they are,
+    /// beyond the largest the next is infinity, and infinities and NaN are treated as when rounding to nearest.
     Stochastic {
         /// Key of the random generator.
         seed: u64,
@@ -27,9 +32,16 @@ pub enum Rounding {
 /// The value before rounding is part of the contract, so that all backends produce the same bits: with
 /// Δ = Σₖ A\[i,k\]·B\[k,j\] summed in `f32` by fused multiply-add from k = 0 upwards starting at +0, `v = f32(W)`, then
 /// `v = fma(-s₁, Δ₁, v)` if an adapter is removed, then `v = fma(s₂, Δ₂, v)` if one is added, then one rounding of `v`.
+/// A weight that is NaN keeps its bits; a sum that becomes NaN is stored as the NaN with all bits but the sign set.
+/// With neither adapter nothing changes.
 ///
 /// Without a record, taking an adapter out again is *not* exact: rounding has lost bits. With a [`RestoreRecord`]
-/// it is, bit for bit.
+/// it is, bit for bit: unmerging puts the recorded old weights back, and a switch first recovers the old weight `W₀`,
+/// then rounds `v = fma(s₂, Δ₂, f32(W₀))` and renews the record for the new adapter, in the same pass. So the result
+/// of any number of switches is that of one merge into the untouched base.
+///
+/// The record is checked against the removed adapter and a sample of the weights before anything is written, and is
+/// emptied by an unmerge.
 #[derive(Debug)]
 pub struct WeightUpdate<'a, D: Memory = Host, C = Vec<u8>> {
     /// W \[in, out\], changed in place.
@@ -46,16 +58,21 @@ pub struct WeightUpdate<'a, D: Memory = Host, C = Vec<u8>> {
     pub report: bool,
 }
 
-/// What an update did to the weights, against the exact sum of the old weight and the `f32` Δ's.
+/// What an update did to the weights, against the exact sum W − s₁·Δ₁ + s₂·Δ₂ of what they were and the `f32` Δ's.
+///
+/// Where a switch restores from a record, the exact sum is W₀ + s₂·Δ₂ with the restored weight W₀. For an unmerge that
+/// restores, the error shows what the rounding of the merge had lost.
+///
+/// Sums have a fixed order on each backend; `rms_error` may differ between backends in its last digits.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
 pub struct MergeReport {
     /// Number of weights.
     pub elements: u64,
     /// Weights whose bits did not change.
     pub unchanged: u64,
-    /// Largest |new − exact| over finite new weights.
+    /// Largest |new − exact| where both are finite.
     pub max_error: f64,
-    /// Root mean square of new − exact over finite new weights.
+    /// Root mean square of new − exact where both are finite.
     pub rms_error: f64,
     /// New weights that are infinite or not a number.
     pub non_finite: u64,

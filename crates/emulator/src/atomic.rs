@@ -30,7 +30,18 @@ impl Operation {
     pub fn from_ffi(number: u32) -> Self {
         use Operation::*;
         const ALL: [Operation; 12] = [
-            Load, Store, Exchange, CompareExchange, Add, Minimum, Maximum, SignedMinimum, SignedMaximum, And, Or, Xor,
+            Load,
+            Store,
+            Exchange,
+            CompareExchange,
+            Add,
+            Minimum,
+            Maximum,
+            SignedMinimum,
+            SignedMaximum,
+            And,
+            Or,
+            Xor,
         ];
         ALL[number as usize % ALL.len()]
     }

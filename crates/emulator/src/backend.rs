@@ -143,7 +143,10 @@ impl Backend for EmulatedCuda {
             && *record.codes() == RawCodes::default()
         {
             let bytes = RestoreRecord::<RawCodes>::code_bytes(record.method(), shape, dtype);
-            record.replace_codes(self.allocate_codes(bytes));
+            let empty = RestoreRecord::new(record.method());
+            let (with_room, _) =
+                std::mem::replace(record, empty).replace_codes(self.allocate_codes(bytes));
+            *record = with_room;
         }
         // SAFETY: as in `forward_siblings`.
         unsafe { self.engine.update_weights(op) }

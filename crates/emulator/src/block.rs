@@ -1,12 +1,17 @@
 //! A block of threads in the course of its execution.
 
 use crate::barrier::Barrier;
-use crate::clock::{Clocks, Released};
+use crate::clock::{Clocks, Released, Stamp};
+use crate::cluster::ClusterBarrier;
 use crate::cp_async::Copies;
+use crate::mbarrier::Mbarrier;
 use crate::schedule::{Random, Schedule, ThreadOrder};
+use crate::shadow::Access;
 use crate::shared::SharedMemory;
 use crate::thread::Fiber;
+use crate::tma::Stores;
 use crate::warp::{Collective, CollectiveKind};
+use crate::wgmma::{Instruction, WARPGROUP, Warpgroup};
 
 /// Lanes of a warp.
 pub(crate) const WARP: usize = 32;
@@ -16,6 +21,9 @@ pub(crate) const WARP: usize = 32;
 pub(crate) enum Waiting {
     Barrier { id: usize },
     Warp { kind: CollectiveKind, mask: u32 },
+    Warpgroup { instruction: Instruction },
+    Mbarrier { address: u32, parity: u32 },
+    Cluster,
 }
 
 impl std::fmt::Display for Waiting {
@@ -24,6 +32,11 @@ impl std::fmt::Display for Waiting {
             Waiting::Barrier { id: 0 } => write!(f, "__syncthreads"),
             Waiting::Barrier { id } => write!(f, "named barrier {id}"),
             Waiting::Warp { kind, mask } => write!(f, "{kind} of lanes {mask:#010x}"),
+            Waiting::Warpgroup { instruction } => write!(f, "{instruction}"),
+            Waiting::Mbarrier { address, parity } => {
+                write!(f, "the mbarrier at {address:#x} for parity {parity}")
+            }
+            Waiting::Cluster => write!(f, "the cluster barrier"),
         }
     }
 }
@@ -50,6 +63,13 @@ pub(crate) struct ThreadState {
     pub fenced: Released,
     /// What earlier atomic operations read, to be acquired by the next fence.
     pub observed: Released,
+    pub stores: Stores,
+    /// Phase of the cluster barrier that the thread arrived in and has not waited for.
+    pub cluster_phase: Option<u32>,
+    /// Counts of the thread's clock at its fences of the asynchronous proxy, ascending.
+    proxy_fences: Vec<u32>,
+    /// What the thread had seen at the last of them.
+    at_proxy_fence: Option<Stamp>,
 }
 
 /// Lanes of a warp that meet in collective operations.
@@ -64,7 +84,15 @@ pub(crate) struct Block {
     pub index: [u32; 3],
     pub threads: Vec<ThreadState>,
     pub warps: Vec<Warp>,
+    pub warpgroups: Vec<Warpgroup>,
     pub barriers: [Barrier; 16],
+    pub mbarriers: Vec<Mbarrier>,
+    /// Rank in the cluster.
+    pub rank: usize,
+    /// The blocks of the cluster by rank, with this one.
+    pub peers: Vec<*mut Block>,
+    /// In use in the block of rank 0.
+    pub cluster_barrier: ClusterBarrier,
     pub clocks: Clocks,
     pub shared: SharedMemory,
     /// Threads that have not ended.
@@ -75,7 +103,13 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    pub fn new(index: [u32; 3], sequence: u32, fibers: Vec<Fiber>, shared: SharedMemory, random: &mut Random) -> Self {
+    pub fn new(
+        index: [u32; 3],
+        sequence: u32,
+        fibers: Vec<Fiber>,
+        shared: SharedMemory,
+        random: &mut Random,
+    ) -> Self {
         let count = fibers.len();
         let threads = fibers
             .into_iter()
@@ -87,6 +121,10 @@ impl Block {
                 copies: Copies::default(),
                 fenced: Released::default(),
                 observed: Released::default(),
+                stores: Stores::default(),
+                cluster_phase: None,
+                proxy_fences: Vec::new(),
+                at_proxy_fence: None,
             })
             .collect();
         let warps = (0..count.div_ceil(WARP))
@@ -96,13 +134,42 @@ impl Block {
             index,
             threads,
             warps,
+            warpgroups: (0..count / WARPGROUP).map(|_| Warpgroup::default()).collect(),
             barriers: std::array::from_fn(|_| Barrier::default()),
+            mbarriers: Vec::new(),
+            rank: 0,
+            peers: Vec::new(),
+            cluster_barrier: ClusterBarrier::default(),
             clocks: Clocks::new(sequence, count),
             shared,
             live: count,
             ready: (0..count as u16).collect(),
             head: 0,
         }
+    }
+
+    /// The thread's writes so far, and those it has seen, may be read by the asynchronous proxy.
+    pub fn fence_proxy(&mut self, thread: usize) {
+        let count = self.clocks.now(thread);
+        let stamp = self.clocks.arrive(thread);
+        let state = &mut self.threads[thread];
+        state.proxy_fences.push(count);
+        state.at_proxy_fence = Some(stamp);
+    }
+
+    /// Whether a fence of its writer, or the reader's own, lies between a write that the reader sees and now.
+    pub fn is_fenced(&self, reader: usize, write: &Access) -> bool {
+        let Some(writer) = self.threads.get(write.actor.index()) else { return true };
+        if write.actor.block() != self.clocks.block() {
+            return false;
+        }
+        let next = writer.proxy_fences.partition_point(|count| *count < write.count);
+        let by_writer = writer
+            .proxy_fences
+            .get(next)
+            .is_some_and(|count| self.clocks.sees(reader, write.actor, *count));
+        let own = &self.threads[reader].at_proxy_fence;
+        by_writer || own.as_ref().is_some_and(|stamp| stamp.sees(write.actor, write.count))
     }
 
     pub fn wake(&mut self, thread: usize) {

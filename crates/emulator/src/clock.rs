@@ -80,6 +80,13 @@ pub(crate) struct Stamp {
     own: u32,
 }
 
+impl Stamp {
+    /// Whether the thread saw work of `actor`, of its own block, with this count when it made the stamp.
+    pub fn sees(&self, actor: Actor, count: u32) -> bool {
+        count != IN_FLIGHT && (actor.index() == self.index || self.seen.sees(actor.index(), count))
+    }
+}
+
 /// Clocks accumulated in a synchronisation object: by block, because blocks have clocks of their own.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Released(Vec<(u32, Rc<Vector>)>);

@@ -66,7 +66,10 @@ pub(crate) fn issue(
         ));
     }
     if caller.block.shared.window_address(shared).is_none() {
-        return Err(RawFault::new(FaultKind::OutOfBounds, "cp.async: the destination is not in shared memory"));
+        return Err(RawFault::new(
+            FaultKind::OutOfBounds,
+            "cp.async: the destination is not in shared memory",
+        ));
     }
     if !global.is_multiple_of(bytes) {
         return Err(RawFault::new(
@@ -75,7 +78,8 @@ pub(crate) fn issue(
         ));
     }
     if source_bytes > 0 {
-        let read = Request { alignment: 1, in_flight: true, ..Request::new(global, source_bytes, AccessKind::READ) };
+        let read =
+            Request { alignment: 1, in_flight: true, ..Request::new(global, source_bytes, AccessKind::READ) };
         check(caller, &read)?;
     }
     check(caller, &Request { in_flight: true, ..Request::new(shared, bytes, AccessKind::WRITE) })?;

@@ -163,6 +163,9 @@ impl Emulator {
         if blocks == 0 || y > 65535 || z > 65535 || x > i32::MAX as u32 {
             return Err(invalid(format!("a grid of {:?}", step.grid)));
         }
+        if !x.is_multiple_of(kernel.cluster) {
+            return Err(invalid(format!("a grid of {:?} for clusters of {} blocks", step.grid, kernel.cluster)));
+        }
         if blocks > Actor::MAX_BLOCKS {
             return Err(invalid(format!("{blocks} blocks, where the emulator takes {}", Actor::MAX_BLOCKS)));
         }

@@ -211,7 +211,9 @@ impl KernelLibrary {
 }
 
 fn unavailable() -> Error {
-    Error::Unavailable(option_env!("LORA_EMULATOR_UNAVAILABLE").unwrap_or("it was built without kernels").into())
+    Error::Unavailable(
+        option_env!("LORA_EMULATOR_UNAVAILABLE").unwrap_or("it was built without kernels").into(),
+    )
 }
 
 fn static_variables(data: &[u8]) -> object::Result<StaticVariables> {

@@ -134,9 +134,8 @@ impl GlobalMemory {
     /// The buffer that holds these bytes, and the offset in it.
     #[inline]
     pub fn locate(&mut self, address: usize, bytes: usize) -> Result<(&mut Buffer, usize), OutOfBounds> {
-        let holds = |buffer: &Buffer| {
-            address >= buffer.start && address + bytes <= buffer.start + buffer.bytes
-        };
+        let holds =
+            |buffer: &Buffer| address >= buffer.start && address + bytes <= buffer.start + buffer.bytes;
         if !self.buffers.get(self.last).is_some_and(holds) {
             let next = self.buffers.partition_point(|buffer| buffer.start <= address);
             match next.checked_sub(1) {

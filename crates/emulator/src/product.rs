@@ -10,7 +10,10 @@ use lora_kernels::cuda::step::{F32Math, Operand, Product};
 pub(crate) fn run(memory: &mut GlobalMemory, product: &Product) -> Result<(), RawFault> {
     let Product { a, b, c, dtype, accumulate, f32_math } = *product;
     if a.rows != c.rows || b.cols != c.cols || a.cols != b.rows {
-        return Err(RawFault::new(FaultKind::InvalidLaunch, format!("a product of shapes that do not fit: {product:?}")));
+        return Err(RawFault::new(
+            FaultKind::InvalidLaunch,
+            format!("a product of shapes that do not fit: {product:?}"),
+        ));
     }
     let (m, n, k) = (c.rows as usize, c.cols as usize, a.cols as usize);
     let mut left = load(memory, "A", &a, dtype)?;
@@ -55,7 +58,12 @@ fn position(operand: &Operand, line: usize, index: usize) -> usize {
     if operand.transposed { index * cols + line } else { line * cols + index }
 }
 
-fn load(memory: &mut GlobalMemory, name: &str, operand: &Operand, dtype: DType) -> Result<Vec<f32>, RawFault> {
+fn load(
+    memory: &mut GlobalMemory,
+    name: &str,
+    operand: &Operand,
+    dtype: DType,
+) -> Result<Vec<f32>, RawFault> {
     let (lines, length) = stored(operand);
     let mut values = vec![0.0; lines * length];
     let bytes = length * dtype.size();
@@ -63,13 +71,19 @@ fn load(memory: &mut GlobalMemory, name: &str, operand: &Operand, dtype: DType) 
     for line in 0..if length == 0 { 0 } else { lines } {
         let address = line_address(operand, line, dtype);
         let out_of_bounds = |error: crate::memory::OutOfBounds| {
-            RawFault::new(FaultKind::OutOfBounds, format!("a product reads {bytes} bytes of {name} {}", error.0))
+            RawFault::new(
+                FaultKind::OutOfBounds,
+                format!("a product reads {bytes} bytes of {name} {}", error.0),
+            )
         };
         let (buffer, offset) = memory.locate(address as usize, bytes).map_err(out_of_bounds)?;
         if let Some(byte) = buffer.shadow.first_unwritten(offset, bytes) {
             return Err(RawFault::new(
                 FaultKind::NeverWritten,
-                format!("a product reads byte {byte} of `{}` as {name}, which nobody has written", buffer.name),
+                format!(
+                    "a product reads byte {byte} of `{}` as {name}, which nobody has written",
+                    buffer.name
+                ),
             ));
         }
         buffer.traffic.reads += 1;

@@ -37,12 +37,7 @@ pub struct Schedule {
 
 impl Default for Schedule {
     fn default() -> Self {
-        Schedule {
-            threads: ThreadOrder::InOrder,
-            completion: Completion::Eager,
-            resident_blocks: 1,
-            seed: 0,
-        }
+        Schedule { threads: ThreadOrder::InOrder, completion: Completion::Eager, resident_blocks: 1, seed: 0 }
     }
 }
 

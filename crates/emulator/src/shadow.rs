@@ -129,11 +129,7 @@ impl std::fmt::Debug for Cell {
 impl Shadow {
     pub fn new(bytes: usize) -> Self {
         let granules = bytes.div_ceil(GRANULE);
-        Shadow {
-            cells: bytemuck::zeroed_vec(granules),
-            written: vec![0; granules],
-            generation: 1,
-        }
+        Shadow { cells: bytemuck::zeroed_vec(granules), written: vec![0; granules], generation: 1 }
     }
 
     /// Forgets all accesses: what follows is ordered after them.

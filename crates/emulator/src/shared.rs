@@ -48,6 +48,12 @@ pub(crate) enum SharedPlace {
     Ignored,
 }
 
+/// A place for `bytes` of dynamic shared memory, where `limit` is the most that a block may have.
+pub(crate) fn random_base(bytes: usize, limit: usize, random: &mut Random) -> usize {
+    let room = limit.saturating_sub(bytes) / BASE_ALIGNMENT;
+    BASE_ALIGNMENT * (1 + random.below(room + 1))
+}
+
 impl SharedMemory {
     pub fn new(statics: StaticStorage) -> Self {
         SharedMemory {
@@ -66,10 +72,9 @@ impl SharedMemory {
         (self.statics.start, self.statics.bytes) == (start, bytes)
     }
 
-    /// Poisons everything for a new block with `bytes` of dynamic shared memory. `limit` is the device's.
-    pub fn start_block(&mut self, bytes: usize, limit: usize, random: &mut Random) {
-        let room = limit.saturating_sub(bytes) / BASE_ALIGNMENT;
-        self.base = BASE_ALIGNMENT * (1 + random.below(room + 1));
+    /// Poisons everything for a new block with `bytes` of dynamic shared memory at `base`.
+    pub fn start_block(&mut self, bytes: usize, base: usize) {
+        self.base = base;
         self.bytes = bytes;
         self.arena.poison(self.base, bytes);
         self.dynamic.next_generation();
@@ -83,13 +88,19 @@ impl SharedMemory {
     /// Puts this block's declared variables in place.
     pub fn swap_in(&mut self) {
         // SAFETY: the storage is the running host thread's own, and no kernel code runs meanwhile.
-        unsafe { (self.statics.start as *mut u8).copy_from_nonoverlapping(self.saved.as_ptr(), self.saved.len()) }
+        unsafe {
+            (self.statics.start as *mut u8).copy_from_nonoverlapping(self.saved.as_ptr(), self.saved.len())
+        }
     }
 
     /// Keeps this block's declared variables for later.
     pub fn swap_out(&mut self) {
         // SAFETY: as in `swap_in`.
-        unsafe { self.saved.as_mut_ptr().copy_from_nonoverlapping(self.statics.start as *const u8, self.saved.len()) }
+        unsafe {
+            self.saved
+                .as_mut_ptr()
+                .copy_from_nonoverlapping(self.statics.start as *const u8, self.saved.len())
+        }
     }
 
     pub fn dynamic_pointer(&self) -> *mut u8 {
@@ -97,18 +108,53 @@ impl SharedMemory {
         unsafe { self.arena.pointer().add(self.base) }
     }
 
+    /// What is known of the memory at a place, and the offset in it; `None` for bookkeeping.
+    pub fn shadow(&mut self, place: SharedPlace) -> Option<(&mut Shadow, usize)> {
+        match place {
+            SharedPlace::Dynamic(offset) => Some((&mut self.dynamic, offset)),
+            SharedPlace::Declared(offset) => Some((&mut self.declared, offset)),
+            SharedPlace::Ignored => None,
+        }
+    }
+
+    /// The same, to look at only.
+    pub fn shadow_ref(&self, place: SharedPlace) -> Option<(&Shadow, usize)> {
+        match place {
+            SharedPlace::Dynamic(offset) => Some((&self.dynamic, offset)),
+            SharedPlace::Declared(offset) => Some((&self.declared, offset)),
+            SharedPlace::Ignored => None,
+        }
+    }
+
+    /// Whether an address is in dynamic shared memory, or near it.
+    pub fn is_dynamic(&self, address: usize) -> bool {
+        address.wrapping_sub(self.arena.start()) < WINDOW_BYTES
+    }
+
+    /// Offset in dynamic shared memory of an address of the shared window, if it holds so many bytes there.
+    pub fn dynamic_offset(&self, window: u32, bytes: usize) -> Option<usize> {
+        let offset = (window as usize).checked_sub(self.base)?;
+        (offset <= self.bytes && bytes <= self.bytes - offset).then_some(offset)
+    }
+
+    /// The part of dynamic shared memory that holds these bytes; as [`locate`](Self::locate).
+    pub fn locate_dynamic(&self, address: usize, bytes: usize) -> Option<Result<SharedPlace, String>> {
+        self.is_dynamic(address).then(|| {
+            let place = address.wrapping_sub(self.arena.start()).wrapping_sub(self.base);
+            if place < self.bytes && bytes <= self.bytes - place {
+                return Ok(SharedPlace::Dynamic(place));
+            }
+            let place = place as isize;
+            Err(format!("at byte {place} of {} bytes of dynamic shared memory", self.bytes))
+        })
+    }
+
     /// The part of shared memory that holds these bytes: `None` if they are not in shared memory at all, an error in
     /// words if they reach beyond what the block has.
     #[inline]
     pub fn locate(&self, address: usize, bytes: usize) -> Option<Result<SharedPlace, String>> {
-        let offset = address.wrapping_sub(self.arena.start());
-        if offset < WINDOW_BYTES {
-            let place = offset.wrapping_sub(self.base);
-            if place < self.bytes && bytes <= self.bytes - place {
-                return Some(Ok(SharedPlace::Dynamic(place)));
-            }
-            let place = place as isize;
-            return Some(Err(format!("at byte {place} of {} bytes of dynamic shared memory", self.bytes)));
+        if let Some(place) = self.locate_dynamic(address, bytes) {
+            return Some(place);
         }
         let offset = address.wrapping_sub(self.statics.start);
         (offset < self.statics.bytes).then(|| self.locate_declared(offset, bytes))

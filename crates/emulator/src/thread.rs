@@ -110,11 +110,7 @@ impl Fiber {
     ///
     /// # Safety
     /// Launch, block and arguments must outlive the fiber, and `entry` must be the entry of a kernel that takes them.
-    pub unsafe fn new(
-        stack: AlignedStack,
-        context: Thread,
-        entry: unsafe extern "C" fn(*const u8),
-    ) -> Self {
+    pub unsafe fn new(stack: AlignedStack, context: Thread, entry: unsafe extern "C" fn(*const u8)) -> Self {
         let thread = stack.context();
         let arguments = context.arguments;
         // SAFETY: the context's page is writable, aligned, and used by nobody else.

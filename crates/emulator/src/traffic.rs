@@ -1,5 +1,6 @@
 //! What a launch moved and computed.
 
+use crate::shadow::Fresh;
 use std::collections::BTreeMap;
 
 /// Bytes moved between kernels and one buffer.
@@ -17,6 +18,21 @@ pub struct Traffic {
     pub reads: u64,
     /// Write accesses of a thread.
     pub writes: u64,
+}
+
+impl Traffic {
+    /// Counts one access.
+    pub(crate) fn add(&mut self, write: bool, bytes: u64, fresh: Fresh) {
+        if write {
+            self.writes += 1;
+            self.bytes_written += bytes;
+            self.unique_bytes_written += fresh.written;
+        } else {
+            self.reads += 1;
+            self.bytes_read += bytes;
+            self.unique_bytes_read += fresh.read;
+        }
+    }
 }
 
 impl std::ops::AddAssign for Traffic {

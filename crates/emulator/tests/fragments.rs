@@ -9,7 +9,9 @@ use support::{arguments, device, download, launch, schedules, upload};
 
 /// Small integers, so that every order of summation gives the same bits.
 fn integers<T: Element>(count: usize, seed: u32) -> Vec<T> {
-    (0..count as u32).map(|i| T::from_f32(((i * 7 + seed) * 2654435761 >> 16) as i32 as f32 % 9.0 - 4.0)).collect()
+    (0..count as u32)
+        .map(|i| T::from_f32(((i * 7 + seed) * 2654435761 >> 16) as i32 as f32 % 9.0 - 4.0))
+        .collect()
 }
 
 fn multiplies<T: Element>(kernel: &str, k: usize) {
@@ -28,7 +30,9 @@ fn multiplies<T: Element>(kernel: &str, k: usize) {
         emulator.clear_records();
         let addresses =
             [upload(&mut emulator, "a", &a), upload(&mut emulator, "b", &b), upload(&mut emulator, "c", &c)];
-        emulator.run(&launch(kernel, 1, 32, 0, arguments(&addresses, &[]))).unwrap_or_else(|error| panic!("{error}"));
+        emulator
+            .run(&launch(kernel, 1, 32, 0, arguments(&addresses, &[])))
+            .unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(download::<f32>(&mut emulator, addresses[2], 128), expected, "{schedule}");
         assert_eq!(emulator.records()[0].tensor_core_operations, 2 * 16 * 8 * k as u64);
     }

@@ -1,25 +1,53 @@
 //! Weight updates, deltas and fingerprints.
 
 use super::{Engine, RawCodes};
+use crate::cuda::arguments::weights::{Counters, EscapeEntry, MeasuredPart};
 use crate::cuda::executor::Executor;
+use crate::cuda::plan::weights::{self as plan, UpdateMemory};
+use crate::cuda::step::{Step, Zero};
+use crate::fingerprint::{self, Fingerprint};
 use crate::memory::Raw;
 use crate::ops::{Delta, MergeReport, WeightUpdate};
-use crate::{Error, Result};
+use crate::restore::{DeltaOrder, Escape, Recorded, RestoreMethod, RestoreRecord};
+use crate::{Adapter, Error, MatrixRef, Result};
 
 impl<E: Executor> Engine<E> {
-    /// Merges, unmerges or switches on raw device memory. A record that is given must have room for its codes.
+    /// Merges, unmerges or switches on raw device memory. A record that is given must have room for its codes:
+    /// [`RestoreRecord::code_bytes`].
+    ///
+    /// A record or a report is finished on the host, so asking for either waits for the stream. Recording with
+    /// [`RestoreMethod::Codes`] reads W twice: a first launch finds the weights that need an escape entry.
     ///
     /// # Safety
     /// Every view and the record's codes must name live memory of the executor's device, and must not overlap.
     ///
     /// # Errors
-    /// An argument does not fit, or the executor failed.
+    /// An argument or the record does not fit, more weights need an escape entry than there is room for
+    /// ([`Error::TooManyEscapes`]), or the executor failed. Only in the last case may anything have been written.
     pub unsafe fn update_weights(
         &mut self,
-        op: WeightUpdate<'_, Raw, RawCodes>,
+        mut op: WeightUpdate<'_, Raw, RawCodes>,
     ) -> Result<Option<MergeReport>> {
         op.check()?;
-        Err(Error::Unsupported("update_weights".into()))
+        let mut record = op.record.take();
+        if op.remove.is_none() && op.add.is_none() {
+            // Nothing to restore or to record either.
+            record = None;
+            if !op.report {
+                return Ok(None);
+            }
+        }
+        match record {
+            None => {
+                let memory = match op.report {
+                    true => self.update_memory(&op, None, 0)?,
+                    false => UpdateMemory::default(),
+                };
+                self.executor.run(&plan::update(&op, None, &memory, false)?)?;
+                self.report(&op, &memory)
+            }
+            Some(record) => self.update_with_record(&op, record),
+        }
     }
 
     /// Writes s·A·B to raw device memory.
@@ -31,6 +59,126 @@ impl<E: Executor> Engine<E> {
     /// An argument does not fit, or the executor failed.
     pub unsafe fn delta(&mut self, op: Delta<'_, Raw>) -> Result<()> {
         op.check()?;
-        Err(Error::Unsupported("delta".into()))
+        self.executor.run(&plan::delta(&op)?)
+    }
+
+    fn update_with_record(
+        &mut self,
+        op: &WeightUpdate<'_, Raw, RawCodes>,
+        record: &mut RestoreRecord<RawCodes>,
+    ) -> Result<Option<MergeReport>> {
+        let (method, codes, w) = (record.method(), record.codes, op.w.as_ref());
+        record.check_code_bytes(
+            codes.bytes,
+            RestoreRecord::<RawCodes>::code_bytes(method, w.shape(), w.dtype()),
+        )?;
+        let memory = self.update_memory(op, Some(method), record.escapes.len())?;
+        if let Some(adapter) = &op.remove {
+            let [adapter, weight] = self.fingerprints(adapter, w, &memory)?;
+            record.check_fingerprints(adapter, weight)?;
+            if !record.escapes.is_empty() {
+                let entries: Vec<EscapeEntry> = record.escapes.iter().map(EscapeEntry::from).collect();
+                self.executor.write(memory.old_escapes, bytemuck::cast_slice(&entries))?;
+            }
+        }
+
+        let with_record = Some((method, codes));
+        let mut escapes = Vec::new();
+        let records_escapes = op.add.is_some() && method == RestoreMethod::Codes;
+        let unchecked = op.remove.is_some() && method == RestoreMethod::Codes && !record.is_complete();
+        if records_escapes || unchecked {
+            self.zero(memory.counters, size_of::<Counters>())?;
+            self.executor.run(&plan::update(op, with_record, &memory, true)?)?;
+            let mut counters = Counters::default();
+            self.executor.read(memory.counters, bytemuck::bytes_of_mut(&mut counters))?;
+            record.check_missing_escapes(counters.missing_escapes)?;
+            escapes = self.new_escapes(&memory, counters.new_escapes)?;
+        }
+        self.executor.run(&plan::update(op, with_record, &memory, false)?)?;
+        let report = self.report(op, &memory)?;
+        match &op.add {
+            None => record.forget(),
+            Some(adapter) => {
+                let [adapter, weight] = self.fingerprints(adapter, w, &memory)?;
+                let order = DeltaOrder::AscendingFma;
+                record
+                    .renew(Recorded { shape: w.shape(), dtype: w.dtype(), order, adapter, weight }, escapes);
+            }
+        }
+        Ok(report)
+    }
+
+    fn update_memory(
+        &mut self,
+        op: &WeightUpdate<'_, Raw, RawCodes>,
+        method: Option<RestoreMethod>,
+        old_escapes: usize,
+    ) -> Result<UpdateMemory> {
+        let (_, bytes) = plan::update_memory(op, method, old_escapes, 0)?;
+        let base = self.executor.workspace(bytes)?;
+        Ok(plan::update_memory(op, method, old_escapes, base)?.0)
+    }
+
+    /// Fingerprints of an adapter and of a weight; waits for the stream.
+    fn fingerprints(
+        &mut self,
+        adapter: &Adapter<'_, Raw>,
+        w: MatrixRef<'_, Raw>,
+        memory: &UpdateMemory,
+    ) -> Result<[Fingerprint; 2]> {
+        let mut sums = [0u64; 3];
+        self.zero(memory.fingerprints, size_of_val(&sums))?;
+        let address = |n: u64| memory.fingerprints + n * size_of::<u64>() as u64;
+        self.executor.run(&plan::value_fingerprint(adapter.a, address(0)))?;
+        self.executor.run(&plan::value_fingerprint(adapter.b, address(1)))?;
+        self.executor.run(&plan::weight_fingerprint(w, address(2)))?;
+        self.executor.read(memory.fingerprints, bytemuck::bytes_of_mut(&mut sums))?;
+        let [a, b, weight] = sums;
+        Ok([fingerprint::adapter(a, b, adapter.scale), Fingerprint(weight)])
+    }
+
+    /// What a dry run collected; waits for the stream.
+    fn new_escapes(&mut self, memory: &UpdateMemory, needed: u64) -> Result<Vec<Escape>> {
+        let capacity = memory.new_escape_capacity as u64;
+        if needed > capacity {
+            return Err(Error::TooManyEscapes { needed, capacity });
+        }
+        let mut entries = vec![EscapeEntry::default(); needed as usize];
+        if needed > 0 {
+            self.executor.read(memory.new_escapes, bytemuck::cast_slice_mut(&mut entries))?;
+        }
+        Ok(entries.iter().map(Escape::from).collect())
+    }
+
+    /// Adds up what the blocks measured, in their order; waits for the stream.
+    fn report(
+        &mut self,
+        op: &WeightUpdate<'_, Raw, RawCodes>,
+        memory: &UpdateMemory,
+    ) -> Result<Option<MergeReport>> {
+        if !op.report {
+            return Ok(None);
+        }
+        let mut parts = vec![MeasuredPart::default(); plan::blocks(op.w.layout())? as usize];
+        self.executor.read(memory.parts, bytemuck::cast_slice_mut(&mut parts))?;
+        let shape = op.w.shape();
+        let mut report =
+            MergeReport { elements: shape.rows as u64 * shape.cols as u64, ..MergeReport::default() };
+        let (mut squares, mut measured) = (0.0, 0);
+        for part in &parts {
+            report.unchanged += part.unchanged;
+            report.non_finite += part.non_finite;
+            report.max_error = report.max_error.max(part.max_error);
+            squares += part.squares;
+            measured += part.measured;
+        }
+        if measured > 0 {
+            report.rms_error = (squares / measured as f64).sqrt();
+        }
+        Ok(Some(report))
+    }
+
+    fn zero(&mut self, address: u64, bytes: usize) -> Result<()> {
+        self.executor.run(&Step::Zero(Zero { address, bytes: bytes as u64 }))
     }
 }

@@ -2,6 +2,8 @@
 
 pub mod backward;
 pub mod forward;
+#[cfg(test)]
+mod product_tests;
 mod products;
 pub mod weights;
 mod workspace;

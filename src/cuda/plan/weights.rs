@@ -1,1 +1,276 @@
 //! Steps of weight updates, deltas and fingerprints.
+
+use super::workspace::Workspace;
+use crate::cuda::arguments::products::{View, dtype_code};
+use crate::cuda::arguments::weights::{
+    Counters, DeltaArguments, DeltaTerm, EscapeEntry, FingerprintArguments, KEEP_BACKUP, KEEP_CODES,
+    KEEP_NOTHING, MeasuredPart, WeightUpdateArguments, stored_view,
+};
+use crate::cuda::engine::RawCodes;
+use crate::cuda::step::{Launch, Step};
+use crate::fingerprint::sample_step;
+use crate::memory::Raw;
+use crate::ops::{Delta, WeightUpdate};
+use crate::restore::RestoreMethod;
+use crate::{Error, Layout, MatrixRef, Result, Rounding, Shape};
+
+/// Rows of W, as stored, that one block of the update kernels works on.
+const TILE_ROWS: usize = 64;
+/// Columns of W, as stored, that one block of the update kernels works on.
+const TILE_COLUMNS: usize = 128;
+/// Columns that a thread reads as vectors.
+const THREAD_COLUMNS: usize = 8;
+/// Rows of a thread.
+const THREAD_ROWS: usize = 4;
+const THREADS: u32 = 256;
+/// Blocks of a fingerprint: enough to fill a card.
+const MOST_FINGERPRINT_BLOCKS: usize = 512;
+
+/// Scratch memory of an update.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UpdateMemory {
+    /// Three `u64`: fingerprints of A, B and W.
+    pub fingerprints: u64,
+    /// [`Counters`].
+    pub counters: u64,
+    /// A [`MeasuredPart`] for each block, or 0.
+    pub parts: u64,
+    /// [`EscapeEntry`]s to restore from, sorted by index.
+    pub old_escapes: u64,
+    /// How many.
+    pub old_escape_count: usize,
+    /// Room for new [`EscapeEntry`]s.
+    pub new_escapes: u64,
+    /// For how many.
+    pub new_escape_capacity: usize,
+}
+
+/// New escape entries that a weight of this shape has room for on the device: more than 1.5% of its weights.
+pub fn escape_capacity(shape: Shape) -> usize {
+    shape.rows * shape.cols / 64 + 1024
+}
+
+/// Lays out the scratch memory of an update from `base`, and says how many bytes it takes.
+///
+/// # Errors
+/// The weight is too large for one launch.
+pub fn update_memory(
+    op: &WeightUpdate<'_, Raw, RawCodes>,
+    method: Option<RestoreMethod>,
+    old_escape_count: usize,
+    base: u64,
+) -> Result<(UpdateMemory, usize)> {
+    let blocks = blocks(op.w.layout())? as usize;
+    let mut workspace = Workspace::new(base);
+    let mut memory = UpdateMemory {
+        fingerprints: workspace.take(3 * size_of::<u64>()),
+        counters: workspace.take(size_of::<Counters>()),
+        old_escape_count,
+        ..UpdateMemory::default()
+    };
+    if op.report {
+        memory.parts = workspace.take(blocks * size_of::<MeasuredPart>());
+    }
+    memory.old_escapes = workspace.take(old_escape_count * size_of::<EscapeEntry>());
+    if op.add.is_some() && method == Some(RestoreMethod::Codes) {
+        memory.new_escape_capacity = escape_capacity(op.w.shape());
+        memory.new_escapes = workspace.take(memory.new_escape_capacity * size_of::<EscapeEntry>());
+    }
+    Ok((memory, workspace.bytes()))
+}
+
+/// The launch that updates the weight, or, as a dry run, only counts and collects what needs an escape entry.
+///
+/// # Errors
+/// The weight is too large for one launch.
+pub fn update(
+    op: &WeightUpdate<'_, Raw, RawCodes>,
+    record: Option<(RestoreMethod, RawCodes)>,
+    memory: &UpdateMemory,
+    dry_run: bool,
+) -> Result<Step> {
+    let (layout, dtype) = (op.w.layout(), op.w.dtype());
+    let transposed = layout.is_transposed();
+    let w = stored_view(op.w.as_ref().buffer().address, layout);
+    let term = |adapter| DeltaTerm::new(adapter, transposed);
+    let run = if transposed { THREAD_ROWS } else { THREAD_COLUMNS };
+    let kept = record.map_or(0, |(_, codes)| codes.address);
+    let arguments = WeightUpdateArguments {
+        w,
+        remove: op.remove.as_ref().map_or_else(DeltaTerm::default, term),
+        add: op.add.as_ref().map_or_else(DeltaTerm::default, term),
+        kept,
+        old_escapes: memory.old_escapes,
+        old_escape_count: memory.old_escape_count as u64,
+        new_escapes: memory.new_escapes,
+        new_escape_capacity: memory.new_escape_capacity as u64,
+        counters: memory.counters,
+        parts: if dry_run { 0 } else { memory.parts },
+        seed: match op.rounding {
+            Rounding::Nearest => 0,
+            Rounding::Stochastic { seed } => seed,
+        },
+        transposed: transposed.into(),
+        vector_rows: w.has_vector_rows(dtype).into(),
+        vector_kept: (kept.is_multiple_of(16) && layout.cols().is_multiple_of(run)).into(),
+        stochastic: matches!(op.rounding, Rounding::Stochastic { .. }).into(),
+        keep: match record {
+            None => KEEP_NOTHING,
+            Some((RestoreMethod::Codes, _)) => KEEP_CODES,
+            Some((RestoreMethod::Backup, _)) => KEEP_BACKUP,
+        },
+        dry_run: dry_run.into(),
+    };
+    let observed = if record.is_some() || op.report { "_observed" } else { "" };
+    Ok(launch(format!("weight_update{observed}_{dtype}"), blocks(layout)?, &arguments))
+}
+
+/// The launch that writes Δ.
+///
+/// # Errors
+/// Δ is too large for one launch.
+pub fn delta(op: &Delta<'_, Raw>) -> Result<Step> {
+    let (layout, dtype) = (op.delta.layout(), op.delta.dtype());
+    let target = stored_view(op.delta.as_ref().buffer().address, layout);
+    let arguments = DeltaArguments {
+        target,
+        term: DeltaTerm::new(&op.adapter, layout.is_transposed()),
+        vector_rows: target.has_vector_rows(dtype).into(),
+        padding: 0,
+    };
+    Ok(launch(format!("delta_{dtype}"), blocks(layout)?, &arguments))
+}
+
+/// The launch that adds the fingerprint of the values of A or B to the `u64` at `sum`.
+pub fn value_fingerprint(matrix: MatrixRef<'_, Raw>, sum: u64) -> Step {
+    fingerprint(matrix, 1, sum, false)
+}
+
+/// The launch that adds the fingerprint of a sample of a weight's bits to the `u64` at `sum`.
+pub fn weight_fingerprint(matrix: MatrixRef<'_, Raw>, sum: u64) -> Step {
+    fingerprint(matrix, sample_step(matrix.shape()), sum, true)
+}
+
+fn fingerprint(matrix: MatrixRef<'_, Raw>, step: u64, sum: u64, stored_bits: bool) -> Step {
+    let samples = (matrix.rows() * matrix.cols()).div_ceil(step as usize);
+    let blocks = samples.div_ceil(THREADS as usize).min(MOST_FINGERPRINT_BLOCKS);
+    let arguments = FingerprintArguments {
+        matrix: View::from(matrix),
+        step,
+        samples: samples as u64,
+        sum,
+        dtype: dtype_code(matrix.dtype()),
+        stored_bits: stored_bits.into(),
+    };
+    launch("fingerprint".into(), blocks as u32, &arguments)
+}
+
+/// Blocks of the update kernels for a weight of this layout: one for each tile.
+///
+/// # Errors
+/// There are more than a grid can have.
+pub fn blocks(layout: Layout) -> Result<u32> {
+    let stored = if layout.is_transposed() { layout.t() } else { layout };
+    let blocks = stored.rows().div_ceil(TILE_ROWS) * stored.cols().div_ceil(TILE_COLUMNS);
+    u32::try_from(blocks).ok().filter(|blocks| *blocks <= i32::MAX as u32).ok_or_else(|| {
+        Error::Unsupported(format!("a weight of shape {}: more tiles than a grid has blocks", layout.shape()))
+    })
+}
+
+fn launch(kernel: String, blocks: u32, arguments: &impl bytemuck::NoUninit) -> Step {
+    Step::Launch(Launch {
+        kernel,
+        grid: [blocks, 1, 1],
+        block: [THREADS, 1, 1],
+        shared_bytes: 0,
+        arguments: bytemuck::bytes_of(arguments).to_vec(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::RawBuffer;
+    use crate::{Adapter, DType, MatrixMut};
+
+    fn buffer(address: u64, dtype: DType) -> RawBuffer {
+        RawBuffer { address, len: 1 << 20, dtype }
+    }
+
+    fn matrix(address: u64, layout: Layout) -> MatrixRef<'static, Raw> {
+        MatrixRef::from_buffer(buffer(address, DType::Bf16), layout).expect("it fits")
+    }
+
+    fn merge(w: Layout, address: u64) -> WeightUpdate<'static, Raw, RawCodes> {
+        let adapter = Adapter {
+            a: matrix(4096, Layout::packed(w.rows(), 4)),
+            b: matrix(8192, Layout::packed(4, w.cols())),
+            scale: 2.0,
+        };
+        WeightUpdate {
+            w: MatrixMut::from_buffer(buffer(address, DType::Bf16), w).expect("it fits"),
+            remove: None,
+            add: Some(adapter),
+            rounding: Rounding::Nearest,
+            record: None,
+            report: false,
+        }
+    }
+
+    fn launched(step: Step) -> (Launch, WeightUpdateArguments) {
+        let Step::Launch(launch) = step else { unreachable!("updates are launches") };
+        let arguments = bytemuck::pod_read_unaligned(&launch.arguments);
+        (launch, arguments)
+    }
+
+    #[test]
+    fn a_transposed_weight_swaps_the_factors() {
+        let op = merge(Layout::packed(300, 70).t(), 0x1000);
+        let (launch, arguments) =
+            launched(update(&op, None, &UpdateMemory::default(), false).expect("small"));
+        assert_eq!((launch.kernel.as_str(), launch.grid), ("weight_update_bf16", [5, 1, 1]));
+        assert_eq!((arguments.w.rows, arguments.w.columns, arguments.transposed), (300, 70, 1));
+        assert_eq!(
+            (arguments.add.left.address, arguments.add.left.rows, arguments.add.left.columns),
+            (8192, 300, 4)
+        );
+        assert_eq!((arguments.add.right.address, arguments.add.right.columns), (4096, 70));
+        assert_eq!(arguments.remove, DeltaTerm::default());
+    }
+
+    #[test]
+    fn vectors_are_used_where_rows_are_aligned() {
+        let vectors = |layout, address| {
+            let op = merge(layout, address);
+            launched(update(&op, None, &UpdateMemory::default(), false).expect("small")).1.vector_rows
+        };
+        assert_eq!(vectors(Layout::packed(10, 64), 0x1000), 1);
+        assert_eq!(vectors(Layout::packed(10, 64), 0x1002), 0);
+        assert_eq!(vectors(Layout::packed(10, 65), 0x1000), 0);
+    }
+
+    #[test]
+    fn a_record_or_a_report_takes_the_observed_kernel() {
+        let mut op = merge(Layout::packed(10, 64), 0x1000);
+        let codes = RawCodes { address: 0x9000, bytes: 640 };
+        let record = Some((RestoreMethod::Codes, codes));
+        let (memory, bytes) = update_memory(&op, Some(RestoreMethod::Codes), 3, 0x10000).expect("small");
+        assert_eq!((memory.parts, memory.new_escape_capacity), (0, 640 / 64 + 1024));
+        assert!(bytes >= 1034 * 16 + 3 * 16);
+        let (launch, arguments) = launched(update(&op, record, &memory, true).expect("small"));
+        assert_eq!(launch.kernel, "weight_update_observed_bf16");
+        assert_eq!((arguments.keep, arguments.dry_run, arguments.vector_kept), (KEEP_CODES, 1, 1));
+        op.report = true;
+        let (memory, _) = update_memory(&op, None, 0, 0x10000).expect("small");
+        assert_ne!(memory.parts, 0);
+        let (launch, arguments) = launched(update(&op, None, &memory, false).expect("small"));
+        assert_eq!((launch.kernel.as_str(), arguments.keep), ("weight_update_observed_bf16", KEEP_NOTHING));
+    }
+
+    #[test]
+    fn a_weight_with_too_many_tiles_is_refused() {
+        let layout = Layout::strided(1 << 38, 128, 128).expect("valid");
+        let error = blocks(layout).expect_err("2^32 tiles");
+        assert!(error.to_string().contains("[274877906944, 128]"), "{error}");
+    }
+}

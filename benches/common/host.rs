@@ -1,0 +1,41 @@
+//! Random inputs in host memory.
+
+use super::grid::Problem;
+use lora_kernels::{Element, philox4x32_10};
+
+/// The matrices of one layer, rows stored one after the other: W is [k, n], A [k, r], B [r, n].
+pub struct Inputs<T> {
+    pub x: Vec<T>,
+    pub w: Vec<T>,
+    pub a: Vec<T>,
+    pub b: Vec<T>,
+    pub dy: Vec<T>,
+}
+
+/// The adapter's factor.
+pub const SCALE: f32 = 2.0;
+
+impl<T: Element> Inputs<T> {
+    pub fn new(problem: Problem) -> Self {
+        let Problem { m, k, n, r } = problem;
+        Inputs {
+            x: uniform(m * k, 1),
+            w: uniform(k * n, 2),
+            a: uniform(k * r, 3),
+            b: uniform(r * n, 4),
+            dy: uniform(m * n, 5),
+        }
+    }
+}
+
+/// Uniform in (-1, 1).
+fn uniform<T: Element>(len: usize, seed: u32) -> Vec<T> {
+    let mut values = Vec::with_capacity(len + 3);
+    for block in 0..len.div_ceil(4) {
+        for word in philox4x32_10([block as u32, (block >> 32) as u32, 0, 0], [seed, 0]) {
+            values.push(T::from_f32((word >> 8) as f32 / (1 << 23) as f32 - 1.0));
+        }
+    }
+    values.truncate(len);
+    values
+}

@@ -1,0 +1,306 @@
+// W ← round(W − s₁·A₁·B₁ + s₂·A₂·B₂) in place: W is read once and written once.
+//
+// The observed kernels also restore from a record, write one, and measure. Recording takes two launches: a dry run
+// counts and collects the escapes, so that the host can refuse before anything is written.
+#include "delta_tile.cuh"
+#include "element_run.cuh"
+#include "philox.cuh"
+#include "weight_format.cuh"
+#include "weight_record.cuh"
+
+typedef uint32_t BitsTile[THREAD_ROWS][THREAD_COLUMNS];
+typedef float SumTile[THREAD_ROWS][THREAD_COLUMNS];
+
+// This thread's part of the weight.
+template <class Weight>
+struct Part {
+    const WeightUpdateArguments& arguments;
+    int64_t row;
+    int64_t column;
+
+    using Bits = typename Weight::Bits;
+
+    __device__ __forceinline__ int64_t rows() const { return arguments.w.rows - row; }
+    __device__ __forceinline__ int64_t columns() const { return arguments.w.columns - column; }
+    __device__ __forceinline__ bool holds(int r, int c) const { return r < rows() && c < columns(); }
+    // Position in W [in, out].
+    __device__ __forceinline__ uint64_t index(int r, int c) const {
+        return arguments.transposed ? (column + c) * arguments.w.rows + row + r
+                                    : (row + r) * arguments.w.columns + column + c;
+    }
+    __device__ __forceinline__ Bits* weights(int r) const {
+        return reinterpret_cast<Bits*>(arguments.w.address) + (row + r) * arguments.w.row_stride + column;
+    }
+
+    __device__ __forceinline__ void load(BitsTile& tile) const {
+#pragma unroll
+        for (int r = 0; r < THREAD_ROWS; ++r) load_run(weights(r), r < rows() ? columns() : 0, arguments.vector_rows, tile[r]);
+    }
+    __device__ __forceinline__ void store(const BitsTile& tile) const {
+#pragma unroll
+        for (int r = 0; r < THREAD_ROWS; ++r) store_run(weights(r), r < rows() ? columns() : 0, arguments.vector_rows, tile[r]);
+    }
+
+    // Codes or old weights. Neighbours in W [in, out] are neighbours in a column of the tile where W is transposed.
+    template <class Element>
+    __device__ __forceinline__ void load_kept(BitsTile& tile) const {
+        const Element* kept = reinterpret_cast<const Element*>(arguments.kept);
+        if (arguments.transposed) {
+#pragma unroll
+            for (int c = 0; c < THREAD_COLUMNS; ++c) {
+                uint32_t run[THREAD_ROWS];
+                load_run(kept + index(0, c), c < columns() ? rows() : 0, arguments.vector_kept, run);
+#pragma unroll
+                for (int r = 0; r < THREAD_ROWS; ++r) tile[r][c] = run[r];
+            }
+        } else {
+#pragma unroll
+            for (int r = 0; r < THREAD_ROWS; ++r) {
+                load_run(kept + index(r, 0), r < rows() ? columns() : 0, arguments.vector_kept, tile[r]);
+            }
+        }
+    }
+    template <class Element>
+    __device__ __forceinline__ void store_kept(const BitsTile& tile) const {
+        Element* kept = reinterpret_cast<Element*>(arguments.kept);
+        if (arguments.transposed) {
+#pragma unroll
+            for (int c = 0; c < THREAD_COLUMNS; ++c) {
+                uint32_t run[THREAD_ROWS];
+#pragma unroll
+                for (int r = 0; r < THREAD_ROWS; ++r) run[r] = tile[r][c];
+                store_run(kept + index(0, c), c < columns() ? rows() : 0, arguments.vector_kept, run);
+            }
+        } else {
+#pragma unroll
+            for (int r = 0; r < THREAD_ROWS; ++r) {
+                store_run(kept + index(r, 0), r < rows() ? columns() : 0, arguments.vector_kept, tile[r]);
+            }
+        }
+    }
+};
+
+// Four draws of stochastic rounding: of weights (i, j) to (i, j + 3), j a multiple of 4.
+__device__ __forceinline__ PhiloxWords rounding_draws(uint64_t seed, uint64_t i, uint64_t j) {
+    const PhiloxWords counter = {{static_cast<uint32_t>(j / 4), static_cast<uint32_t>(i), static_cast<uint32_t>(i >> 32), 0x4C6F5241u}};
+    return philox4x32_10(counter, static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
+}
+
+// A weight that is NaN stays as it is; `old(r, c)` gives a weight's bits and is asked only where the sum is NaN.
+template <class Weight, class Old>
+__device__ __forceinline__ void round_tile(const Part<Weight>& part, Old old, const SumTile& value, BitsTile& rounded) {
+    static_assert(THREAD_ROWS == 4 && THREAD_COLUMNS % 4 == 0, "draws come by four");
+    const WeightUpdateArguments& arguments = part.arguments;
+    if (!arguments.stochastic) {
+#pragma unroll
+        for (int r = 0; r < THREAD_ROWS; ++r) {
+#pragma unroll
+            for (int c = 0; c < THREAD_COLUMNS; ++c) rounded[r][c] = Weight::nearest(value[r][c]);
+        }
+    } else if (arguments.transposed) {
+#pragma unroll
+        for (int c = 0; c < THREAD_COLUMNS; ++c) {
+            const PhiloxWords draws = rounding_draws(arguments.seed, part.column + c, part.row);
+#pragma unroll
+            for (int r = 0; r < THREAD_ROWS; ++r) rounded[r][c] = Weight::stochastic(value[r][c], draws.word[r]);
+        }
+    } else {
+#pragma unroll
+        for (int r = 0; r < THREAD_ROWS; ++r) {
+#pragma unroll
+            for (int c = 0; c < THREAD_COLUMNS; ++c) {
+                if (c % 4 != 0) continue;
+                const PhiloxWords draws = rounding_draws(arguments.seed, part.row + r, part.column + c);
+#pragma unroll
+                for (int n = 0; n < 4; ++n) rounded[r][c + n] = Weight::stochastic(value[r][c + n], draws.word[n]);
+            }
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < THREAD_ROWS; ++r) {
+#pragma unroll
+        for (int c = 0; c < THREAD_COLUMNS; ++c) {
+            if (value[r][c] == value[r][c] || !part.holds(r, c)) continue;
+            const uint32_t bits = old(r, c);
+            if (weight_is_nan<Weight>(bits)) rounded[r][c] = bits;
+        }
+    }
+}
+
+__device__ __forceinline__ void add_term(float scale, const SumTile& sum, SumTile& value) {
+#pragma unroll
+    for (int r = 0; r < THREAD_ROWS; ++r) {
+#pragma unroll
+        for (int c = 0; c < THREAD_COLUMNS; ++c) value[r][c] = __fmaf_rn(scale, sum[r][c], value[r][c]);
+    }
+}
+
+template <class Weight>
+__device__ __forceinline__ void decode_tile(const BitsTile& bits, SumTile& value) {
+#pragma unroll
+    for (int r = 0; r < THREAD_ROWS; ++r) {
+#pragma unroll
+        for (int c = 0; c < THREAD_COLUMNS; ++c) value[r][c] = Weight::decode(bits[r][c]);
+    }
+}
+
+template <class Weight>
+__device__ __forceinline__ void update(const WeightUpdateArguments& arguments) {
+    __shared__ FactorStage stage;
+    const ThreadPlace place = thread_place(arguments.w.columns);
+    const Part<Weight> part{arguments, place.tile_row + place.row, place.tile_column + place.column};
+    BitsTile bits;
+    part.load(bits);
+    SumTile value;
+    decode_tile<Weight>(bits, value);
+    if (arguments.remove.left.columns > 0) {
+        SumTile sum = {};
+        delta_tile(arguments.remove, place, stage, sum);
+        add_term(-arguments.remove.scale, sum, value);
+    }
+    if (arguments.add.left.columns > 0) {
+        SumTile sum = {};
+        delta_tile(arguments.add, place, stage, sum);
+        add_term(arguments.add.scale, sum, value);
+    }
+    // Holding the old bits until here would cost the registers of a second block.
+    round_tile(part, [&](int r, int c) -> uint32_t { return part.weights(r)[c]; }, value, bits);
+    part.store(bits);
+}
+
+// The weights from before the merge that is being taken out.
+template <class Weight>
+__device__ __forceinline__ void restore_tile(const Part<Weight>& part, const BitsTile& current, const SumTile& removed, BitsTile& old) {
+    const WeightUpdateArguments& arguments = part.arguments;
+    if (arguments.keep == KEEP_BACKUP) {
+        part.template load_kept<typename Weight::Bits>(old);
+        return;
+    }
+    part.template load_kept<uint8_t>(old);
+#pragma unroll
+    for (int r = 0; r < THREAD_ROWS; ++r) {
+#pragma unroll
+        for (int c = 0; c < THREAD_COLUMNS; ++c) {
+            const int code = static_cast<int8_t>(old[r][c]);
+            old[r][c] = weight_from_code<Weight>(current[r][c], arguments.remove.scale, removed[r][c], code);
+            if (code == ESCAPE_CODE && part.holds(r, c)) {
+                old[r][c] = find_escape(arguments, part.index(r, c), old[r][c]);
+            }
+        }
+    }
+}
+
+template <class Weight>
+__device__ __forceinline__ void record_tile(const Part<Weight>& part, const BitsTile& old, const BitsTile& merged, const SumTile& added) {
+    const WeightUpdateArguments& arguments = part.arguments;
+    if (arguments.keep == KEEP_BACKUP) {
+        if (!arguments.dry_run) part.template store_kept<typename Weight::Bits>(old);
+        return;
+    }
+    BitsTile codes;
+#pragma unroll
+    for (int r = 0; r < THREAD_ROWS; ++r) {
+#pragma unroll
+        for (int c = 0; c < THREAD_COLUMNS; ++c) {
+            const int code = code_of_weight<Weight>(old[r][c], merged[r][c], arguments.add.scale, added[r][c]);
+            codes[r][c] = static_cast<uint8_t>(code);
+            if (arguments.dry_run && code == ESCAPE_CODE && part.holds(r, c)) {
+                append_escape(arguments, part.index(r, c), old[r][c]);
+            }
+        }
+    }
+    if (!arguments.dry_run) part.template store_kept<uint8_t>(codes);
+}
+
+// Adds up over the block in a fixed order.
+__device__ __forceinline__ void reduce_parts(const MeasuredPart& own, MeasuredPart* parts, MeasuredPart* target) {
+    parts[threadIdx.x] = own;
+    for (int half = WEIGHT_THREADS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (static_cast<int>(threadIdx.x) < half) {
+            MeasuredPart& sum = parts[threadIdx.x];
+            const MeasuredPart& other = parts[threadIdx.x + half];
+            sum.max_error = fmax(sum.max_error, other.max_error);
+            sum.squares = __dadd_rn(sum.squares, other.squares);
+            sum.measured += other.measured;
+            sum.unchanged += other.unchanged;
+            sum.non_finite += other.non_finite;
+        }
+    }
+    if (threadIdx.x == 0) *target = parts[0];
+}
+
+template <class Weight>
+__device__ __forceinline__ void update_observed(const WeightUpdateArguments& arguments) {
+    __shared__ FactorStage stage;
+    __shared__ MeasuredPart parts[WEIGHT_THREADS];
+    const ThreadPlace place = thread_place(arguments.w.columns);
+    const Part<Weight> part{arguments, place.tile_row + place.row, place.tile_column + place.column};
+    BitsTile current;
+    part.load(current);
+    SumTile removed = {}, added = {};
+    delta_tile(arguments.remove, place, stage, removed);
+    delta_tile(arguments.add, place, stage, added);
+    const bool removes = arguments.remove.left.columns > 0, adds = arguments.add.left.columns > 0;
+    const bool restores = removes && arguments.keep != KEEP_NOTHING;
+
+    // What the terms that are left apply to.
+    BitsTile base;
+#pragma unroll
+    for (int r = 0; r < THREAD_ROWS; ++r) {
+#pragma unroll
+        for (int c = 0; c < THREAD_COLUMNS; ++c) base[r][c] = current[r][c];
+    }
+    if (restores) restore_tile(part, current, removed, base);
+    BitsTile rounded;
+    if (restores && !adds) {
+#pragma unroll
+        for (int r = 0; r < THREAD_ROWS; ++r) {
+#pragma unroll
+            for (int c = 0; c < THREAD_COLUMNS; ++c) {
+                rounded[r][c] = base[r][c];
+                // The error is that of the removal.
+                base[r][c] = current[r][c];
+            }
+        }
+    } else {
+        SumTile value;
+        decode_tile<Weight>(base, value);
+        if (removes && !restores) add_term(-arguments.remove.scale, removed, value);
+        if (adds) add_term(arguments.add.scale, added, value);
+        round_tile(part, [&](int r, int c) { return base[r][c]; }, value, rounded);
+    }
+    if (adds && arguments.keep != KEEP_NOTHING) record_tile(part, base, rounded, added);
+    if (!arguments.dry_run) part.store(rounded);
+
+    if (!arguments.parts) return;
+    const bool measures_removal = removes && !(restores && adds);
+    MeasuredPart own = {};
+#pragma unroll
+    for (int r = 0; r < THREAD_ROWS; ++r) {
+#pragma unroll
+        for (int c = 0; c < THREAD_COLUMNS; ++c) {
+            if (!part.holds(r, c)) continue;
+            double exact = Weight::decode(base[r][c]);
+            // Products of two floats are exact in double precision.
+            if (measures_removal) exact = __fma_rn(-double(arguments.remove.scale), double(removed[r][c]), exact);
+            if (adds) exact = __fma_rn(double(arguments.add.scale), double(added[r][c]), exact);
+            const double error = fabs(__dadd_rn(double(Weight::decode(rounded[r][c])), -exact));
+            own.unchanged += rounded[r][c] == current[r][c];
+            own.non_finite += !weight_is_finite<Weight>(rounded[r][c]);
+            if (error <= 1.7976931348623157e308) {
+                own.measured += 1;
+                own.max_error = fmax(own.max_error, error);
+                own.squares = __fma_rn(error, error, own.squares);
+            }
+        }
+    }
+    reduce_parts(own, parts, reinterpret_cast<MeasuredPart*>(arguments.parts) + blockIdx.x);
+}
+
+LORA_KERNEL(weight_update_f32, WeightUpdateArguments, WEIGHT_THREADS) { update<WeightF32>(arguments); }
+LORA_KERNEL(weight_update_f16, WeightUpdateArguments, WEIGHT_THREADS) { update<WeightF16>(arguments); }
+LORA_KERNEL(weight_update_bf16, WeightUpdateArguments, WEIGHT_THREADS) { update<WeightBf16>(arguments); }
+LORA_KERNEL(weight_update_observed_f32, WeightUpdateArguments, WEIGHT_THREADS) { update_observed<WeightF32>(arguments); }
+LORA_KERNEL(weight_update_observed_f16, WeightUpdateArguments, WEIGHT_THREADS) { update_observed<WeightF16>(arguments); }
+LORA_KERNEL(weight_update_observed_bf16, WeightUpdateArguments, WEIGHT_THREADS) { update_observed<WeightBf16>(arguments); }

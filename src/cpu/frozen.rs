@@ -1,0 +1,39 @@
+//! The frozen layer alone.
+
+use super::Cpu;
+use super::convert::Convert;
+use super::view::{View, ViewMut};
+use super::wide::{Frozen, wide_product};
+use crate::ops::WriteMode;
+use crate::ops::check::named;
+use crate::{DType, MatrixMut, MatrixRef, Result, Shape};
+use half::{bf16, f16};
+
+impl Cpu {
+    /// Y = X·W: a layer without adapter, and what LoRA's overhead is measured against.
+    ///
+    /// X \[M, in\], W \[in, out\] and Y \[M, out\] have one element type and may be transposed views. Sums are `f32`
+    /// and are rounded once.
+    ///
+    /// # Errors
+    /// A shape or an element type does not fit.
+    pub fn frozen(&mut self, x: MatrixRef<'_>, w: MatrixRef<'_>, y: MatrixMut<'_>) -> Result<()> {
+        let (x_named, w_named, y_named) = (named("x", x), named("w", w), named("y", y.as_ref()));
+        w_named.has_shape(Shape::new(x.cols(), w.cols()), &x_named)?;
+        w_named.no_zero_dimension("a layer needs at least one input and one output feature")?;
+        w_named.has_dtype(&[x.dtype()], "x")?;
+        y_named.has_shape(Shape::new(x.rows(), w.cols()), &x_named)?;
+        y_named.has_dtype(&[x.dtype()], "x")?;
+        match x.dtype() {
+            DType::F32 => self.frozen_typed::<f32>(x, w, y),
+            DType::F16 => self.frozen_typed::<f16>(x, w, y),
+            DType::Bf16 => self.frozen_typed::<bf16>(x, w, y),
+        }
+    }
+
+    fn frozen_typed<T: Convert>(&self, x: MatrixRef<'_>, w: MatrixRef<'_>, y: MatrixMut<'_>) -> Result<()> {
+        let product = Frozen { left: View::<T>::new(x)?, right: View::new(w)? };
+        wide_product(&self.scratch, &[product], None, WriteMode::Overwrite, ViewMut::new(y)?);
+        Ok(())
+    }
+}

@@ -1,0 +1,234 @@
+//! One pass over the weight: each task reads and writes its own stored rows.
+
+use super::factors::{COLUMNS, Factors, ROWS, Tile};
+use super::kept::{Kept, Orientation, Place};
+use super::row::{self, Measured, Row, Term};
+use super::simd::{self, Vectorized};
+use super::weight::Weight;
+use crate::restore::{Escape, RestoreMethod};
+use crate::{Layout, philox4x32_10};
+use rayon::prelude::*;
+
+/// Stored rows of one task. The partition is fixed, so that sums do not depend on the number of threads.
+const TASK_ROWS: usize = 64;
+/// Panels of columns that a task goes through row by row, so that their factor stays in the first-level cache.
+const PANELS: usize = 8;
+
+/// What to do with the weights.
+pub(super) struct Pass<'a, 'k> {
+    /// The adapter to take out.
+    pub remove: Option<Factors<'a>>,
+    /// The adapter to put in.
+    pub add: Option<Factors<'a>>,
+    /// The key of stochastic rounding.
+    pub seed: Option<u64>,
+    /// The record to restore from and to write to.
+    pub kept: Option<KeptWeights<'k>>,
+    /// Whether to measure.
+    pub report: bool,
+}
+
+/// A restore record at work.
+pub(super) struct KeptWeights<'a> {
+    /// How weights are kept.
+    pub method: RestoreMethod,
+    /// Codes or old weights.
+    pub bytes: Kept<'a>,
+    /// Escape entries of the weights to restore, sorted.
+    pub escapes: &'a [Escape],
+}
+
+/// What a pass found out.
+#[derive(Default)]
+pub(super) struct Outcome {
+    /// New escape entries, not sorted.
+    pub escapes: Vec<Escape>,
+    /// Sums for the report.
+    pub measured: Measured,
+}
+
+impl Pass<'_, '_> {
+    /// Runs over the weight that lies in `weights` as `layout` says.
+    pub fn run<T: Weight>(&self, weights: &mut [T], layout: Layout) -> Outcome {
+        let orientation = Orientation { transposed: layout.is_transposed(), out: layout.cols() };
+        let columns = if orientation.transposed { layout.rows() } else { layout.cols() };
+        // A single row may have any stride.
+        let stride = layout.stride().max(columns);
+        let parts: Vec<Outcome> = weights[..layout.span()]
+            .par_chunks_mut(stride * TASK_ROWS)
+            .enumerate()
+            .map_init(Default::default, |left, (task, weights)| {
+                let first_row = task * TASK_ROWS;
+                simd::run(Task { pass: self, weights, first_row, columns, stride, orientation, left })
+            })
+            .collect();
+        let mut outcome = Outcome::default();
+        for part in parts {
+            outcome.escapes.extend(part.escapes);
+            outcome.measured.extend(&part.measured);
+        }
+        outcome
+    }
+}
+
+/// The packed left factors of the removed and the added adapter.
+type Left = [Vec<f32>; 2];
+
+struct Task<'t, 'a, 'k, T> {
+    pass: &'t Pass<'a, 'k>,
+    weights: &'t mut [T],
+    first_row: usize,
+    columns: usize,
+    stride: usize,
+    orientation: Orientation,
+    left: &'t mut Left,
+}
+
+impl<T: Weight> Vectorized for Task<'_, '_, '_, T> {
+    type Output = Outcome;
+
+    #[inline(always)]
+    fn run<const WIDTH: usize>(mut self) -> Outcome {
+        let mut outcome = Outcome::default();
+        let rows = self.weights.len().div_ceil(self.stride);
+        for (factors, left) in [&self.pass.remove, &self.pass.add].into_iter().zip(self.left.iter_mut()) {
+            if let Some(factors) = factors {
+                factors.pack_left(self.first_row, rows, left);
+            }
+        }
+        let panels = self.columns.div_ceil(COLUMNS);
+        for first_panel in (0..panels).step_by(PANELS) {
+            for group in 0..rows.div_ceil(ROWS) {
+                for panel in first_panel..panels.min(first_panel + PANELS) {
+                    let place = Place {
+                        row: self.first_row + group * ROWS,
+                        column: panel * COLUMNS,
+                        rows: ROWS.min(rows - group * ROWS),
+                        columns: COLUMNS.min(self.columns - panel * COLUMNS),
+                    };
+                    self.tile::<WIDTH>(place, group, panel, &mut outcome);
+                }
+            }
+        }
+        outcome
+    }
+}
+
+impl<T: Weight> Task<'_, '_, '_, T> {
+    #[inline(always)]
+    fn tile<const WIDTH: usize>(&mut self, place: Place, group: usize, panel: usize, outcome: &mut Outcome) {
+        let pass = self.pass;
+        let mut sums: [Tile<f32>; 2] = [[[0.0; COLUMNS]; ROWS]; 2];
+        for ((factors, left), sums) in
+            [&pass.remove, &pass.add].into_iter().zip(self.left.iter()).zip(sums.iter_mut())
+        {
+            if let Some(factors) = factors {
+                factors.tile::<WIDTH>(left, group, panel, sums);
+            }
+        }
+        let draws = pass.seed.map(|seed| draws(seed, place, self.orientation));
+        let restores = pass.remove.is_some();
+        let records = pass.add.is_some();
+        let mut kept_tile: Tile<u32> = [[0; COLUMNS]; ROWS];
+        if let Some(kept) = &pass.kept
+            && restores
+        {
+            kept.bytes.load(place, self.orientation, &mut kept_tile);
+        }
+        for row in 0..place.rows {
+            let term = |factors: &Option<Factors<'_>>, sums: &'_ Tile<f32>| {
+                factors.as_ref().map(|factors| (factors.scale, sums[row]))
+            };
+            let (remove, add) = (term(&pass.remove, &sums[0]), term(&pass.add, &sums[1]));
+            let remove = remove.as_ref().map(|(scale, sum)| Term { scale: *scale, sum });
+            let add = add.as_ref().map(|(scale, sum)| Term { scale: *scale, sum });
+            let start = (place.row + row - self.first_row) * self.stride + place.column;
+            let weights = &mut self.weights[start..][..place.columns];
+            let mut current: Row<u32> = [0; COLUMNS];
+            for (bits, weight) in current.iter_mut().zip(weights.iter()) {
+                *bits = weight.bits();
+            }
+            let index = |column| self.orientation.index(place.row + row, place.column + column) as u64;
+            let draws = draws.as_ref().map(|draws| &draws[row]);
+            let (base, new, terms) = match (&pass.kept, remove) {
+                (Some(kept), Some(remove)) => {
+                    let old = restored::<T>(kept, &current, remove, &kept_tile[row], index);
+                    match add {
+                        None => (current, old, (Some(remove), None)),
+                        Some(_) => (old, row::round::<T>(&old, None, add, draws), (None, add)),
+                    }
+                }
+                _ => (current, row::round::<T>(&current, remove, add, draws), (remove, add)),
+            };
+            if let (Some(kept), Some(add)) = (&pass.kept, add) {
+                kept_tile[row] = match kept.method {
+                    RestoreMethod::Backup => base,
+                    RestoreMethod::Codes => row::record::<T>(&base, &new, add, |column| {
+                        // The padding beyond the last column is no weight.
+                        if column < place.columns {
+                            outcome.escapes.push(Escape { index: index(column), bits: base[column] });
+                        }
+                    }),
+                };
+            }
+            if pass.report {
+                outcome.measured.add::<T>(place.columns, [&current, &base, &new], terms.0, terms.1);
+            }
+            for (weight, bits) in weights.iter_mut().zip(new) {
+                *weight = T::from_weight_bits(bits);
+            }
+        }
+        if let Some(kept) = &pass.kept
+            && records
+        {
+            kept.bytes.store(place, self.orientation, &kept_tile);
+        }
+    }
+}
+
+#[inline(always)]
+fn restored<T: Weight>(
+    kept: &KeptWeights<'_>,
+    merged: &Row<u32>,
+    term: Term<'_>,
+    kept_row: &Row<u32>,
+    index: impl Fn(usize) -> u64,
+) -> Row<u32> {
+    match kept.method {
+        RestoreMethod::Backup => *kept_row,
+        RestoreMethod::Codes => row::restore::<T>(merged, term, kept_row, |column, bits| {
+            if let Ok(found) = kept.escapes.binary_search_by_key(&index(column), |escape| escape.index) {
+                *bits = kept.escapes[found].bits;
+            }
+        }),
+    }
+}
+
+/// The fourth word of stochastic rounding's counter sets its draws apart from dropout's.
+const STOCHASTIC_ROUNDING: u32 = 0x4C6F_5241;
+
+/// The random draws of a tile. Four neighbours in a row of W \[in, out\] come from one call of the generator, and a
+/// tile starts at a multiple of four in both directions.
+#[inline(always)]
+fn draws(seed: u64, place: Place, orientation: Orientation) -> Tile<u32> {
+    let key = [seed as u32, (seed >> 32) as u32];
+    let words = |i: usize, j: usize| {
+        philox4x32_10([(j / 4) as u32, i as u32, (i as u64 >> 32) as u32, STOCHASTIC_ROUNDING], key)
+    };
+    let mut tile: Tile<u32> = [[0; COLUMNS]; ROWS];
+    if orientation.transposed {
+        for column in 0..COLUMNS {
+            let words = words(place.column + column, place.row);
+            for (tile, word) in tile.iter_mut().zip(words) {
+                tile[column] = word;
+            }
+        }
+    } else {
+        for (row, tile) in tile.iter_mut().enumerate() {
+            for (block, target) in tile.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                *target = words(place.row + row, place.column + 4 * block);
+            }
+        }
+    }
+    tile
+}

@@ -1,0 +1,133 @@
+//! From operations on cudarc's slices to operations on bare addresses, which have any lifetime `'r`.
+
+use super::memory::DeviceMemory;
+use crate::memory::{Raw, RawBuffer};
+use crate::ops::{Adapter, BackwardProjection, BackwardSiblings, Delta, ForwardSiblings, Output, Projection};
+use crate::{Error, MatrixMut, MatrixRef, Result};
+use cudarc::driver::{CudaContext, CudaStream, SyncOnDrop};
+
+/// The slices of one operation, borrowed until its steps have been enqueued.
+pub struct Borrows<'b> {
+    stream: &'b CudaStream,
+    guards: Vec<SyncOnDrop<'b>>,
+}
+
+impl<'b> Borrows<'b> {
+    /// Nothing borrowed yet; steps will be enqueued on `stream`.
+    pub fn new(stream: &'b CudaStream) -> Self {
+        Borrows { stream, guards: Vec::new() }
+    }
+
+    /// The argument must live in the stream's context.
+    pub fn check_context(&self, argument: &'static str, found: &CudaContext) -> Result<()> {
+        let expected = self.stream.context();
+        if found == expected.as_ref() {
+            return Ok(());
+        }
+        Err(Error::WrongDevice { argument, found: found.ordinal(), expected: expected.ordinal() })
+    }
+
+    /// Keeps a borrow until the steps have been enqueued.
+    pub fn keep(&mut self, guard: SyncOnDrop<'b>) {
+        self.guards.push(guard);
+    }
+
+    fn read<'a: 'b, 'r>(
+        &mut self,
+        argument: &'static str,
+        matrix: MatrixRef<'a, DeviceMemory>,
+    ) -> Result<MatrixRef<'r, Raw>> {
+        let buffer = matrix.buffer().0;
+        self.check_context(argument, buffer.cuda_context())?;
+        let (address, guard) = buffer.read(self.stream);
+        self.keep(guard);
+        let raw = RawBuffer { address, len: buffer.elements(), dtype: buffer.dtype() };
+        MatrixRef::from_buffer(raw, matrix.layout())
+    }
+
+    /// An output's address.
+    pub fn write<'a: 'b, 'r>(
+        &mut self,
+        argument: &'static str,
+        matrix: MatrixMut<'a, DeviceMemory>,
+    ) -> Result<MatrixMut<'r, Raw>> {
+        let layout = matrix.layout();
+        let buffer: &'b mut _ = matrix.into_buffer().0;
+        self.check_context(argument, buffer.cuda_context())?;
+        let (len, dtype) = (buffer.elements(), buffer.dtype());
+        let (address, guard) = buffer.write(self.stream);
+        self.keep(guard);
+        MatrixMut::from_buffer(RawBuffer { address, len, dtype }, layout)
+    }
+
+    fn optional<'a: 'b, 'r>(
+        &mut self,
+        argument: &'static str,
+        matrix: Option<MatrixRef<'a, DeviceMemory>>,
+    ) -> Result<Option<MatrixRef<'r, Raw>>> {
+        matrix.map(|matrix| self.read(argument, matrix)).transpose()
+    }
+
+    fn output<'a: 'b, 'r>(
+        &mut self,
+        argument: &'static str,
+        output: Option<Output<'a, DeviceMemory>>,
+    ) -> Result<Option<Output<'r, Raw>>> {
+        let Some(Output { matrix, mode }) = output else { return Ok(None) };
+        Ok(Some(Output { matrix: self.write(argument, matrix)?, mode }))
+    }
+
+    /// An adapter's addresses.
+    pub fn adapter<'a: 'b, 'r>(&mut self, adapter: Adapter<'a, DeviceMemory>) -> Result<Adapter<'r, Raw>> {
+        let Adapter { a, b, scale } = adapter;
+        Ok(Adapter { a: self.read("a", a)?, b: self.read("b", b)?, scale })
+    }
+
+    /// The forward's addresses.
+    pub fn forward<'a: 'b, 'r>(
+        &mut self,
+        op: ForwardSiblings<'a, DeviceMemory>,
+    ) -> Result<ForwardSiblings<'r, Raw>> {
+        let ForwardSiblings { x, dropout, projections } = op;
+        let x = self.read("x", x)?;
+        let projections = projections.into_iter().map(|Projection { w, adapter, bias, y, s }| {
+            Ok(Projection {
+                w: self.read("w", w)?,
+                adapter: self.adapter(adapter)?,
+                bias: self.optional("bias", bias)?,
+                y: self.write("y", y)?,
+                s: s.map(|s| self.write("s", s)).transpose()?,
+            })
+        });
+        Ok(ForwardSiblings { x, dropout, projections: projections.collect::<Result<_>>()? })
+    }
+
+    /// The backward's addresses.
+    pub fn backward<'a: 'b, 'r>(
+        &mut self,
+        op: BackwardSiblings<'a, DeviceMemory>,
+    ) -> Result<BackwardSiblings<'r, Raw>> {
+        let BackwardSiblings { x, dropout, dx, projections } = op;
+        let x = self.optional("x", x)?;
+        let dx = self.output("dx", dx)?;
+        let projections = projections.into_iter().map(|projection| {
+            let BackwardProjection { w, adapter, dy, s, da, db, dbias } = projection;
+            Ok(BackwardProjection {
+                w: self.read("w", w)?,
+                adapter: self.adapter(adapter)?,
+                dy: self.read("dy", dy)?,
+                s: self.optional("s", s)?,
+                da: self.output("da", da)?,
+                db: self.output("db", db)?,
+                dbias: self.output("dbias", dbias)?,
+            })
+        });
+        Ok(BackwardSiblings { x, dropout, dx, projections: projections.collect::<Result<_>>()? })
+    }
+
+    /// The delta's addresses.
+    pub fn delta<'a: 'b, 'r>(&mut self, op: Delta<'a, DeviceMemory>) -> Result<Delta<'r, Raw>> {
+        let Delta { adapter, delta } = op;
+        Ok(Delta { adapter: self.adapter(adapter)?, delta: self.write("delta", delta)? })
+    }
+}

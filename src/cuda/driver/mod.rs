@@ -1,0 +1,20 @@
+//! The CUDA backend on a real device, through cudarc.
+
+mod borrow;
+mod codes;
+mod column_major;
+mod cublaslt;
+mod executor;
+mod failure;
+mod handle;
+mod kernels;
+mod memory;
+mod probe;
+mod raw;
+mod workspace;
+
+pub use codes::DeviceCodes;
+pub use executor::DriverExecutor;
+pub use handle::Cuda;
+pub use memory::{DeviceBuffer, DeviceBufferMut, DeviceMemory, DeviceMut, DeviceRef};
+pub(super) use probe::availability;

@@ -1,0 +1,12 @@
+//! What all tests share: matrices, problems, devices, the oracle and its tolerances.
+
+pub mod dense;
+pub mod device;
+pub mod expect;
+pub mod matrix;
+pub mod oracle;
+pub mod problem;
+pub mod random;
+pub mod run;
+pub mod shapes;
+pub mod tolerance;

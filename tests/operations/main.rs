@@ -1,0 +1,10 @@
+//! Every operation on every device, against an independent f64 oracle.
+//!
+//! A test body is written once, generic over the device, and becomes one `#[test]` for the CPU, one for the CUDA
+//! backend on the emulator and one for the CUDA backend on a GPU.
+
+mod backward;
+mod common;
+mod dropout;
+mod forward;
+mod siblings;
