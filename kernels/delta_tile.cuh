@@ -6,9 +6,9 @@
 
 constexpr int WEIGHT_THREADS = 256;
 constexpr int TILE_ROWS = 64;
-constexpr int TILE_COLUMNS = 128;
+constexpr int TILE_COLUMNS = 64;
 constexpr int THREAD_ROWS = 4;
-constexpr int THREAD_COLUMNS = 8;
+constexpr int THREAD_COLUMNS = 4;
 constexpr int COLUMN_THREADS = TILE_COLUMNS / THREAD_COLUMNS;
 // Values of k that are staged at once.
 constexpr int TILE_DEPTH = 32;
@@ -33,12 +33,6 @@ struct __align__(16) FactorStage {
     float left[TILE_DEPTH][TILE_ROWS + 4];
     float right[TILE_DEPTH][TILE_COLUMNS + 4];
 };
-
-// A thread's eight columns are two groups of four that lie in different halves of the row, so that the threads of a
-// quarter warp read 128 contiguous bytes.
-__device__ __forceinline__ int staged_column(int column) {
-    return (column & 4) / 4 * (TILE_COLUMNS / 2) + column / 8 * 4 + (column & 3);
-}
 
 // Stages `depth` values of k from `first_k` on for `size` rows (or columns) from `first` on, with zeros past the end.
 template <int size, class Store>
@@ -65,15 +59,14 @@ __device__ __forceinline__ void delta_tile(const DeltaTerm& term, const ThreadPl
                                 [&](int k, int row, float value) { stage.left[k][row] = value; });
         stage_factor<TILE_COLUMNS>(term.right.address, term.dtype, term.right.column_stride, term.right.row_stride,
                                    place.tile_column, term.right.columns, first_k, depth, [&](int k, int column, float value) {
-                                       stage.right[k][staged_column(column)] = value;
+                                       stage.right[k][column] = value;
                                    });
         __syncthreads();
         for (int k = 0; k < depth; ++k) {
             const float4 left = *reinterpret_cast<const float4*>(&stage.left[k][place.row]);
-            const float4 low = *reinterpret_cast<const float4*>(&stage.right[k][staged_column(place.column)]);
-            const float4 high = *reinterpret_cast<const float4*>(&stage.right[k][staged_column(place.column + 4)]);
+            const float4 right = *reinterpret_cast<const float4*>(&stage.right[k][place.column]);
             const float rows[THREAD_ROWS] = {left.x, left.y, left.z, left.w};
-            const float columns[THREAD_COLUMNS] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+            const float columns[THREAD_COLUMNS] = {right.x, right.y, right.z, right.w};
 #pragma unroll
             for (int r = 0; r < THREAD_ROWS; ++r) {
 #pragma unroll

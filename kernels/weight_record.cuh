@@ -26,8 +26,13 @@ __device__ __forceinline__ int code_of_weight(uint32_t old, uint32_t merged, flo
     return fits ? static_cast<int>(steps) : ESCAPE_CODE;
 }
 
-// The bits of the escape at this index. A missing one is counted, and leaves `bits`.
-__device__ __forceinline__ uint32_t find_escape(const WeightUpdateArguments& arguments, uint64_t index, uint32_t bits) {
+struct EscapeLookup {
+    bool exists;
+    uint32_t bits;
+};
+
+// The escape at this index. One that is missing is counted.
+__device__ __forceinline__ EscapeLookup find_escape(const WeightUpdateArguments& arguments, uint64_t index) {
     const EscapeEntry* escapes = reinterpret_cast<const EscapeEntry*>(arguments.old_escapes);
     uint64_t first = 0, end = arguments.old_escape_count;
     while (first < end) {
@@ -38,9 +43,9 @@ __device__ __forceinline__ uint32_t find_escape(const WeightUpdateArguments& arg
             end = middle;
         }
     }
-    if (first < arguments.old_escape_count && escapes[first].index == index) return escapes[first].bits;
+    if (first < arguments.old_escape_count && escapes[first].index == index) return {true, escapes[first].bits};
     atomicAdd(reinterpret_cast<unsigned long long*>(arguments.counters) + 1, 1ull);
-    return bits;
+    return {false, 0};
 }
 
 // Slots are taken in any order; the host sorts by index.

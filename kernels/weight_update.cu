@@ -1,7 +1,8 @@
 // W ← round(W − s₁·A₁·B₁ + s₂·A₂·B₂) in place: W is read once and written once.
 //
-// The observed kernels also restore from a record, write one, and measure. Recording takes two launches: a dry run
-// counts and collects the escapes, so that the host can refuse before anything is written.
+// The recorded kernels also restore from a record and write one; the measured ones report what rounding did as well.
+// Recording takes two launches: a dry run counts and collects the escapes, so that the host can refuse before anything
+// is written.
 #include "delta_tile.cuh"
 #include "element_run.cuh"
 #include "philox.cuh"
@@ -10,6 +11,9 @@
 
 typedef uint32_t BitsTile[THREAD_ROWS][THREAD_COLUMNS];
 typedef float SumTile[THREAD_ROWS][THREAD_COLUMNS];
+// One bit for each weight of a thread.
+typedef uint32_t TileMask;
+static_assert(THREAD_ROWS * THREAD_COLUMNS <= 32, "no more than a TileMask has bits");
 
 // This thread's part of the weight.
 template <class Weight>
@@ -89,7 +93,7 @@ __device__ __forceinline__ PhiloxWords rounding_draws(uint64_t seed, uint64_t i,
 // A weight that is NaN stays as it is; `old(r, c)` gives a weight's bits and is asked only where the sum is NaN.
 template <class Weight, class Old>
 __device__ __forceinline__ void round_tile(const Part<Weight>& part, Old old, const SumTile& value, BitsTile& rounded) {
-    static_assert(THREAD_ROWS == 4 && THREAD_COLUMNS % 4 == 0, "draws come by four");
+    static_assert(THREAD_ROWS == 4 && THREAD_COLUMNS == 4, "draws come by four");
     const WeightUpdateArguments& arguments = part.arguments;
     if (!arguments.stochastic) {
 #pragma unroll
@@ -107,13 +111,9 @@ __device__ __forceinline__ void round_tile(const Part<Weight>& part, Old old, co
     } else {
 #pragma unroll
         for (int r = 0; r < THREAD_ROWS; ++r) {
+            const PhiloxWords draws = rounding_draws(arguments.seed, part.row + r, part.column);
 #pragma unroll
-            for (int c = 0; c < THREAD_COLUMNS; ++c) {
-                if (c % 4 != 0) continue;
-                const PhiloxWords draws = rounding_draws(arguments.seed, part.row + r, part.column + c);
-#pragma unroll
-                for (int n = 0; n < 4; ++n) rounded[r][c + n] = Weight::stochastic(value[r][c + n], draws.word[n]);
-            }
+            for (int c = 0; c < THREAD_COLUMNS; ++c) rounded[r][c] = Weight::stochastic(value[r][c], draws.word[c]);
         }
     }
 #pragma unroll
@@ -177,14 +177,26 @@ __device__ __forceinline__ void restore_tile(const Part<Weight>& part, const Bit
         return;
     }
     part.template load_kept<uint8_t>(old);
+    TileMask escaped = 0;
 #pragma unroll
     for (int r = 0; r < THREAD_ROWS; ++r) {
 #pragma unroll
         for (int c = 0; c < THREAD_COLUMNS; ++c) {
             const int code = static_cast<int8_t>(old[r][c]);
             old[r][c] = weight_from_code<Weight>(current[r][c], arguments.remove.scale, removed[r][c], code);
-            if (code == ESCAPE_CODE && part.holds(r, c)) {
-                old[r][c] = find_escape(arguments, part.index(r, c), old[r][c]);
+            if (code == ESCAPE_CODE && part.holds(r, c)) escaped |= 1u << (r * THREAD_COLUMNS + c);
+        }
+    }
+    // Rare, so a loop; registers cannot be indexed, so a search for the one that is meant.
+#pragma unroll 1
+    for (; escaped != 0; escaped &= escaped - 1) {
+        const int n = __ffs(escaped) - 1;
+        const EscapeLookup found = find_escape(arguments, part.index(n / THREAD_COLUMNS, n % THREAD_COLUMNS));
+#pragma unroll
+        for (int r = 0; r < THREAD_ROWS; ++r) {
+#pragma unroll
+            for (int c = 0; c < THREAD_COLUMNS; ++c) {
+                if (found.exists && n == r * THREAD_COLUMNS + c) old[r][c] = found.bits;
             }
         }
     }
@@ -198,18 +210,33 @@ __device__ __forceinline__ void record_tile(const Part<Weight>& part, const Bits
         return;
     }
     BitsTile codes;
+    TileMask escaped = 0;
 #pragma unroll
     for (int r = 0; r < THREAD_ROWS; ++r) {
 #pragma unroll
         for (int c = 0; c < THREAD_COLUMNS; ++c) {
             const int code = code_of_weight<Weight>(old[r][c], merged[r][c], arguments.add.scale, added[r][c]);
             codes[r][c] = static_cast<uint8_t>(code);
-            if (arguments.dry_run && code == ESCAPE_CODE && part.holds(r, c)) {
-                append_escape(arguments, part.index(r, c), old[r][c]);
-            }
+            if (code == ESCAPE_CODE && part.holds(r, c)) escaped |= 1u << (r * THREAD_COLUMNS + c);
         }
     }
-    if (!arguments.dry_run) part.template store_kept<uint8_t>(codes);
+    if (!arguments.dry_run) {
+        part.template store_kept<uint8_t>(codes);
+        return;
+    }
+#pragma unroll 1
+    for (; escaped != 0; escaped &= escaped - 1) {
+        const int n = __ffs(escaped) - 1;
+        uint32_t bits = 0;
+#pragma unroll
+        for (int r = 0; r < THREAD_ROWS; ++r) {
+#pragma unroll
+            for (int c = 0; c < THREAD_COLUMNS; ++c) {
+                if (n == r * THREAD_COLUMNS + c) bits = old[r][c];
+            }
+        }
+        append_escape(arguments, part.index(n / THREAD_COLUMNS, n % THREAD_COLUMNS), bits);
+    }
 }
 
 // Adds up over the block in a fixed order.
@@ -230,10 +257,42 @@ __device__ __forceinline__ void reduce_parts(const MeasuredPart& own, MeasuredPa
     if (threadIdx.x == 0) *target = parts[0];
 }
 
+// `current` became `rounded`, where `base` and the terms call for it.
 template <class Weight>
+__device__ __forceinline__ void measure_tile(const Part<Weight>& part, const BitsTile& current, const BitsTile& base,
+                                             const BitsTile& rounded, bool removes, const SumTile& removed, const SumTile& added) {
+    const WeightUpdateArguments& arguments = part.arguments;
+    // A dry run measures nothing.
+    if (!arguments.parts) return;
+    __shared__ MeasuredPart parts[WEIGHT_THREADS];
+    const bool adds = arguments.add.left.columns > 0;
+    MeasuredPart own = {};
+#pragma unroll
+    for (int r = 0; r < THREAD_ROWS; ++r) {
+#pragma unroll
+        for (int c = 0; c < THREAD_COLUMNS; ++c) {
+            if (!part.holds(r, c)) continue;
+            double exact = Weight::decode(base[r][c]);
+            // Products of two floats are exact in double precision.
+            if (removes) exact = __fma_rn(-double(arguments.remove.scale), double(removed[r][c]), exact);
+            if (adds) exact = __fma_rn(double(arguments.add.scale), double(added[r][c]), exact);
+            const double error = fabs(__dadd_rn(double(Weight::decode(rounded[r][c])), -exact));
+            own.unchanged += rounded[r][c] == current[r][c];
+            own.non_finite += !weight_is_finite<Weight>(rounded[r][c]);
+            if (error <= 1.7976931348623157e308) {
+                own.measured += 1;
+                own.max_error = fmax(own.max_error, error);
+                own.squares = __fma_rn(error, error, own.squares);
+            }
+        }
+    }
+    reduce_parts(own, parts, reinterpret_cast<MeasuredPart*>(arguments.parts) + blockIdx.x);
+}
+
+// With a record, or to be measured.
+template <class Weight, bool measures>
 __device__ __forceinline__ void update_observed(const WeightUpdateArguments& arguments) {
     __shared__ FactorStage stage;
-    __shared__ MeasuredPart parts[WEIGHT_THREADS];
     const ThreadPlace place = thread_place(arguments.w.columns);
     const Part<Weight> part{arguments, place.tile_row + place.row, place.tile_column + place.column};
     BitsTile current;
@@ -273,34 +332,15 @@ __device__ __forceinline__ void update_observed(const WeightUpdateArguments& arg
     if (adds && arguments.keep != KEEP_NOTHING) record_tile(part, base, rounded, added);
     if (!arguments.dry_run) part.store(rounded);
 
-    if (!arguments.parts) return;
-    const bool measures_removal = removes && !(restores && adds);
-    MeasuredPart own = {};
-#pragma unroll
-    for (int r = 0; r < THREAD_ROWS; ++r) {
-#pragma unroll
-        for (int c = 0; c < THREAD_COLUMNS; ++c) {
-            if (!part.holds(r, c)) continue;
-            double exact = Weight::decode(base[r][c]);
-            // Products of two floats are exact in double precision.
-            if (measures_removal) exact = __fma_rn(-double(arguments.remove.scale), double(removed[r][c]), exact);
-            if (adds) exact = __fma_rn(double(arguments.add.scale), double(added[r][c]), exact);
-            const double error = fabs(__dadd_rn(double(Weight::decode(rounded[r][c])), -exact));
-            own.unchanged += rounded[r][c] == current[r][c];
-            own.non_finite += !weight_is_finite<Weight>(rounded[r][c]);
-            if (error <= 1.7976931348623157e308) {
-                own.measured += 1;
-                own.max_error = fmax(own.max_error, error);
-                own.squares = __fma_rn(error, error, own.squares);
-            }
-        }
-    }
-    reduce_parts(own, parts, reinterpret_cast<MeasuredPart*>(arguments.parts) + blockIdx.x);
+    if constexpr (measures) measure_tile(part, current, base, rounded, removes && !(restores && adds), removed, added);
 }
 
 LORA_KERNEL(weight_update_f32, WeightUpdateArguments, WEIGHT_THREADS) { update<WeightF32>(arguments); }
 LORA_KERNEL(weight_update_f16, WeightUpdateArguments, WEIGHT_THREADS) { update<WeightF16>(arguments); }
 LORA_KERNEL(weight_update_bf16, WeightUpdateArguments, WEIGHT_THREADS) { update<WeightBf16>(arguments); }
-LORA_KERNEL(weight_update_observed_f32, WeightUpdateArguments, WEIGHT_THREADS) { update_observed<WeightF32>(arguments); }
-LORA_KERNEL(weight_update_observed_f16, WeightUpdateArguments, WEIGHT_THREADS) { update_observed<WeightF16>(arguments); }
-LORA_KERNEL(weight_update_observed_bf16, WeightUpdateArguments, WEIGHT_THREADS) { update_observed<WeightBf16>(arguments); }
+LORA_KERNEL(weight_update_recorded_f32, WeightUpdateArguments, WEIGHT_THREADS) { update_observed<WeightF32, false>(arguments); }
+LORA_KERNEL(weight_update_recorded_f16, WeightUpdateArguments, WEIGHT_THREADS) { update_observed<WeightF16, false>(arguments); }
+LORA_KERNEL(weight_update_recorded_bf16, WeightUpdateArguments, WEIGHT_THREADS) { update_observed<WeightBf16, false>(arguments); }
+LORA_KERNEL(weight_update_measured_f32, WeightUpdateArguments, WEIGHT_THREADS) { update_observed<WeightF32, true>(arguments); }
+LORA_KERNEL(weight_update_measured_f16, WeightUpdateArguments, WEIGHT_THREADS) { update_observed<WeightF16, true>(arguments); }
+LORA_KERNEL(weight_update_measured_bf16, WeightUpdateArguments, WEIGHT_THREADS) { update_observed<WeightBf16, true>(arguments); }

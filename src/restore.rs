@@ -73,7 +73,7 @@ pub struct RestoreRecord<C = Vec<u8>> {
 impl<C: Default> RestoreRecord<C> {
     /// An empty record.
     pub fn new(method: RestoreMethod) -> Self {
-        Self::with_codes(method, C::default())
+        RestoreRecord { method, recorded: None, codes: C::default(), escapes: Vec::new(), complete: true }
     }
 
     /// Back to empty, keeping the method.
@@ -83,14 +83,9 @@ impl<C: Default> RestoreRecord<C> {
 }
 
 impl<C> RestoreRecord<C> {
-    /// An empty record whose codes will lie where the caller says: in memory of [`code_bytes`](Self::code_bytes), for
-    /// backends that do not allocate it themselves.
-    pub fn with_codes(method: RestoreMethod, codes: C) -> Self {
-        RestoreRecord { method, recorded: None, codes, escapes: Vec::new(), complete: true }
-    }
-
     /// The same record with its codes kept elsewhere, and where they were.
-    pub fn replace_codes<D>(self, codes: D) -> (RestoreRecord<D>, C) {
+    #[cfg(feature = "cuda")]
+    pub(crate) fn move_codes<D>(self, codes: D) -> (RestoreRecord<D>, C) {
         let RestoreRecord { method, recorded, codes: old, escapes, complete } = self;
         (RestoreRecord { method, recorded, codes, escapes, complete }, old)
     }
@@ -125,6 +120,12 @@ impl<C> RestoreRecord<C> {
         &self.codes
     }
 
+    /// Puts other codes in place of the present ones, which are returned: room for the codes of an empty record on raw
+    /// device memory.
+    pub fn replace_codes(&mut self, codes: C) -> C {
+        std::mem::replace(&mut self.codes, codes)
+    }
+
     /// The weights that codes cannot describe, sorted by index.
     pub fn escapes(&self) -> &[Escape] {
         &self.escapes
@@ -137,13 +138,6 @@ impl<C> RestoreRecord<C> {
             RestoreMethod::Codes => elements,
             RestoreMethod::Backup => elements * dtype.size(),
         }
-    }
-
-    /// The same record with its codes elsewhere, and the codes.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn replace_codes<D>(self, codes: D) -> (RestoreRecord<D>, C) {
-        let RestoreRecord { method, recorded, codes: old, escapes, complete } = self;
-        (RestoreRecord { method, recorded, codes, escapes, complete }, old)
     }
 
     /// Takes over what a merge recorded besides its codes.

@@ -97,6 +97,7 @@ impl Size {
                 Problem { m: 512, k: 4096, n: 4096, r: 64 },
                 Problem { m: 512, k: 4096, n: 1024, r: 16 },
                 Problem { m: 16, k: 4096, n: 4096, r: 16 },
+                Problem { m: 1, k: 4096, n: 4096, r: 16 },
             ],
             Size::Full => {
                 let mut problems = Vec::new();

@@ -2,6 +2,7 @@
 
 pub mod baseline;
 pub mod cpu;
+pub mod criterion_cpu;
 pub mod grid;
 pub mod host;
 pub mod record;

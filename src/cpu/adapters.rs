@@ -1,4 +1,4 @@
-//! The adapters of sibling projections as packed `f32` matrices.
+//! Adapters as packed `f32` matrices, in the layout that each product likes.
 
 use super::convert::Convert;
 use super::panel;
@@ -10,55 +10,73 @@ use crate::{DType, Dropout, MatrixRef, Result};
 use half::{bf16, f16};
 use std::ops::Range;
 
-/// A of all projections side by side, \[in, R\] with R the sum of the ranks; B of all projections one after the other.
-///
-/// So one pass over X serves all projections.
-pub(super) struct Adapters<'a> {
-    a: Buffer<'a>,
-    b: Vec<Buffer<'a>>,
-    features: usize,
-    widths: Vec<usize>,
-    /// The columns of each projection in what has R columns.
+/// Where each projection's part lies in matrices that hold all projections, so that one read of X serves all.
+pub(super) struct Ranks {
+    /// The columns of each projection among all R columns of S and dS.
     pub columns: Vec<Range<usize>>,
-    /// The factor of each of the R columns of S: s/(1 − p).
+    /// The factor of each of the R columns: s/(1 − p).
     pub scales: Vec<f32>,
 }
 
-impl<'a> Adapters<'a> {
-    pub fn new(scratch: &'a Scratch, adapters: &[Adapter<'_>], dropout: Option<Dropout>) -> Result<Self> {
+impl Ranks {
+    pub fn new(adapters: &[Adapter<'_>], dropout: Option<Dropout>) -> Self {
         let keep_scale = dropout.map_or(1.0, |dropout| dropout.keep_scale());
-        let features = adapters.first().map_or(0, Adapter::in_features);
-        let (mut columns, mut scales, mut widths, mut b) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut columns, mut scales) = (Vec::with_capacity(adapters.len()), Vec::new());
         for adapter in adapters {
             let start = scales.len();
             scales.resize(start + adapter.rank(), adapter.scale * keep_scale);
             columns.push(start..scales.len());
-            widths.push(adapter.out_features());
-            let mut packed = scratch.take(adapter.rank() * adapter.out_features());
-            widen(adapter.b, ViewMut::packed(&mut packed, adapter.rank(), adapter.out_features()))?;
-            b.push(packed);
         }
-        let mut a = scratch.take(features * scales.len());
-        let mut rest = ViewMut::packed(&mut a, features, scales.len());
-        for (adapter, columns) in adapters.iter().zip(&columns) {
-            widen(adapter.a, rest.block(0..features, columns.clone()))?;
-        }
-        Ok(Adapters { a, b, features, widths, columns, scales })
+        Ranks { columns, scales }
     }
 
-    /// The sum of the ranks.
-    pub fn rank(&self) -> usize {
+    /// R: the sum of the ranks.
+    pub fn total(&self) -> usize {
         self.scales.len()
     }
+}
 
-    /// A of all projections, \[in, R\].
-    pub fn a(&self) -> View<'_, f32> {
-        View::packed(&self.a, self.features, self.rank())
+/// A row-major `f32` matrix without gaps.
+pub(super) struct Packed<'a> {
+    data: Buffer<'a>,
+    rows: usize,
+    cols: usize,
+}
+
+impl<'a> Packed<'a> {
+    /// Copies matrices of equal height into one, side by side.
+    pub fn side_by_side(scratch: &'a Scratch, parts: &[MatrixRef<'_>]) -> Result<Self> {
+        let rows = parts.first().map_or(0, MatrixRef::rows);
+        let cols = parts.iter().map(MatrixRef::cols).sum();
+        let mut data = scratch.take(rows * cols);
+        let (mut to, mut start) = (ViewMut::packed(&mut data, rows, cols), 0);
+        for part in parts {
+            widen(*part, to.block(0..rows, start..start + part.cols()))?;
+            start += part.cols();
+        }
+        Ok(Packed { data, rows, cols })
     }
 
-    /// B of one projection, \[r, out\].
-    pub fn b(&self, projection: usize) -> View<'_, f32> {
-        View::packed(&self.b[projection], self.columns[projection].len(), self.widths[projection])
+    /// Copies matrices of equal width into one, one below the other.
+    pub fn stacked(scratch: &'a Scratch, parts: &[MatrixRef<'_>]) -> Result<Self> {
+        let rows = parts.iter().map(MatrixRef::rows).sum();
+        let cols = parts.first().map_or(0, MatrixRef::cols);
+        let mut data = scratch.take(rows * cols);
+        let (mut to, mut start) = (ViewMut::packed(&mut data, rows, cols), 0);
+        for part in parts {
+            widen(*part, to.block(start..start + part.rows(), 0..cols))?;
+            start += part.rows();
+        }
+        Ok(Packed { data, rows, cols })
+    }
+
+    pub fn view(&self) -> View<'_, f32> {
+        View::packed(&self.data, self.rows, self.cols)
+    }
+
+    /// The elements, row after row.
+    pub fn as_slice(&self) -> &[f32] {
+        &self.data
     }
 }
 

@@ -31,7 +31,21 @@ impl Convert for f32 {
 
 impl Convert for f16 {
     fn widen(from: &[f16], to: &mut [f32]) {
-        from.convert_to_f32_slice(to);
+        assert_eq!(from.len(), to.len());
+        vectorize(
+            #[inline(always)]
+            || {
+                for (to, from) in to.iter_mut().zip(from) {
+                    let bits = u32::from(from.to_bits());
+                    let (sign, magnitude) = ((bits & 0x8000) << 16, bits & 0x7FFF);
+                    // The exponent's bias grows from 15 to 127; that of infinities and NaN from 31 to 255.
+                    let rebias = if magnitude < 0x7C00 { 112 << 23 } else { 224 << 23 };
+                    let normal = (magnitude << 13) + rebias;
+                    let subnormal = (magnitude as i32 as f32 * (1.0 / (1 << 24) as f32)).to_bits();
+                    *to = f32::from_bits(sign | if magnitude < 0x0400 { subnormal } else { normal });
+                }
+            },
+        );
     }
 
     fn narrow(from: &[f32], to: &mut [f16]) {

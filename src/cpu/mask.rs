@@ -28,8 +28,8 @@ impl Mask {
                 for (batch, values) in values.chunks_mut(BATCH).enumerate() {
                     let block = (self.col / 8 + batch * LANES) as u32;
                     let draws = draws(&dropout, row, block);
-                    for (value, draw) in values.iter_mut().zip(draws) {
-                        *value = if u32::from(draw) < dropout.threshold() { 0.0 } else { *value };
+                    for (value, draw) in values.iter_mut().zip(&draws) {
+                        *value = if u32::from(*draw) < dropout.threshold() { 0.0 } else { *value };
                     }
                 }
             },

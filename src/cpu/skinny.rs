@@ -9,12 +9,12 @@ use super::view::{Tile, View, ViewMut, chunks};
 use crate::Dropout;
 use rayon::prelude::*;
 
-/// Rows of a task of [`reduce_columns`].
+/// What a task of [`reduce_columns`] takes at a time: a panel stays in the second-level cache.
 const ROWS: usize = 64;
-/// Columns of a task of [`reduce_rows`].
-const COLUMNS: usize = 256;
-/// Elements of the large operand along the summed dimension between two additions to the sums.
 const DEPTH: usize = 512;
+/// What a task of [`reduce_rows`] takes at a time: few rows, because each row lies in pages of its own.
+const COLUMNS: usize = 512;
+const HEIGHT: usize = 64;
 
 /// sums \[M, R\] = round(scales ⊙ drop(large \[M, C\]) · small \[C, R\]), with one scale a column.
 ///
@@ -57,9 +57,9 @@ pub(super) fn reduce_rows<T: Convert>(
 ) {
     let width = sums.cols();
     let task = |mut tile: Tile<'_, f32>| {
-        let mut buffer = scratch.take(COLUMNS * DEPTH);
+        let mut buffer = scratch.take(COLUMNS * HEIGHT);
         tile.view.fill(0.0);
-        for depth in chunks(large.rows(), DEPTH) {
+        for depth in chunks(large.rows(), HEIGHT) {
             let mask = dropout.map(|dropout| Mask { dropout, row: depth.start, col: tile.row });
             let panel = load(large.block(depth.clone(), tile.rows()), mask, &mut buffer);
             multiply(&mut tile.view, Onto::Destination, panel.t(), small.block(depth, 0..width));
@@ -73,12 +73,13 @@ pub(super) fn sum_rows<T: Convert>(scratch: &Scratch, large: View<'_, T>, sums: 
     let task = |mut tile: Tile<'_, f32>| {
         let Some(sums) = tile.view.row(0) else { return };
         sums.fill(0.0);
-        let mut buffer = scratch.take(COLUMNS * ROWS);
-        for rows in chunks(large.rows(), ROWS) {
+        let mut buffer = scratch.take(COLUMNS * HEIGHT);
+        for rows in chunks(large.rows(), HEIGHT) {
             let panel = load(large.block(rows, tile.col..tile.col + sums.len()), None, &mut buffer);
             for i in 0..panel.rows() {
-                for (j, sum) in sums.iter_mut().enumerate() {
-                    *sum += panel.get(i, j);
+                match panel.row(i) {
+                    Some(row) => sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value),
+                    None => sums.iter_mut().enumerate().for_each(|(j, sum)| *sum += panel.get(i, j)),
                 }
             }
         }

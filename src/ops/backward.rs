@@ -118,18 +118,20 @@ impl<D: Memory> BackwardSiblings<'_, D> {
         let Some(first) = self.projections.first() else {
             return Ok(());
         };
-        let first_dy = named("dy", first.dy);
+        let (first_dy, first_w) = (named("dy", first.dy), named("w", first.w));
         let (rows, dtype) = (first.dy.rows(), first.dy.dtype());
         let features = first.w.rows();
         let x_shape = Shape::new(rows, features);
         if let Some(x) = self.x {
             let x = named("x", x);
-            x.has_shape(x_shape, &first_dy)?;
+            x.has_shape(Shape::new(rows, x.matrix.cols()), &first_dy)?;
+            x.has_shape(x_shape, &first_w)?;
             x.has_dtype(&[dtype], "dy")?;
         }
         if let Some(dx) = &self.dx {
             let dx = named("dx", dx.matrix.as_ref());
-            dx.has_shape(x_shape, &first_dy)?;
+            dx.has_shape(Shape::new(rows, dx.matrix.cols()), &first_dy)?;
+            dx.has_shape(x_shape, &first_w)?;
             dx.has_dtype(&[dtype], "dy")?;
         }
         if self.dropout.is_some() {
@@ -160,7 +162,8 @@ impl<D: Memory> BackwardProjection<'_, D> {
         let rank = self.adapter.rank();
         if let Some(s) = self.s {
             let s = named("s", s);
-            s.has_shape(Shape::new(rows, rank), dy)?;
+            s.has_shape(Shape::new(rows, s.matrix.cols()), dy)?;
+            s.has_shape(Shape::new(rows, rank), &named("a", self.adapter.a))?;
             s.has_dtype(&[dtype], "dy")?;
         }
         if let Some(da) = &self.da {

@@ -80,7 +80,8 @@ impl<D: Memory> ForwardSiblings<'_, D> {
             w.has_dtype(&[dtype], "x")?;
             projection.adapter.check_against(&w)?;
             let y = named("y", projection.y.as_ref());
-            y.has_shape(Shape::new(self.x.rows(), projection.w.cols()), &x)?;
+            y.has_shape(Shape::new(self.x.rows(), y.matrix.cols()), &x)?;
+            y.has_shape(Shape::new(self.x.rows(), projection.w.cols()), &w)?;
             y.has_dtype(&[dtype], "x")?;
             if let Some(bias) = projection.bias {
                 let bias = named("bias", bias);
@@ -89,7 +90,9 @@ impl<D: Memory> ForwardSiblings<'_, D> {
             }
             if let Some(s) = &projection.s {
                 let s = named("s", s.as_ref());
-                s.has_shape(Shape::new(self.x.rows(), projection.adapter.rank()), &x)?;
+                s.has_shape(Shape::new(self.x.rows(), s.matrix.cols()), &x)?;
+                let a = named("a", projection.adapter.a);
+                s.has_shape(Shape::new(self.x.rows(), projection.adapter.rank()), &a)?;
                 s.has_dtype(&[dtype], "x")?;
             }
         }

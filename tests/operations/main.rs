@@ -4,7 +4,11 @@
 //! backend on the emulator and one for the CUDA backend on a GPU.
 
 mod backward;
+mod bad_input;
+
 mod common;
 mod dropout;
 mod forward;
+mod golden;
+mod properties;
 mod siblings;

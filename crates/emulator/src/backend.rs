@@ -143,10 +143,7 @@ impl Backend for EmulatedCuda {
             && *record.codes() == RawCodes::default()
         {
             let bytes = RestoreRecord::<RawCodes>::code_bytes(record.method(), shape, dtype);
-            let empty = RestoreRecord::new(record.method());
-            let (with_room, _) =
-                std::mem::replace(record, empty).replace_codes(self.allocate_codes(bytes));
-            *record = with_room;
+            record.replace_codes(self.allocate_codes(bytes));
         }
         // SAFETY: as in `forward_siblings`.
         unsafe { self.engine.update_weights(op) }

@@ -56,7 +56,7 @@ pub fn check_parts(record: &RestoreRecord<DeviceCodes>) -> Result<()> {
 /// Moves everything but the codes into a record for the engine.
 pub fn lend(record: &mut RestoreRecord<DeviceCodes>) -> RestoreRecord<RawCodes> {
     let empty = RestoreRecord::new(record.method());
-    let (lent, codes) = std::mem::replace(record, empty).replace_codes(RawCodes::default());
+    let (lent, codes) = std::mem::replace(record, empty).move_codes(RawCodes::default());
     record.codes = codes;
     lent
 }
@@ -64,7 +64,7 @@ pub fn lend(record: &mut RestoreRecord<DeviceCodes>) -> RestoreRecord<RawCodes> 
 /// Takes back what [`lend`] gave and the engine changed. An empty record needs no codes.
 pub fn take_back(record: &mut RestoreRecord<DeviceCodes>, lent: RestoreRecord<RawCodes>) {
     let codes = std::mem::take(&mut record.codes);
-    *record = lent.replace_codes(codes).0;
+    *record = lent.move_codes(codes).0;
     if record.recorded().is_none() {
         record.clear();
     }

@@ -17,11 +17,9 @@ use crate::{Error, Layout, MatrixRef, Result, Rounding, Shape};
 /// Rows of W, as stored, that one block of the update kernels works on.
 const TILE_ROWS: usize = 64;
 /// Columns of W, as stored, that one block of the update kernels works on.
-const TILE_COLUMNS: usize = 128;
-/// Columns that a thread reads as vectors.
-const THREAD_COLUMNS: usize = 8;
-/// Rows of a thread.
-const THREAD_ROWS: usize = 4;
+const TILE_COLUMNS: usize = 64;
+/// Rows and columns of one thread.
+const THREAD_TILE: usize = 4;
 const THREADS: u32 = 256;
 /// Blocks of a fingerprint: enough to fill a card.
 const MOST_FINGERPRINT_BLOCKS: usize = 512;
@@ -93,7 +91,6 @@ pub fn update(
     let transposed = layout.is_transposed();
     let w = stored_view(op.w.as_ref().buffer().address, layout);
     let term = |adapter| DeltaTerm::new(adapter, transposed);
-    let run = if transposed { THREAD_ROWS } else { THREAD_COLUMNS };
     let kept = record.map_or(0, |(_, codes)| codes.address);
     let arguments = WeightUpdateArguments {
         w,
@@ -112,7 +109,7 @@ pub fn update(
         },
         transposed: transposed.into(),
         vector_rows: w.has_vector_rows(dtype).into(),
-        vector_kept: (kept.is_multiple_of(16) && layout.cols().is_multiple_of(run)).into(),
+        vector_kept: (kept.is_multiple_of(16) && layout.cols().is_multiple_of(THREAD_TILE)).into(),
         stochastic: matches!(op.rounding, Rounding::Stochastic { .. }).into(),
         keep: match record {
             None => KEEP_NOTHING,
@@ -121,8 +118,12 @@ pub fn update(
         },
         dry_run: dry_run.into(),
     };
-    let observed = if record.is_some() || op.report { "_observed" } else { "" };
-    Ok(launch(format!("weight_update{observed}_{dtype}"), blocks(layout)?, &arguments))
+    let variant = match (op.report, record) {
+        (true, _) => "_measured",
+        (false, Some(_)) => "_recorded",
+        (false, None) => "",
+    };
+    Ok(launch(format!("weight_update{variant}_{dtype}"), blocks(layout)?, &arguments))
 }
 
 /// The launch that writes Δ.
@@ -228,7 +229,7 @@ mod tests {
         let op = merge(Layout::packed(300, 70).t(), 0x1000);
         let (launch, arguments) =
             launched(update(&op, None, &UpdateMemory::default(), false).expect("small"));
-        assert_eq!((launch.kernel.as_str(), launch.grid), ("weight_update_bf16", [5, 1, 1]));
+        assert_eq!((launch.kernel.as_str(), launch.grid), ("weight_update_bf16", [10, 1, 1]));
         assert_eq!((arguments.w.rows, arguments.w.columns, arguments.transposed), (300, 70, 1));
         assert_eq!(
             (arguments.add.left.address, arguments.add.left.rows, arguments.add.left.columns),
@@ -250,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_or_a_report_takes_the_observed_kernel() {
+    fn records_and_reports_have_their_kernels() {
         let mut op = merge(Layout::packed(10, 64), 0x1000);
         let codes = RawCodes { address: 0x9000, bytes: 640 };
         let record = Some((RestoreMethod::Codes, codes));
@@ -258,19 +259,19 @@ mod tests {
         assert_eq!((memory.parts, memory.new_escape_capacity), (0, 640 / 64 + 1024));
         assert!(bytes >= 1034 * 16 + 3 * 16);
         let (launch, arguments) = launched(update(&op, record, &memory, true).expect("small"));
-        assert_eq!(launch.kernel, "weight_update_observed_bf16");
+        assert_eq!(launch.kernel, "weight_update_recorded_bf16");
         assert_eq!((arguments.keep, arguments.dry_run, arguments.vector_kept), (KEEP_CODES, 1, 1));
         op.report = true;
         let (memory, _) = update_memory(&op, None, 0, 0x10000).expect("small");
         assert_ne!(memory.parts, 0);
         let (launch, arguments) = launched(update(&op, None, &memory, false).expect("small"));
-        assert_eq!((launch.kernel.as_str(), arguments.keep), ("weight_update_observed_bf16", KEEP_NOTHING));
+        assert_eq!((launch.kernel.as_str(), arguments.keep), ("weight_update_measured_bf16", KEEP_NOTHING));
     }
 
     #[test]
     fn a_weight_with_too_many_tiles_is_refused() {
-        let layout = Layout::strided(1 << 38, 128, 128).expect("valid");
+        let layout = Layout::strided(1 << 38, 64, 64).expect("valid");
         let error = blocks(layout).expect_err("2^32 tiles");
-        assert!(error.to_string().contains("[274877906944, 128]"), "{error}");
+        assert!(error.to_string().contains("[274877906944, 64]"), "{error}");
     }
 }

@@ -31,21 +31,19 @@ pub trait TestDevice: Sized {
     type Memory: Memory;
     type Codes: Default;
     type Backend: Backend<Memory = Self::Memory, Codes = Self::Codes>;
-    /// A buffer in the device's memory, freed with the device at the latest.
+    /// A buffer in the device's memory.
     type Buffer;
 
     /// The device, or why there is none here.
     fn open() -> Result<Self, String>;
     fn backend(&mut self) -> &mut Self::Backend;
-    fn upload(&mut self, data: &Data) -> Self::Buffer;
+    /// Copies data to the device. Views of the buffer will start at element `offset`.
+    fn upload(&mut self, data: &Data, offset: usize) -> Self::Buffer;
+    /// Copies the whole buffer back.
     fn download(&mut self, buffer: &Self::Buffer) -> Data;
-    /// A view of the buffer from element `offset` on.
-    fn view(buffer: &Self::Buffer, offset: usize, layout: Layout) -> Result<MatrixRef<'_, Self::Memory>>;
-    fn view_mut(
-        buffer: &mut Self::Buffer,
-        offset: usize,
-        layout: Layout,
-    ) -> Result<MatrixMut<'_, Self::Memory>>;
+    fn free(&mut self, buffer: Self::Buffer);
+    fn view(buffer: &Self::Buffer, layout: Layout) -> Result<MatrixRef<'_, Self::Memory>>;
+    fn view_mut(buffer: &mut Self::Buffer, layout: Layout) -> Result<MatrixMut<'_, Self::Memory>>;
 }
 
 /// The CPU backend.
@@ -58,7 +56,8 @@ impl TestDevice for Cpu {
     type Memory = Host;
     type Codes = Vec<u8>;
     type Backend = cpu::Cpu;
-    type Buffer = Data;
+    /// The data, and where views of it start.
+    type Buffer = (Data, usize);
 
     fn open() -> Result<Self, String> {
         Ok(Cpu(cpu::Cpu::new()))
@@ -68,28 +67,31 @@ impl TestDevice for Cpu {
         &mut self.0
     }
 
-    fn upload(&mut self, data: &Data) -> Data {
+    fn upload(&mut self, data: &Data, offset: usize) -> (Data, usize) {
+        (data.clone(), offset)
+    }
+
+    fn download(&mut self, (data, _): &(Data, usize)) -> Data {
         data.clone()
     }
 
-    fn download(&mut self, buffer: &Data) -> Data {
-        buffer.clone()
-    }
+    /// Dropping is enough.
+    fn free(&mut self, _buffer: (Data, usize)) {}
 
-    fn view(buffer: &Data, offset: usize, layout: Layout) -> Result<MatrixRef<'_>> {
-        let buffer = match buffer {
-            Data::F32(values) => HostRef::new(&values[offset..]),
-            Data::F16(values) => HostRef::new(&values[offset..]),
-            Data::Bf16(values) => HostRef::new(&values[offset..]),
+    fn view((data, offset): &(Data, usize), layout: Layout) -> Result<MatrixRef<'_>> {
+        let buffer = match data {
+            Data::F32(values) => HostRef::new(&values[*offset..]),
+            Data::F16(values) => HostRef::new(&values[*offset..]),
+            Data::Bf16(values) => HostRef::new(&values[*offset..]),
         };
         MatrixRef::from_buffer(buffer, layout)
     }
 
-    fn view_mut(buffer: &mut Data, offset: usize, layout: Layout) -> Result<MatrixMut<'_>> {
-        let buffer = match buffer {
-            Data::F32(values) => HostMut::new(&mut values[offset..]),
-            Data::F16(values) => HostMut::new(&mut values[offset..]),
-            Data::Bf16(values) => HostMut::new(&mut values[offset..]),
+    fn view_mut((data, offset): &mut (Data, usize), layout: Layout) -> Result<MatrixMut<'_>> {
+        let buffer = match data {
+            Data::F32(values) => HostMut::new(&mut values[*offset..]),
+            Data::F16(values) => HostMut::new(&mut values[*offset..]),
+            Data::Bf16(values) => HostMut::new(&mut values[*offset..]),
         };
         MatrixMut::from_buffer(buffer, layout)
     }
@@ -130,6 +132,22 @@ macro_rules! device_tests {
             $(#[test]
             fn $body() {
                 $crate::common::device::on::<$crate::common::device::Cpu>("", super::$body);
+            })+
+        }
+        mod emulated {
+            $(#[test]
+            fn $body() {
+                $crate::common::device::on::<$crate::common::emulated::Emulated>(
+                    "LORA_KERNELS_REQUIRE_EMULATOR",
+                    super::$body,
+                );
+            })+
+        }
+        #[cfg(feature = "cuda")]
+        mod gpu {
+            $(#[test]
+            fn $body() {
+                $crate::common::device::on::<$crate::common::gpu::Gpu>("LORA_KERNELS_REQUIRE_GPU", super::$body);
             })+
         }
     };

@@ -196,6 +196,22 @@ fn stored(gradient: Bounded, output: &Option<Gradient>) -> Bounded {
     }
 }
 
+/// What a merge computes.
+pub struct Merge {
+    /// Δ before any rounding to an element type.
+    pub delta: Bounded,
+    pub merged: Bounded,
+}
+
+/// W + s·A·B, with Δ in `f32` and one rounding.
+pub fn merge(w: &Matrix, adapter: &AdapterArguments) -> Merge {
+    let scale = f64::from(adapter.scale);
+    let (a, b, before) = (exact(&adapter.a), exact(&adapter.b), exact(w));
+    let delta = accumulated(&[(&a, &b)], &[]).scaled(scale);
+    let merged = accumulated(&[], &[&before, &delta]).rounded(w.dtype());
+    Merge { delta: agreeing(delta, oracle::delta(&a.value, &b.value, scale)), merged }
+}
+
 /// Every element must be within its bound; the worst is reported.
 pub fn assert_close(context: &str, name: &str, found: &Matrix, expected: &Bounded) {
     assert_eq!((found.rows, found.cols), (expected.value.rows, expected.value.cols), "{context}: `{name}`");

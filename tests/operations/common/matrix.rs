@@ -21,7 +21,8 @@ fn poison(dtype: DType) -> u32 {
 }
 
 impl Data {
-    fn poisoned(dtype: DType, len: usize) -> Self {
+    /// A buffer that nobody has written.
+    pub fn poisoned(dtype: DType, len: usize) -> Self {
         let bits = poison(dtype);
         match dtype {
             DType::F32 => Data::F32(vec![f32::from_bits(bits); len]),

@@ -2,7 +2,10 @@
 
 pub mod dense;
 pub mod device;
+pub mod emulated;
 pub mod expect;
+#[cfg(feature = "cuda")]
+pub mod gpu;
 pub mod matrix;
 pub mod oracle;
 pub mod problem;

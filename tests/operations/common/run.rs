@@ -7,6 +7,7 @@ use super::oracle;
 use lora_kernels::ops::{
     BackwardProjection, BackwardSiblings, ForwardSiblings, Output, Projection, WriteMode,
 };
+use lora_kernels::restore::RestoreRecord;
 use lora_kernels::{
     Adapter, Backend, Backward, Delta, Dropout, Forward, Layout, MatrixMut, MatrixRef, Result, WeightUpdate,
 };
@@ -65,33 +66,34 @@ pub struct Gradient {
 /// A matrix in the device's memory.
 struct OnDevice<D: TestDevice> {
     buffer: D::Buffer,
-    offset: usize,
     layout: Layout,
 }
 
 impl<D: TestDevice> OnDevice<D> {
     fn new(device: &mut D, matrix: &Matrix) -> Result<Self> {
         let layout = matrix.layout()?;
-        Ok(OnDevice { buffer: device.upload(&matrix.data), offset: matrix.arrangement.offset, layout })
+        Ok(OnDevice { buffer: device.upload(&matrix.data, matrix.arrangement.offset), layout })
     }
 
     fn view(&self) -> Result<MatrixRef<'_, D::Memory>> {
-        D::view(&self.buffer, self.offset, self.layout)
+        D::view(&self.buffer, self.layout)
     }
 
     fn view_mut(&mut self) -> Result<MatrixMut<'_, D::Memory>> {
-        D::view_mut(&mut self.buffer, self.offset, self.layout)
+        D::view_mut(&mut self.buffer, self.layout)
     }
 
-    /// Panics unless the device's copy of this input still has the bits that were uploaded.
-    fn assert_unchanged(&self, device: &mut D, name: &str, matrix: &Matrix) {
+    /// Panics unless the device's copy of this input still has the bits that were uploaded; frees it.
+    fn assert_unchanged(self, device: &mut D, name: &str, matrix: &Matrix) {
         let now = device.download(&self.buffer);
+        device.free(self.buffer);
         assert!(now.bytes() == matrix.data.bytes(), "{}: the input `{name}` was written to", D::NAME);
     }
 
-    /// Takes over what the device wrote.
-    fn read_back(&self, device: &mut D, name: &str, matrix: &mut Matrix) {
+    /// Takes over what the device wrote, and frees its copy.
+    fn read_back(self, device: &mut D, name: &str, matrix: &mut Matrix) {
         matrix.data = device.download(&self.buffer);
+        device.free(self.buffer);
         matrix.assert_surroundings_untouched(name);
     }
 }
@@ -112,7 +114,7 @@ impl<D: TestDevice> AdapterOnDevice<D> {
         Ok(Adapter { a: self.a.view()?, b: self.b.view()?, scale: self.scale })
     }
 
-    fn assert_unchanged(&self, device: &mut D, adapter: &AdapterArguments) {
+    fn assert_unchanged(self, device: &mut D, adapter: &AdapterArguments) {
         self.a.assert_unchanged(device, "a", &adapter.a);
         self.b.assert_unchanged(device, "b", &adapter.b);
     }
@@ -182,12 +184,13 @@ pub fn forward<D: TestDevice>(device: &mut D, arguments: &mut ForwardArguments) 
     };
 
     x.assert_unchanged(device, "x", &arguments.x);
-    for (index, layer) in layers.iter_mut().enumerate() {
-        adapters[index].assert_unchanged(device, &layer.adapter);
-        assert_unchanged(device, "w", &w[index], Some(&layer.w));
-        assert_unchanged(device, "bias", &bias[index], layer.bias.as_ref());
-        read_back(device, "y", &y[index], Some(&mut layer.y));
-        read_back(device, "s", &s[index], layer.s.as_mut());
+    let on_device = adapters.into_iter().zip(w).zip(bias).zip(y).zip(s);
+    for (layer, ((((adapter, w), bias), y), s)) in layers.iter_mut().zip(on_device) {
+        adapter.assert_unchanged(device, &layer.adapter);
+        assert_unchanged(device, "w", w, Some(&layer.w));
+        assert_unchanged(device, "bias", bias, layer.bias.as_ref());
+        read_back(device, "y", y, Some(&mut layer.y));
+        read_back(device, "s", s, layer.s.as_mut());
     }
     result
 }
@@ -239,16 +242,17 @@ pub fn backward<D: TestDevice>(device: &mut D, arguments: &mut BackwardArguments
         }
     };
 
-    assert_unchanged(device, "x", &x, arguments.x.as_ref());
-    read_back(device, "dx", &dx, arguments.dx.as_mut().map(|dx| &mut dx.matrix));
-    for (index, layer) in layers.iter_mut().enumerate() {
-        adapters[index].assert_unchanged(device, &layer.adapter);
-        assert_unchanged(device, "w", &w[index], Some(&layer.w));
-        assert_unchanged(device, "dy", &dy[index], Some(&layer.dy));
-        assert_unchanged(device, "s", &s[index], layer.s.as_ref());
-        read_back(device, "da", &da[index], layer.da.as_mut().map(|da| &mut da.matrix));
-        read_back(device, "db", &db[index], layer.db.as_mut().map(|db| &mut db.matrix));
-        read_back(device, "dbias", &dbias[index], layer.dbias.as_mut().map(|dbias| &mut dbias.matrix));
+    assert_unchanged(device, "x", x, arguments.x.as_ref());
+    read_back(device, "dx", dx, arguments.dx.as_mut().map(|dx| &mut dx.matrix));
+    let on_device = adapters.into_iter().zip(w).zip(dy).zip(s).zip(da).zip(db).zip(dbias);
+    for (layer, ((((((adapter, w), dy), s), da), db), dbias)) in layers.iter_mut().zip(on_device) {
+        adapter.assert_unchanged(device, &layer.adapter);
+        assert_unchanged(device, "w", w, Some(&layer.w));
+        assert_unchanged(device, "dy", dy, Some(&layer.dy));
+        assert_unchanged(device, "s", s, layer.s.as_ref());
+        read_back(device, "da", da, layer.da.as_mut().map(|da| &mut da.matrix));
+        read_back(device, "db", db, layer.db.as_mut().map(|db| &mut db.matrix));
+        read_back(device, "dbias", dbias, layer.dbias.as_mut().map(|dbias| &mut dbias.matrix));
     }
     result
 }
@@ -256,7 +260,7 @@ pub fn backward<D: TestDevice>(device: &mut D, arguments: &mut BackwardArguments
 fn assert_unchanged<D: TestDevice>(
     device: &mut D,
     name: &str,
-    on_device: &Option<OnDevice<D>>,
+    on_device: Option<OnDevice<D>>,
     matrix: Option<&Matrix>,
 ) {
     if let (Some(on_device), Some(matrix)) = (on_device, matrix) {
@@ -267,7 +271,7 @@ fn assert_unchanged<D: TestDevice>(
 fn read_back<D: TestDevice>(
     device: &mut D,
     name: &str,
-    on_device: &Option<OnDevice<D>>,
+    on_device: Option<OnDevice<D>>,
     matrix: Option<&mut Matrix>,
 ) {
     if let (Some(on_device), Some(matrix)) = (on_device, matrix) {
@@ -281,6 +285,7 @@ pub fn update_weights<D: TestDevice>(
     w: &mut Matrix,
     remove: Option<&AdapterArguments>,
     add: Option<&AdapterArguments>,
+    record: Option<&mut RestoreRecord<D::Codes>>,
 ) -> Result<()> {
     let mut on_device = OnDevice::new(device, w)?;
     let removed = remove.map(|adapter| AdapterOnDevice::new(device, adapter)).transpose()?;
@@ -290,10 +295,10 @@ pub fn update_weights<D: TestDevice>(
         remove: removed.as_ref().map(AdapterOnDevice::view).transpose()?,
         add: added.as_ref().map(AdapterOnDevice::view).transpose()?,
         rounding: lora_kernels::Rounding::Nearest,
-        record: None,
+        record,
         report: false,
     });
-    for (on_device, adapter) in [(&removed, remove), (&added, add)] {
+    for (on_device, adapter) in [(removed, remove), (added, add)] {
         if let (Some(on_device), Some(adapter)) = (on_device, adapter) {
             on_device.assert_unchanged(device, adapter);
         }

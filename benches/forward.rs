@@ -1,0 +1,21 @@
+//! The forward: frozen, baselines and ours.
+//!
+//! `LORA_BENCH_GRID=full` times the whole grid, `LORA_BENCH_SMOKE=1` or `--test` tiny shapes.
+
+#[allow(dead_code, reason = "each bench uses a part")]
+mod common;
+
+use common::criterion_cpu;
+use common::grid::Pass;
+use criterion::{Criterion, criterion_group, criterion_main};
+
+fn forward(criterion: &mut Criterion) {
+    criterion_cpu::bench(criterion, Pass::Forward);
+}
+
+criterion_group! {
+    name = benches;
+    config = criterion_cpu::configuration();
+    targets = forward
+}
+criterion_main!(benches);
