@@ -164,10 +164,8 @@ impl Block {
             return false;
         }
         let next = writer.proxy_fences.partition_point(|count| *count < write.count);
-        let by_writer = writer
-            .proxy_fences
-            .get(next)
-            .is_some_and(|count| self.clocks.sees(reader, write.actor, *count));
+        let by_writer =
+            writer.proxy_fences.get(next).is_some_and(|count| self.clocks.sees(reader, write.actor, *count));
         let own = &self.threads[reader].at_proxy_fence;
         by_writer || own.as_ref().is_some_and(|stamp| stamp.sees(write.actor, write.count))
     }

@@ -109,7 +109,10 @@ pub(crate) fn complete_if_full(caller: &mut Caller<'_>) {
 pub(crate) fn wait(caller: &mut Caller<'_>) -> Result<Flow, RawFault> {
     let thread = caller.thread;
     let Some(phase) = caller.block.threads[thread].cluster_phase else {
-        return Err(RawFault::new(FaultKind::BarrierMisuse, "waits at the cluster barrier without an arrival"));
+        return Err(RawFault::new(
+            FaultKind::BarrierMisuse,
+            "waits at the cluster barrier without an arrival",
+        ));
     };
     let rank = caller.block.rank;
     let ended = caller.with_barrier(|barrier| {

@@ -164,7 +164,10 @@ impl Emulator {
             return Err(invalid(format!("a grid of {:?}", step.grid)));
         }
         if !x.is_multiple_of(kernel.cluster) {
-            return Err(invalid(format!("a grid of {:?} for clusters of {} blocks", step.grid, kernel.cluster)));
+            return Err(invalid(format!(
+                "a grid of {:?} for clusters of {} blocks",
+                step.grid, kernel.cluster
+            )));
         }
         if blocks > Actor::MAX_BLOCKS {
             return Err(invalid(format!("{blocks} blocks, where the emulator takes {}", Actor::MAX_BLOCKS)));

@@ -284,8 +284,7 @@ unsafe extern "C" fn atomic(
         }
         enter(thread, pc, |caller| {
             let order = Order::from_ffi(order);
-            let old =
-                atomic::execute(caller, operation, order, address, bytes as usize, operand, expected)?;
+            let old = atomic::execute(caller, operation, order, address, bytes as usize, operand, expected)?;
             caller.block.threads[caller.thread].result = old;
             Ok(Flow::Continue)
         });

@@ -115,7 +115,10 @@ pub(crate) fn check_fenced(block: &Block, position: usize) -> Result<(), RawFaul
     }
     Err(RawFault::new(
         FaultKind::MissingProxyFence,
-        format!("the mbarrier at {:#x} was initialised with no fence.mbarrier_init after it", barrier.address),
+        format!(
+            "the mbarrier at {:#x} was initialised with no fence.mbarrier_init after it",
+            barrier.address
+        ),
     ))
 }
 

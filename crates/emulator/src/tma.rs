@@ -119,10 +119,8 @@ impl Region {
                 if first < last {
                     // SAFETY: checked when the copy was issued: bytes of shared memory and of a live buffer.
                     unsafe {
-                        ((global + first - start) as *mut u8).copy_from_nonoverlapping(
-                            (address + first - offset) as *const u8,
-                            last - first,
-                        );
+                        ((global + first - start) as *mut u8)
+                            .copy_from_nonoverlapping((address + first - offset) as *const u8, last - first);
                     }
                 }
             }
@@ -206,12 +204,7 @@ pub(crate) fn load(
             let Block { shared, clocks, .. } = &mut *caller.block;
             let result = shared.dynamic.access(offset, bytes, &access, clocks, caller.thread);
             result.map_err(|problem| {
-                violation(
-                    caller.launch,
-                    caller.block,
-                    problem,
-                    "TMA writes a box in dynamic shared memory",
-                )
+                violation(caller.launch, caller.block, problem, "TMA writes a box in dynamic shared memory")
             })?;
             position
         } else {
@@ -262,7 +255,10 @@ pub(crate) fn load(
 
 fn offset(block: &Block, region: &Region, bytes: usize) -> Result<usize, RawFault> {
     block.shared.dynamic_offset(region.window, bytes).ok_or_else(|| {
-        RawFault::new(FaultKind::OutOfBounds, format!("TMA: a box of {bytes} bytes leaves dynamic shared memory"))
+        RawFault::new(
+            FaultKind::OutOfBounds,
+            format!("TMA: a box of {bytes} bytes leaves dynamic shared memory"),
+        )
     })
 }
 

@@ -9,9 +9,8 @@ use support::{arguments, device, download, launch, schedules, upload};
 
 /// Small integers, so that every order of summation gives the same bits.
 fn integers<T: Element>(count: usize, seed: u32) -> Vec<T> {
-    (0..count as u32)
-        .map(|i| T::from_f32(((i * 7 + seed) * 2654435761 >> 16) as i32 as f32 % 9.0 - 4.0))
-        .collect()
+    let draw = |i: u32| (i + seed * 1_000_003).wrapping_mul(2_654_435_761) >> 20;
+    (0..count as u32).map(|i| T::from_f32((draw(i) % 9) as f32 - 4.0)).collect()
 }
 
 fn multiplies<T: Element>(kernel: &str, k: usize) {
