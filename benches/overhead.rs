@@ -12,7 +12,7 @@ use common::cpu::Layer;
 use common::grid::{Pass, Problem, Size, System};
 use common::record::{Record, document, quartiles};
 use half::{bf16, f16};
-use lora_kernels::{DType, Element};
+use lora_kernels::Element;
 use std::time::Instant;
 
 const PROBABILITIES: [f32; 2] = [0.0, 0.1];
@@ -104,7 +104,7 @@ fn print_row(record: &Record) {
     println!(
         "{:<22} {:<5} {:>4}  {:<8} {:<12} {:>10.3}  {:>6.3}  {:.3}–{:.3}",
         problem.to_string(),
-        dtype_name(*dtype),
+        dtype.to_string(),
         probability,
         pass.name(),
         system.name(),
@@ -115,10 +115,6 @@ fn print_row(record: &Record) {
     );
 }
 
-fn dtype_name(dtype: DType) -> String {
-    dtype.to_string()
-}
-
 /// The processor's name.
 fn device() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -127,7 +123,10 @@ fn device() -> String {
     if name.is_empty() { std::env::consts::ARCH.to_string() } else { name.to_string() }
 }
 
+/// From `LORA_COMMIT` where there is no repository, else from git.
 fn commit() -> String {
-    let output = std::process::Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
-    output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_string()).unwrap_or_default()
+    std::env::var("LORA_COMMIT").unwrap_or_else(|_| {
+        let output = std::process::Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
+        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_string()).unwrap_or_default()
+    })
 }

@@ -11,7 +11,8 @@ const ARCHITECTURES: &[&str] = &["80", "86", "89", "90a", "100", "120"];
 /// Devices that are newer than the compiler translate this when the kernels are loaded.
 const PORTABLE: &str = "80";
 
-const FLAGS: &[&str] = &["-lineinfo", "-std=c++17", "-DNDEBUG"];
+/// Compressed, the images are a sixth as large.
+const FLAGS: &[&str] = &["-lineinfo", "-std=c++17", "-DNDEBUG", "-Xfatbin=-compress-all"];
 
 /// Variables that nvcc itself reads.
 pub const READ_BY_NVCC: &[&str] = &["NVCC_CCBIN", "NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"];
@@ -111,4 +112,37 @@ pub fn output(command: &mut Command) -> Result<String, String> {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KNOWN: &str = "sm_75\nsm_80\nsm_90\ncompute_80\n";
+
+    #[test]
+    fn the_default_list_is_cut_to_what_the_compiler_knows() {
+        assert_eq!(targets(None, KNOWN).unwrap(), ["80", "90a"]);
+    }
+
+    #[test]
+    fn a_list_may_be_given_and_is_kept_in_order() {
+        assert_eq!(targets(Some("90a, 75"), KNOWN).unwrap(), ["90a", "75"]);
+    }
+
+    #[test]
+    fn an_unknown_architecture_is_named() {
+        let message = targets(Some("80,42"), KNOWN).unwrap_err();
+        assert!(message.contains("\"42\""), "{message}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_failed_command_is_quoted_with_everything_it_printed() {
+        let message =
+            output(Command::new("sh").args(["-c", "echo printed; echo complained >&2; exit 3"])).unwrap_err();
+        for part in ["\"sh\" \"-c\"", "printed\n", "complained\n", "3"] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
 }

@@ -82,3 +82,31 @@ fn normal(path: &Path) -> PathBuf {
 fn describe(path: &Path, error: &std::io::Error) -> String {
     format!("{}: {error}", path.display())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_depends_on_what_it_includes_and_on_nothing_else() {
+        let root = std::env::temp_dir().join(format!("lora-kernels-sources-{}", std::process::id()));
+        fs::create_dir_all(root.join("arch")).unwrap();
+        let files = [
+            ("kernel.cu", "#include \"arch/mechanism.cuh\"\n#include <cstdint>\n"),
+            ("arch/mechanism.cuh", "  #  include \"../element.cuh\"\n"),
+            ("element.cuh", "// includes nothing\n#include \"kernel.cu\"\n"),
+            ("unrelated.cuh", "// unrelated\n"),
+            ("arch/not_compiled.cu", "// below the folder of kernels\n"),
+        ];
+        for (name, text) in files {
+            fs::write(root.join(name), text).unwrap();
+        }
+        let sources = Sources::read(&root).unwrap();
+        let closure = sources.closure(&root.join("kernel.cu"));
+        let kernels = sources.kernels();
+        assert_eq!(kernels, [root.join("kernel.cu")]);
+        assert_eq!(closure, [files[1].1, files[2].1, files[0].1]);
+        assert_eq!(sources.files().count(), files.len());
+        fs::remove_dir_all(root).unwrap();
+    }
+}

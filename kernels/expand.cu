@@ -16,7 +16,10 @@ __device__ __forceinline__ void expand(const ExpandArguments& arguments) {
     using OutTile = Tile<float, TILE, TILE>;
     LORA_DYNAMIC_SHARED(shared);
     T* const stages = reinterpret_cast<T*>(shared);
-    constexpr int STAGE = STile::ELEMENTS + BTile::ELEMENTS;
+    // Room for B as [rank][column] or as [column][rank].
+    using TransposedBTile = STile;
+    static_assert(TransposedBTile::ELEMENTS >= BTile::ELEMENTS, "either fits");
+    constexpr int STAGE = STile::ELEMENTS + TransposedBTile::ELEMENTS;
 
     const View& out = arguments.out;
     const int64_t column_tiles = (out.columns + TILE - 1) / TILE;
@@ -27,18 +30,31 @@ __device__ __forceinline__ void expand(const ExpandArguments& arguments) {
 
     Accumulator<TILE> sum;
     sum.clear();
+    const View b_columns = transposed(arguments.b);
+    const bool by_columns = arguments.b.column_stride != 1 && has_vector_rows<T>(b_columns);
     const int rank_chunks = int((arguments.s.columns + RANK - 1) / RANK);
     pipeline<2>(
         rank_chunks,
         [&](int stage, int i) {
             load_tile<STile>(stages + stage * STAGE, arguments.s, row, int64_t(i) * RANK);
-            load_tile<BTile>(stages + stage * STAGE + STile::ELEMENTS, arguments.b, int64_t(i) * RANK, column);
+            T* const b = stages + stage * STAGE + STile::ELEMENTS;
+            if (by_columns) {
+                load_tile<TransposedBTile>(b, b_columns, column, int64_t(i) * RANK);
+            } else {
+                load_tile<BTile>(b, arguments.b, int64_t(i) * RANK, column);
+            }
         },
         [](int, int) {},
         [&](int stage, int) {
-            const T* s = stages + stage * STAGE;
-            warp_product<Mode, RANK, TILE, Stored::DepthInner, Stored::DepthOuter>(
-                sum, s + warp_row * STile::PITCH, STile::PITCH, s + STile::ELEMENTS, BTile::PITCH);
+            const T* const s = stages + stage * STAGE + warp_row * STile::PITCH;
+            const T* const b = stages + stage * STAGE + STile::ELEMENTS;
+            if (by_columns) {
+                warp_product<Mode, RANK, TILE, Stored::DepthInner, Stored::DepthInner>(
+                    sum, s, STile::PITCH, b, TransposedBTile::PITCH);
+            } else {
+                warp_product<Mode, RANK, TILE, Stored::DepthInner, Stored::DepthOuter>(
+                    sum, s, STile::PITCH, b, BTile::PITCH);
+            }
         });
 
     // Through shared memory (over the stages, which all threads are done with), so that each thread gets eight

@@ -32,6 +32,10 @@ __device__ __forceinline__ bool has_vector_rows(const View& view) {
     return view.column_stride == 1 && view.address % 16 == 0 && view.row_stride * int64_t(sizeof(T)) % 16 == 0;
 }
 
+__device__ __forceinline__ View transposed(const View& view) {
+    return {view.address, view.column_stride, view.row_stride, view.columns, view.rows};
+}
+
 // Eight neighbouring columns of one row of a tile.
 struct Unit {
     int row;

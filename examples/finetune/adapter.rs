@@ -9,14 +9,15 @@ use rand::rngs::StdRng;
 /// The element type of adapters: PEFT keeps them in `f32` for half-precision models too.
 pub const ADAPTER_DTYPE: DType = DType::F32;
 
-/// s = α/r with the common choice α = 2r.
-pub const SCALE: f32 = 2.0;
+/// The numerator of s = α/r. Being the same for all ranks, it lets the same learning rate serve them.
+const ALPHA: f32 = 16.0;
 
 /// A pair of matrices for each layer.
 pub struct LoraAdapter<D: Device> {
     /// From the first layer to the last.
     pub layers: Vec<LoraLayer<D>>,
-    scale: f32,
+    /// The factor s.
+    pub scale: f32,
 }
 
 /// A and B of one layer.
@@ -46,7 +47,7 @@ impl<D: Device> LoraAdapter<D> {
                 b: Matrix::zeros(device, outputs, rank, ADAPTER_DTYPE)?,
             })
         };
-        Ok(LoraAdapter { layers: widths.windows(2).map(layer).collect::<Result<_>>()?, scale: SCALE })
+        Ok(LoraAdapter { layers: widths.windows(2).map(layer).collect::<Result<_>>()?, scale: scale(rank) })
     }
 
     /// The adapter that is switched off: for running the network as it is.
@@ -65,6 +66,11 @@ impl<D: Device> LoraAdapter<D> {
         let LoraLayer { a, b } = &self.layers[index];
         Ok(Adapter { a: a.view()?.t(), b: b.view()?.t(), scale: self.scale })
     }
+}
+
+/// s = α/r.
+pub fn scale(rank: usize) -> f32 {
+    ALPHA / rank as f32
 }
 
 /// Trained numbers: A and B of every layer.

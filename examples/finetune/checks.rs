@@ -6,6 +6,7 @@ use crate::device::Device;
 use crate::exact;
 use crate::loss::predictions;
 use crate::network::{FrozenNetwork, Records};
+use crate::report::difference;
 use anyhow::Result;
 use lora_kernels::restore::{RestoreMethod, RestoreRecord};
 use std::time::{Duration, Instant};
@@ -68,25 +69,34 @@ pub fn merging<D: Device>(
 }
 
 impl Merging {
-    /// Merging rounds each weight once more and leaves out the rounding of S, so the difference should be a small
-    /// multiple of the rounding that is there anyway. Four times is allowed: twice for the larger error of the two ways,
-    /// and twice because they add up.
+    /// Merging rounds each weight once more and leaves out the rounding of S. So its error is of the size of the one
+    /// that is there anyway: at most twice as large is allowed, and once more twice because the two add up in the
+    /// difference.
+    pub fn allowed_difference(&self) -> f64 {
+        4.0 * self.rounding
+    }
+
+    /// Merged and unmerged logits are equal up to rounding, and so are the classes.
     pub fn claims(&self, adapter: &str) -> [Claim; 2] {
-        let Merging { difference, rounding, largest_logit, same_class, images } = *self;
         // Where two classes are a tie up to rounding, either may win in 16 bits.
-        let ties = images / 100;
+        let ties = self.images / 100;
         [
             Claim::new(
-                difference <= 4.0 * rounding,
+                self.difference <= self.allowed_difference(),
                 format!(
-                    "{adapter}: merged logits equal unmerged ones up to {difference:.2e} \
-                     (allowed {:.2e}: 4 times the rounding error without merging; the largest logit is {largest_logit:.1})",
-                    4.0 * rounding
+                    "{adapter}: merged logits equal unmerged ones up to {} (limit {})",
+                    difference(self.difference),
+                    difference(self.allowed_difference())
                 ),
             ),
             Claim::new(
-                images - same_class <= ties,
-                format!("{adapter}: merged and unmerged give {same_class} of {images} images the same class"),
+                self.images - self.same_class <= ties,
+                format!(
+                    "{adapter}: merged and unmerged give {} of {} images the same class (limit {})",
+                    self.same_class,
+                    self.images,
+                    self.images - ties
+                ),
             ),
         ]
     }
@@ -150,10 +160,82 @@ fn record_bytes<D: Device>(records: &Records<D>) -> usize {
 }
 
 fn largest_difference(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+    let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+    // Unlike `f64::max`, this keeps NaN.
+    differences.fold(0.0, |largest, difference| if difference <= largest { largest } else { difference })
 }
 
 fn different_bits(a: &[Vec<f32>], b: &[Vec<f32>]) -> usize {
     let (a, b) = (a.iter().flatten(), b.iter().flatten());
     a.zip(b).filter(|(a, b)| a.to_bits() != b.to_bits()).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dense::{DenseNetwork, uniform};
+    use crate::device::CpuDevice;
+    use lora_kernels::DType;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    /// A network and two adapters that change it a lot, all random.
+    fn random(
+        device: &mut CpuDevice,
+        dtype: DType,
+    ) -> (FrozenNetwork<CpuDevice>, [LoraAdapter<CpuDevice>; 2]) {
+        let rng = &mut StdRng::seed_from_u64(1);
+        let base = DenseNetwork::new(&[64, 48, 10], rng);
+        let network = FrozenNetwork::new(device, &base, dtype).unwrap();
+        let adapters = [3, 5].map(|rank| {
+            let mut adapter = LoraAdapter::new(device, &network.widths, rank, rng).unwrap();
+            for (layer, outputs) in adapter.layers.iter_mut().zip([48, 10]) {
+                layer.b.write(device, &uniform(outputs * rank, 0.05, rng)).unwrap();
+            }
+            adapter
+        });
+        (network, adapters)
+    }
+
+    #[test]
+    fn claims_hold_for_random_weights_of_every_type() {
+        let device = &mut CpuDevice::default();
+        for dtype in [DType::F32, DType::F16, DType::Bf16] {
+            let (mut network, adapters) = random(device, dtype);
+            let base = network.weights(device).unwrap();
+            let pixels = uniform(200 * 64, 1.0, &mut StdRng::seed_from_u64(2));
+            let merging = merging(device, &mut network, &adapters[0], &pixels).unwrap();
+            assert_eq!((held(&merging)[0], merging.images), (true, 200), "{dtype}: {merging:?}");
+            assert!(merging.difference > 0.0, "{dtype}: the merge did nothing");
+            assert_eq!(different_bits(&network.weights(device).unwrap(), &base), 0);
+
+            let method = Some(RestoreMethod::Codes);
+            let exact = switching(device, &mut network, &adapters, 4, method).unwrap();
+            assert_eq!((exact.merged_changed, exact.base_changed), (0, 0), "{dtype}");
+            assert!(exact.record_bytes >= 1.0);
+            let plain = switching(device, &mut network, &adapters, 4, None).unwrap();
+            assert!(plain.base_changed > 0 && plain.record_bytes == 0.0, "{dtype}: {plain:?}");
+        }
+    }
+
+    fn held(merging: &Merging) -> [bool; 2] {
+        merging.claims("adapter").map(|claim| claim.held)
+    }
+
+    #[test]
+    fn merging_is_held_to_four_rounding_errors_and_one_class_in_a_hundred() {
+        let good =
+            Merging { difference: 0.4, rounding: 0.1, largest_logit: 20.0, same_class: 198, images: 200 };
+        assert_eq!(held(&good), [true, true]);
+        assert_eq!(held(&Merging { difference: 0.41, ..good }), [false, true]);
+        assert_eq!(held(&Merging { same_class: 197, ..good }), [true, false]);
+        assert_eq!(held(&Merging { difference: f64::NAN, ..good }), [false, true]);
+    }
+
+    #[test]
+    fn differences_see_every_bit_and_every_number() {
+        assert_eq!(different_bits(&[vec![0.0, 1.0], vec![2.0]], &[vec![-0.0, 1.0], vec![2.5]]), 2);
+        assert_eq!(largest_difference(&[1.0, -3.0], &[0.5, 1.0]), 4.0);
+        assert!(largest_difference(&[1.0, f64::NAN], &[1.0, 1.0]).is_nan());
+    }
 }

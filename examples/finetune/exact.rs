@@ -1,6 +1,6 @@
 //! The network in `f64` on the host: what its logits would be if nothing were rounded.
 
-use crate::adapter::{LoraAdapter, SCALE};
+use crate::adapter::LoraAdapter;
 use crate::device::Device;
 use crate::network::FrozenNetwork;
 use anyhow::Result;
@@ -22,7 +22,7 @@ pub fn logits<D: Device>(
         let delta = linear(&s, adapter.layers[index].rank(), &b);
         for (row, delta) in y.chunks_mut(bias.len()).zip(delta.chunks(bias.len())) {
             for ((y, delta), &bias) in row.iter_mut().zip(delta).zip(bias) {
-                *y += f64::from(SCALE) * delta + f64::from(bias);
+                *y += f64::from(adapter.scale) * delta + f64::from(bias);
                 if index + 1 < weights.len() {
                     *y = y.max(0.0);
                 }

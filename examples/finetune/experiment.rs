@@ -1,7 +1,7 @@
 //! The experiment, written once for all devices.
 
 use crate::adapter::{self, LoraAdapter};
-use crate::checks::{self, Claim};
+use crate::checks::{self, Claim, Merging};
 use crate::dataset::{self, CLASSES, PIXELS, Samples, Task};
 use crate::dense::DenseNetwork;
 use crate::device::Device;
@@ -11,7 +11,7 @@ use crate::network::FrozenNetwork;
 use crate::options::Options;
 use crate::plot::{self, Curve};
 use crate::progress::Progress;
-use crate::report::{Table, kibibytes, percent, thousands};
+use crate::report::{Table, difference, kibibytes, milliseconds, percent, thousands};
 use crate::training::{DROPOUT, Training};
 use anyhow::Result;
 use lora_kernels::DType;
@@ -20,7 +20,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::time::{Duration, Instant};
 
-const WIDTHS: [usize; 4] = [PIXELS, 256, 256, CLASSES];
+const WIDTHS: [usize; 4] = [PIXELS, 512, 512, CLASSES];
 const BATCH: usize = 32;
 /// A base that has not learned a task of five digits guesses one in five right: it may do twice as well.
 const AT_CHANCE: f64 = 0.4;
@@ -46,7 +46,7 @@ pub fn run<D: Device>(device: &mut D, options: &Options) -> Result<bool> {
     println!(
         "adapters  rank {rank} on every layer, in {}, scale {}, dropout {DROPOUT}",
         adapter::ADAPTER_DTYPE,
-        adapter::SCALE
+        adapter::scale(rank)
     );
     println!("data      8 x 8 images of handwritten digits; a quarter of them is held out\n");
 
@@ -65,14 +65,10 @@ pub fn run<D: Device>(device: &mut D, options: &Options) -> Result<bool> {
     }
     print_accuracies([&base_task, &tasks[0], &tasks[1]], &measured);
     print_costs(base.parameters(), rank, dtype);
-    println!("time per step, {BATCH} images, forward + backward + Adam");
-    println!("  adapter 1  {first_time:.2?}\n  adapter 2  {second_time:.2?}\n");
+    print_times([first_time, second_time]);
 
     let mut claims = accuracy_claims([&base_task, &tasks[0], &tasks[1]], &measured);
-    for (index, (adapter, task)) in adapters.iter().zip(&tasks).enumerate() {
-        let merging = checks::merging(device, &mut network, adapter, &task.held_out.pixels)?;
-        claims.extend(merging.claims(&format!("adapter {}", index + 1)));
-    }
+    claims.extend(merging_claims(device, &mut network, &adapters, &tasks)?);
     claims.extend(switching_claims(device, &base, &mut network, &adapters)?);
     print_claims(&claims);
 
@@ -93,7 +89,7 @@ fn train_base(task: &Task, options: &Options, rng: &mut StdRng) -> DenseNetwork 
     network
 }
 
-/// The adapter, its losses, and the mean time of a step.
+/// The adapter, its losses, and the median time of a step.
 fn train_adapter<D: Device>(
     device: &mut D,
     network: &FrozenNetwork<D>,
@@ -107,18 +103,19 @@ fn train_adapter<D: Device>(
     let epochs = usize::from(options.epochs);
     let mut progress = Progress::new(name.into(), epochs * task.training.len().div_ceil(BATCH));
     let mut losses = Vec::new();
-    let mut time = Duration::ZERO;
+    let mut times = Vec::new();
     for _ in 0..epochs {
         for batch in task.training.shuffled_batches(BATCH, rng) {
             let start = Instant::now();
             let loss = training.step(device, &batch)?;
-            time += start.elapsed();
+            times.push(start.elapsed());
             progress.step(loss);
             losses.push(loss);
         }
     }
-    let time = time / losses.len() as u32;
-    Ok((training.finish(), Curve { name: name.into(), losses }, time))
+    times.sort_unstable();
+    let median = times[times.len() / 2];
+    Ok((training.finish(), Curve { name: name.into(), losses }, median))
 }
 
 fn accuracies<D: Device>(
@@ -160,6 +157,12 @@ fn print_costs(base: usize, rank: usize, dtype: DType) {
     println!("parameters and memory for training\n{table}");
 }
 
+fn print_times(times: [Duration; 2]) {
+    let mut table = Table::new(["", "adapter 1", "adapter 2"]);
+    table.row(std::iter::once("forward, backward, Adam".into()).chain(times.map(milliseconds)));
+    println!("median time of a training step with {BATCH} images\n{table}");
+}
+
 fn accuracy_claims(tasks: [&Task; 3], measured: &[Accuracies]) -> Vec<Claim> {
     let base = &measured[0];
     let mut claims = vec![Claim::new(
@@ -189,6 +192,29 @@ fn accuracy_claims(tasks: [&Task; 3], measured: &[Accuracies]) -> Vec<Claim> {
     claims
 }
 
+fn merging_claims<D: Device>(
+    device: &mut D,
+    network: &mut FrozenNetwork<D>,
+    adapters: &[LoraAdapter<D>; 2],
+    tasks: &[Task; 2],
+) -> Result<Vec<Claim>> {
+    let mut measured = Vec::new();
+    for (adapter, task) in adapters.iter().zip(tasks) {
+        measured.push(checks::merging(device, network, adapter, &task.held_out.pixels)?);
+    }
+    let mut table = Table::new(["", "adapter 1", "adapter 2"]);
+    let mut row = |name: &str, of: fn(&Merging) -> String| {
+        table.row(std::iter::once(name.to_owned()).chain(measured.iter().map(of)));
+    };
+    row("largest logit", |merging| format!("{:.1}", merging.largest_logit));
+    row("rounding error without merging", |merging| difference(merging.rounding));
+    row("difference between merged and unmerged", |merging| difference(merging.difference));
+    row("limit: 4 rounding errors", |merging| difference(merging.allowed_difference()));
+    println!("merging adapters into the weights\n{table}");
+    let claims = measured.iter().enumerate();
+    Ok(claims.flat_map(|(index, merging)| merging.claims(&format!("adapter {}", index + 1))).collect())
+}
+
 fn switching_claims<D: Device>(
     device: &mut D,
     base: &DenseNetwork,
@@ -203,7 +229,7 @@ fn switching_claims<D: Device>(
     println!("switching adapters in the weights, {switches} times");
     let mut table = Table::new(["", "with restore records", "without"]);
     let mut row = |name: &str, exact: String, plain: String| table.row([name.to_owned(), exact, plain]);
-    row("time of a switch", format!("{:.2?}", exact.time), format!("{:.2?}", plain.time));
+    row("time of a switch", milliseconds(exact.time), milliseconds(plain.time));
     row("record, bytes a weight", format!("{:.2}", exact.record_bytes), "0".into());
     row("base weights changed", thousands(exact.base_changed), thousands(plain.base_changed));
     println!("{table}");
@@ -212,15 +238,14 @@ fn switching_claims<D: Device>(
         Claim::new(
             exact.merged_changed == 0,
             format!(
-                "after {switches} switches adapter 1's merged weights are those of a fresh merge, bit for bit \
-                 ({} of {weights} differ)",
+                "after {switches} switches the weights are those of a fresh merge, bit for bit ({} of {weights} differ)",
                 thousands(exact.merged_changed)
             ),
         ),
         Claim::new(
             exact.base_changed == 0,
             format!(
-                "taking it out gives back the base weights, bit for bit ({} of {weights} differ)",
+                "taking the adapter out gives back the base weights, bit for bit ({} of {weights} differ)",
                 thousands(exact.base_changed)
             ),
         ),

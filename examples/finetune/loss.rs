@@ -11,7 +11,7 @@ pub fn cross_entropy(logits: &[f32], labels: &[usize]) -> (f32, Vec<f32>) {
     for (row, &label) in logits.chunks(classes).zip(labels) {
         let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let partition: f32 = row.iter().map(|logit| (logit - largest).exp()).sum();
-        sum += partition.ln() + largest - row[label];
+        sum += partition.ln() - (row[label] - largest);
         gradient.extend(row.iter().enumerate().map(|(class, logit)| {
             let target = if class == label { 1.0 } else { 0.0 };
             (logit - largest).exp() / partition - target

@@ -37,10 +37,25 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether every claim held.
+/// Chooses the device and runs the experiment on it. Whether every claim held.
 fn run(options: &Options) -> Result<bool> {
-    match options.device {
-        DeviceChoice::Cuda => anyhow::bail!("no CUDA yet"),
-        DeviceChoice::Cpu | DeviceChoice::Auto => experiment::run(&mut CpuDevice::default(), options),
+    match (options.device, lora_kernels::cuda::availability()) {
+        (DeviceChoice::Cpu, _) => experiment::run(&mut CpuDevice::default(), options),
+        (_, Ok(())) => on_gpu(options),
+        (DeviceChoice::Cuda, Err(reason)) => Err(reason.into()),
+        (DeviceChoice::Auto, Err(reason)) => {
+            eprintln!("computing on the CPU: {reason}");
+            experiment::run(&mut CpuDevice::default(), options)
+        }
     }
+}
+
+#[cfg(feature = "cuda")]
+fn on_gpu(options: &Options) -> Result<bool> {
+    experiment::run(&mut device::CudaDevice::new()?, options)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn on_gpu(_: &Options) -> Result<bool> {
+    anyhow::bail!("lora-kernels was built without its `cuda` feature")
 }

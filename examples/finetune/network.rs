@@ -123,3 +123,43 @@ impl<D: Device> FrozenNetwork<D> {
         self.layers.iter().map(|layer| layer.bias.read(device)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::CpuDevice;
+    use crate::exact;
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    fn integers(count: usize, rng: &mut StdRng) -> Vec<f32> {
+        (0..count).map(|_| rng.random_range(-2i8..=2).into()).collect()
+    }
+
+    #[test]
+    fn logits_of_small_integers_are_exact() {
+        let rng = &mut StdRng::seed_from_u64(1);
+        let device = &mut CpuDevice::default();
+        let mut base = DenseNetwork::new(&[64, 16, 10], rng);
+        for layer in &mut base.layers {
+            layer.weight = integers(layer.weight.len(), rng);
+            layer.bias = integers(layer.bias.len(), rng);
+        }
+        let network = FrozenNetwork::new(device, &base, DType::F32).unwrap();
+        let mut adapter = LoraAdapter::new(device, &network.widths, 4, rng).unwrap();
+        for (layer, pair) in adapter.layers.iter_mut().zip(network.widths.windows(2)) {
+            layer.a.write(device, &integers(4 * pair[0], rng)).unwrap();
+            layer.b.write(device, &integers(4 * pair[1], rng)).unwrap();
+        }
+        let pixels = integers(3 * 64, rng);
+        let adapted = network.logits(device, &pixels, Some(&adapter)).unwrap();
+        let exact: Vec<f64> = exact::logits(device, &network, &adapter, &pixels).unwrap();
+        assert_eq!(adapted.iter().copied().map(f64::from).collect::<Vec<_>>(), exact);
+
+        adapter.scale = 0.0;
+        let alone = network.logits(device, &pixels, None).unwrap();
+        let exact = exact::logits(device, &network, &adapter, &pixels).unwrap();
+        assert_eq!(alone.iter().copied().map(f64::from).collect::<Vec<_>>(), exact);
+        assert_ne!(alone, adapted);
+    }
+}

@@ -15,7 +15,7 @@ pub struct Options {
     #[arg(long, value_enum, default_value_t = DeviceChoice::Auto)]
     pub device: DeviceChoice,
 
-    /// Rank of the adapters, 1 to 512
+    /// Rank of the adapters, 1 to 512; ranks below 4 may need more epochs
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=512))]
     pub rank: u16,
 

@@ -33,16 +33,18 @@ impl Progress {
         self.done += 1;
         match &self.bar {
             Some(bar) => {
-                bar.set_message(format!("loss {loss:.3}"));
+                bar.set_message(format!("loss {loss:.4}"));
                 bar.inc(1);
                 if self.done == self.steps {
                     bar.finish();
+                    // The finished bar leaves the cursor in its line.
+                    eprintln!();
                 }
             }
             None => {
                 let quarter = |done: usize| done * PLAIN_LINES / self.steps;
                 if quarter(self.done) > quarter(self.done - 1) {
-                    eprintln!("{}: step {} of {}, loss {loss:.3}", self.name, self.done, self.steps);
+                    eprintln!("{}: step {} of {}, loss {loss:.4}", self.name, self.done, self.steps);
                 }
             }
         }

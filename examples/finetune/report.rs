@@ -1,6 +1,7 @@
 //! Tables for people.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 /// A table whose first column is text and whose other columns are aligned to the right.
 #[derive(Debug)]
@@ -54,7 +55,7 @@ pub fn thousands(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -67,6 +68,16 @@ pub fn kibibytes(bytes: usize) -> String {
     format!("{:.1} KiB", bytes as f64 / 1024.0)
 }
 
+/// A difference of two numbers, with two digits that count.
+pub fn difference(number: f64) -> String {
+    if number >= 0.01 { format!("{number:.3}") } else { format!("{number:.1e}") }
+}
+
+/// A short time.
+pub fn milliseconds(time: Duration) -> String {
+    format!("{:.2} ms", 1000.0 * time.as_secs_f64())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,9 +88,9 @@ mod tests {
         table.row(["turned by 90°".into(), percent(0.123), percent(1.0)]);
         table.row(["digits".into(), percent(0.0)]);
         let expected = concat!(
-            "                  base   adapter 1\n",
-            "  turned by 90°  12.3%      100.0%\n",
-            "  digits          0.0%\n",
+            "                   base   adapter 1\n",
+            "  turned by 90°   12.3%      100.0%\n",
+            "  digits           0.0%\n",
         );
         assert_eq!(table.to_string(), expected);
     }
@@ -92,5 +103,7 @@ mod tests {
         );
         assert_eq!(kibibytes(1536), "1.5 KiB");
         assert_eq!(percent(0.0334), "3.3%");
+        assert_eq!([0.25, 0.0000314].map(difference), ["0.250", "3.1e-5"]);
+        assert_eq!(milliseconds(Duration::from_micros(1234)), "1.23 ms");
     }
 }

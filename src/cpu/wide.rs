@@ -2,9 +2,9 @@
 
 use super::convert::Convert;
 use super::mask::Mask;
-use super::panel::{load, store};
+use super::panel::{load, store, widen};
 use super::product::{Onto, multiply};
-use super::scratch::Scratch;
+use super::scratch::{Buffer, Scratch};
 use super::view::{Tile, View, ViewMut, chunks};
 use crate::ops::WriteMode;
 use crate::{DType, Dropout};
@@ -33,6 +33,9 @@ pub(super) struct LowRank<'a> {
 }
 
 /// destination \[M, N\] = (or +=) Σ frozen products + the low-rank part, rounded once.
+///
+/// `f32` sums are formed in the destination itself where that is possible. For 16-bit types the left operands are
+/// converted once for each panel of rows, and the right operands piece by piece: no copy as large as W is made.
 pub(super) fn wide_product<T: Convert>(
     scratch: &Scratch,
     frozen: &[Frozen<'_, T>],
@@ -41,60 +44,103 @@ pub(super) fn wide_product<T: Convert>(
     destination: ViewMut<'_, T>,
 ) {
     let in_place = T::DTYPE == DType::F32 && mode == WriteMode::Overwrite && destination.col_stride() == 1;
-    let task = |mut tile: Tile<'_, T>| {
-        let at = (tile.row, tile.col);
-        if in_place && let Some(mut sums) = tile.view.as_f32() {
-            return sum(scratch, frozen, low_rank, at, &mut sums);
-        }
-        let (rows, cols) = (tile.view.rows(), tile.view.cols());
-        let mut sums = scratch.take(rows * cols);
-        let mut sums = ViewMut::packed(&mut sums, rows, cols);
-        sum(scratch, frozen, low_rank, at, &mut sums);
-        store(sums.as_view(), mode, &mut tile.view);
-    };
-    destination.tiles(HEIGHT, WIDTH).into_par_iter().for_each(task);
+    let height = if T::DTYPE == DType::F32 { destination.rows().max(1) } else { HEIGHT };
+    let width = destination.cols().max(1);
+    for panel in destination.tiles(height, width) {
+        let rows = panel.rows();
+        let mut buffers: Vec<Buffer<'_>> =
+            frozen.iter().map(|product| left_buffer(scratch, product, rows.len())).collect();
+        let products: Vec<Product<'_, T>> = frozen
+            .iter()
+            .zip(&mut buffers)
+            .map(|(&Frozen { left, right }, buffer)| {
+                let left = left.block(rows.clone(), 0..left.cols());
+                Product { left: left.as_f32().unwrap_or_else(|| widen_rows(left, buffer)), right }
+            })
+            .collect();
+        let low_rank = low_rank.map(|low_rank| LowRank {
+            left: low_rank.left.block(rows.clone(), 0..low_rank.left.cols()),
+            ..low_rank
+        });
+        let task = |mut tile: Tile<'_, T>| {
+            let part =
+                Part { products: &products, low_rank, first_row: rows.start, row: tile.row, col: tile.col };
+            if in_place && let Some(mut sums) = tile.view.as_f32() {
+                return part.sum(scratch, &mut sums);
+            }
+            let (rows, cols) = (tile.view.rows(), tile.view.cols());
+            let mut sums = scratch.take(rows * cols);
+            let mut sums = ViewMut::packed(&mut sums, rows, cols);
+            part.sum(scratch, &mut sums);
+            store(sums.as_view(), mode, &mut tile.view);
+        };
+        panel.view.tiles(HEIGHT, WIDTH).into_par_iter().for_each(task);
+    }
 }
 
-/// The tile that begins at `at`, in row-major `f32`.
-fn sum<T: Convert>(
-    scratch: &Scratch,
-    frozen: &[Frozen<'_, T>],
-    low_rank: Option<LowRank<'_>>,
-    at: (usize, usize),
-    sums: &mut ViewMut<'_, f32>,
-) {
-    let (rows, cols) = (at.0..at.0 + sums.rows(), at.1..at.1 + sums.cols());
-    let mut onto = Onto::Nothing;
-    // The low-rank part goes first: the sums are then in cache when the frozen product is added to them.
-    if let Some(LowRank { left, right, dropout, bias }) = low_rank {
-        let (left, right) =
-            (left.block(rows.clone(), 0..left.cols()), right.block(0..right.rows(), cols.clone()));
-        multiply(sums, onto, left, right);
-        onto = Onto::Destination;
-        for i in 0..rows.len() {
-            let Some(row) = sums.row(i) else { return };
-            if let Some(dropout) = dropout {
-                Mask { dropout, row: at.0, col: at.1 }.apply(i, row);
-            }
-            if let Some(bias) = bias {
-                for (value, bias) in row.iter_mut().zip(&bias[cols.clone()]) {
-                    *value += bias;
+/// A frozen product in a panel of rows, with its left operand in `f32`.
+#[derive(Clone, Copy)]
+struct Product<'a, T> {
+    left: View<'a, f32>,
+    right: View<'a, T>,
+}
+
+fn left_buffer<'a, T: Convert>(scratch: &'a Scratch, product: &Frozen<'_, T>, rows: usize) -> Buffer<'a> {
+    scratch.take(if T::DTYPE == DType::F32 { 0 } else { rows * product.left.cols() })
+}
+
+/// A matrix as `f32` in its own storage order, converted on all threads.
+fn widen_rows<'a, T: Convert>(from: View<'_, T>, buffer: &'a mut [f32]) -> View<'a, f32> {
+    if from.col_stride() != 1 {
+        return widen_rows(from.t(), buffer).t();
+    }
+    let (rows, cols) = (from.rows(), from.cols());
+    let task = |tile: Tile<'_, f32>| widen(from.block(tile.rows(), tile.cols()), tile.view);
+    ViewMut::packed(buffer, rows, cols).tiles(8, cols.max(1)).into_par_iter().for_each(task);
+    View::packed(buffer, rows, cols)
+}
+
+/// The part of a panel that begins at (`row`, `col`) of it; the panel begins at `first_row` of the destination.
+struct Part<'a, T> {
+    products: &'a [Product<'a, T>],
+    low_rank: Option<LowRank<'a>>,
+    first_row: usize,
+    row: usize,
+    col: usize,
+}
+
+impl<T: Convert> Part<'_, T> {
+    /// Writes the part to `sums`, whose rows are contiguous.
+    fn sum(&self, scratch: &Scratch, sums: &mut ViewMut<'_, f32>) {
+        let rows = self.row..self.row + sums.rows();
+        let cols = self.col..self.col + sums.cols();
+        let mut onto = Onto::Nothing;
+        // The low-rank part goes first: the sums are then in cache when the frozen products are added to them.
+        if let Some(LowRank { left, right, dropout, bias }) = self.low_rank {
+            let left = left.block(rows.clone(), 0..left.cols());
+            let right = right.block(0..right.rows(), cols.clone());
+            multiply(sums, onto, left, right);
+            onto = Onto::Destination;
+            let mask = dropout.map(|dropout| Mask { dropout, row: self.first_row + self.row, col: self.col });
+            for i in 0..rows.len() {
+                let Some(row) = sums.row(i) else { return };
+                if let Some(mask) = mask {
+                    mask.apply(i, row);
+                }
+                if let Some(bias) = bias {
+                    row.iter_mut().zip(&bias[cols.clone()]).for_each(|(value, bias)| *value += bias);
                 }
             }
         }
-    }
-    let converts = T::DTYPE != DType::F32;
-    let (mut left_panel, mut right_panel) = (
-        scratch.take(if converts { rows.len() * DEPTH } else { 0 }),
-        scratch.take(if converts { DEPTH * cols.len() } else { 0 }),
-    );
-    for product in frozen {
-        let depth = product.left.cols();
-        for depth in chunks(depth, if converts { DEPTH } else { depth.max(1) }) {
-            let left = load(product.left.block(rows.clone(), depth.clone()), None, &mut left_panel);
-            let right = load(product.right.block(depth, cols.clone()), None, &mut right_panel);
-            multiply(sums, onto, left, right);
-            onto = Onto::Destination;
+        let converts = T::DTYPE != DType::F32;
+        let mut buffer = scratch.take(if converts { DEPTH * cols.len() } else { 0 });
+        for &Product { left, right } in self.products {
+            for depth in chunks(left.cols(), if converts { DEPTH } else { left.cols().max(1) }) {
+                let left = left.block(rows.clone(), depth.clone());
+                let right = load(right.block(depth, cols.clone()), None, &mut buffer);
+                multiply(sums, onto, left, right);
+                onto = Onto::Destination;
+            }
         }
     }
 }

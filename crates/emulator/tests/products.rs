@@ -183,8 +183,14 @@ fn sum(range: std::ops::Range<usize>, term: impl Fn(usize) -> f64) -> f64 {
 }
 
 fn check(case: Case) {
-    let Some(emulator) = Emulator::for_test("products") else { return };
-    let mut device = Engine::new(emulator);
+    run(case);
+}
+
+/// The device after the forward and the backward, or `None` where there is no emulator.
+fn run(case: Case) -> Option<Device> {
+    let emulator = Emulator::for_test("products")?;
+    let mut finished = Engine::new(emulator);
+    let device = &mut finished;
     device.executor_mut().set_schedule(case.schedule);
     device.set_f32_math(case.math);
     let Case { m, k, n, dtype, adapters, .. } = case;
@@ -207,7 +213,6 @@ fn check(case: Case) {
         db: Matrix,
         dbias: Matrix,
     }
-    let device = &mut device;
     let x = Matrix::new(device, "x", random.values(m, k, 6), dtype, case.activations);
     let dx = Matrix::new(device, "dx", random.values(m, k, 2), dtype, case.activations);
     let layers: Vec<Layer> = case
@@ -321,6 +326,7 @@ fn check(case: Case) {
         let trained = if kept(row, i) { layers.iter().zip(&ds_values).map(trained).sum() } else { 0.0 };
         layers.iter().map(frozen).sum::<f64>() + keep_scale * trained + old(&dx, row, i)
     });
+    Some(finished)
 }
 
 #[test]
@@ -355,12 +361,52 @@ fn ranks_of_one_and_of_several_passes() {
     }
 }
 
+/// More columns than there are slabs of dS: a block of `backward_dy` goes through several chunks of them.
+#[test]
+fn very_wide_layers() {
+    let wide = Case { m: 3, k: 2, n: 4200, ranks: &[64], math: F32Math::Tf32, ..Case::default() };
+    check(Case { dtype: DType::F32, adapters: DType::F32, ..wide });
+}
+
 #[test]
 fn any_placement() {
     for placement in [PACKED, TRANSPOSED, RAGGED, Placement { transposed: true, ..RAGGED }] {
         check(Case { activations: placement, ..Case::default() });
         check(Case { a: placement, b: placement, adapters: DType::F32, ..Case::default() });
         check(Case { activations: placement, dtype: DType::F32, adapters: DType::F32, ..Case::default() });
+    }
+}
+
+#[test]
+fn b_stored_by_columns() {
+    for ranks in [&[8][..], &[24], &[64], &[72], &[3]] {
+        check(Case { ranks, b: TRANSPOSED, ..Case::default() });
+        check(Case { ranks, b: TRANSPOSED, dtype: DType::F32, adapters: DType::F32, ..Case::default() });
+    }
+}
+
+/// Beside the frozen products: forward X once and Y once; backward dY once, X once and dX once.
+#[test]
+fn large_matrices_are_moved_once() {
+    let case = Case { ranks: &[16, 24], m: 130, k: 200, ..Case::default() };
+    let Some(device) = run(case) else { return };
+    let moved = |prefix: &str, buffer: &str| {
+        let records = device.executor().records().iter().filter(|record| record.name.starts_with(prefix));
+        records.filter_map(|record| record.buffers.get(buffer)).fold((0, 0), |(read, written), traffic| {
+            (read + traffic.bytes_read, written + traffic.bytes_written)
+        })
+    };
+    let bytes = |elements: usize| (elements * 2) as u64;
+    let (x, y) = (bytes(case.m * case.k), bytes(case.m * (case.n + case.n + 8)));
+    assert_eq!(moved("shrink", "x"), (x, 0));
+    assert_eq!(moved("expand", "y"), (0, y));
+    assert_eq!(moved("backward_dy", "dy"), (y, 0));
+    assert_eq!(moved("backward_a", "x"), (x, 0));
+    assert_eq!(moved("expand", "dx"), (0, x));
+    for kernel in ["finalize", "pack"] {
+        for buffer in ["x", "y", "dy", "dx"] {
+            assert_eq!(moved(kernel, buffer), (0, 0), "{kernel} moves {buffer}");
+        }
     }
 }
 

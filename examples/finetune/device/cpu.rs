@@ -1,11 +1,11 @@
 //! The CPU: buffers are vectors.
 
-use super::Device;
-use anyhow::{Result, ensure};
+use super::{Device, rounded, widened};
+use anyhow::{Context, Result};
 use half::{bf16, f16};
 use lora_kernels::cpu::Cpu;
-use lora_kernels::memory::{Host, HostMut, HostRef};
-use lora_kernels::{DType, Element};
+use lora_kernels::memory::Host;
+use lora_kernels::{DType, Element, MatrixMut, MatrixRef};
 
 /// This machine's processor.
 #[derive(Debug, Default)]
@@ -46,46 +46,49 @@ impl Device for CpuDevice {
 
     fn write(&mut self, buffer: &mut HostBuffer, values: &[f32]) -> Result<()> {
         match buffer {
-            HostBuffer::F32(buffer) => round_into(buffer, values),
-            HostBuffer::F16(buffer) => round_into(buffer, values),
-            HostBuffer::Bf16(buffer) => round_into(buffer, values),
+            HostBuffer::F32(buffer) => write(buffer, values),
+            HostBuffer::F16(buffer) => write(buffer, values),
+            HostBuffer::Bf16(buffer) => write(buffer, values),
         }
     }
 
     fn read(&mut self, buffer: &HostBuffer, elements: usize) -> Result<Vec<f32>> {
         match buffer {
-            HostBuffer::F32(buffer) => widened(buffer, elements),
-            HostBuffer::F16(buffer) => widened(buffer, elements),
-            HostBuffer::Bf16(buffer) => widened(buffer, elements),
+            HostBuffer::F32(buffer) => read(buffer, elements),
+            HostBuffer::F16(buffer) => read(buffer, elements),
+            HostBuffer::Bf16(buffer) => read(buffer, elements),
         }
     }
 
-    fn share(buffer: &HostBuffer) -> HostRef<'_> {
+    fn view(buffer: &HostBuffer, rows: usize, cols: usize) -> lora_kernels::Result<MatrixRef<'_>> {
         match buffer {
-            HostBuffer::F32(buffer) => HostRef::new(buffer.as_slice()),
-            HostBuffer::F16(buffer) => HostRef::new(buffer.as_slice()),
-            HostBuffer::Bf16(buffer) => HostRef::new(buffer.as_slice()),
+            HostBuffer::F32(buffer) => MatrixRef::new(buffer, rows, cols),
+            HostBuffer::F16(buffer) => MatrixRef::new(buffer, rows, cols),
+            HostBuffer::Bf16(buffer) => MatrixRef::new(buffer, rows, cols),
         }
     }
 
-    fn borrow(buffer: &mut HostBuffer) -> HostMut<'_> {
+    fn view_mut(buffer: &mut HostBuffer, rows: usize, cols: usize) -> lora_kernels::Result<MatrixMut<'_>> {
         match buffer {
-            HostBuffer::F32(buffer) => HostMut::new(buffer.as_mut_slice()),
-            HostBuffer::F16(buffer) => HostMut::new(buffer.as_mut_slice()),
-            HostBuffer::Bf16(buffer) => HostMut::new(buffer.as_mut_slice()),
+            HostBuffer::F32(buffer) => MatrixMut::new(buffer, rows, cols),
+            HostBuffer::F16(buffer) => MatrixMut::new(buffer, rows, cols),
+            HostBuffer::Bf16(buffer) => MatrixMut::new(buffer, rows, cols),
         }
     }
 }
 
-fn round_into<T: Element>(buffer: &mut [T], values: &[f32]) -> Result<()> {
-    ensure!(values.len() <= buffer.len(), "{} values do not fit {} elements", values.len(), buffer.len());
-    for (element, &value) in buffer.iter_mut().zip(values) {
-        *element = T::from_f32(value);
-    }
+fn write<T: Element>(buffer: &mut [T], values: &[f32]) -> Result<()> {
+    let space = buffer.len();
+    let start = buffer
+        .get_mut(..values.len())
+        .with_context(|| format!("{} values do not fit into {space} elements", values.len()))?;
+    start.copy_from_slice(&rounded(values));
     Ok(())
 }
 
-fn widened<T: Element>(buffer: &[T], elements: usize) -> Result<Vec<f32>> {
-    ensure!(elements <= buffer.len(), "{elements} elements of a buffer of {}", buffer.len());
-    Ok(buffer[..elements].iter().map(|element| element.to_f32()).collect())
+fn read<T: Element>(buffer: &[T], elements: usize) -> Result<Vec<f32>> {
+    let start = buffer
+        .get(..elements)
+        .with_context(|| format!("{elements} elements asked of a buffer of {}", buffer.len()))?;
+    Ok(widened(start))
 }

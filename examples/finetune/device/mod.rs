@@ -1,12 +1,16 @@
 //! Where matrices live, and who computes with them: the example's code is the same for all devices.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 
 pub use cpu::CpuDevice;
+#[cfg(feature = "cuda")]
+pub use cuda::CudaDevice;
 
 use anyhow::Result;
 use lora_kernels::memory::Memory;
-use lora_kernels::{Backend, DType, Layout, MatrixMut, MatrixRef};
+use lora_kernels::{Backend, DType, Element, MatrixMut, MatrixRef};
 
 /// A device: buffers, and this crate's operations on them.
 ///
@@ -36,11 +40,19 @@ pub trait Device {
     /// Reads the start of a buffer.
     fn read(&mut self, buffer: &Self::Buffer, elements: usize) -> Result<Vec<f32>>;
 
-    /// Borrows a buffer for reading.
-    fn share(buffer: &Self::Buffer) -> <Self::Memory as Memory>::Ref<'_>;
+    /// The start of a buffer as a matrix, for reading.
+    fn view(
+        buffer: &Self::Buffer,
+        rows: usize,
+        cols: usize,
+    ) -> lora_kernels::Result<MatrixRef<'_, Self::Memory>>;
 
-    /// Borrows a buffer for writing.
-    fn borrow(buffer: &mut Self::Buffer) -> <Self::Memory as Memory>::Mut<'_>;
+    /// The start of a buffer as a matrix, for writing.
+    fn view_mut(
+        buffer: &mut Self::Buffer,
+        rows: usize,
+        cols: usize,
+    ) -> lora_kernels::Result<MatrixMut<'_, Self::Memory>>;
 }
 
 /// An owned matrix, stored row by row.
@@ -92,12 +104,12 @@ impl<D: Device> Matrix<D> {
 
     /// The first rows, for reading.
     pub fn top(&self, rows: usize) -> lora_kernels::Result<MatrixRef<'_, D::Memory>> {
-        MatrixRef::from_buffer(D::share(&self.buffer), Layout::packed(rows, self.cols))
+        D::view(&self.buffer, rows, self.cols)
     }
 
     /// The first rows, for writing.
     pub fn top_mut(&mut self, rows: usize) -> lora_kernels::Result<MatrixMut<'_, D::Memory>> {
-        MatrixMut::from_buffer(D::borrow(&mut self.buffer), Layout::packed(rows, self.cols))
+        D::view_mut(&mut self.buffer, rows, self.cols)
     }
 
     /// Writes the first rows.
@@ -113,5 +125,52 @@ impl<D: Device> Matrix<D> {
     /// Reads the whole matrix.
     pub fn read(&self, device: &mut D) -> Result<Vec<f32>> {
         self.read_top(device, self.rows)
+    }
+}
+
+/// The nearest numbers of another type.
+fn rounded<T: Element>(values: &[f32]) -> Vec<T> {
+    values.iter().map(|&value| T::from_f32(value)).collect()
+}
+
+/// The same numbers as `f32`.
+fn widened<T: Element>(elements: &[T]) -> Vec<f32> {
+    elements.iter().map(|element| element.to_f32()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write_and_read<D: Device>(device: &mut D) {
+        let values = [1.0, -0.5, 1.0 + 1.0 / 4096.0, 0.0, -0.0, 65504.0];
+        for (dtype, third) in [(DType::F32, values[2]), (DType::F16, 1.0), (DType::Bf16, 1.0)] {
+            let mut matrix = Matrix::zeros(device, 4, 2, dtype).unwrap();
+            matrix.write(device, &values).unwrap();
+            let read = matrix.read(device).unwrap();
+            assert_eq!(read[..2], values[..2]);
+            assert_eq!((read[2], read[4].to_bits(), &read[6..]), (third, (-0f32).to_bits(), &[0.0; 2][..]));
+            assert_eq!(matrix.read_top(device, 1).unwrap(), values[..2]);
+            assert_eq!(matrix.view().unwrap().dtype(), dtype);
+            assert_eq!(matrix.top_mut(3).unwrap().rows(), 3);
+            assert!(matrix.top(5).is_err());
+            assert!(matrix.read_top(device, 5).is_err());
+            assert!(matrix.write(device, &[0.0; 9]).is_err());
+        }
+    }
+
+    #[test]
+    fn numbers_come_back_from_the_cpu() {
+        write_and_read(&mut CpuDevice::default());
+    }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn numbers_come_back_from_the_gpu() {
+        match CudaDevice::new() {
+            Ok(mut device) => write_and_read(&mut device),
+            Err(reason) if std::env::var("LORA_KERNELS_REQUIRE_GPU").is_ok_and(|value| value == "1") => panic!("{reason}"),
+            Err(reason) => eprintln!("SKIPPED: {reason}"),
+        }
     }
 }

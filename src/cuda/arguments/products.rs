@@ -46,6 +46,18 @@ impl View {
         }
     }
 
+    /// The transposed view.
+    #[must_use]
+    pub fn t(self) -> Self {
+        View {
+            address: self.address,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+            rows: self.columns,
+            columns: self.rows,
+        }
+    }
+
     /// Whether rows lie so that kernels copy them in vectors of 16 bytes.
     pub fn has_vector_rows(&self, dtype: DType) -> bool {
         self.column_stride == 1

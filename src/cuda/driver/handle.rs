@@ -1,7 +1,7 @@
 //! The safe handle.
 
 use super::borrow::Borrows;
-use super::codes::{self, DeviceCodes};
+use super::codes::DeviceCodes;
 use super::memory::DeviceMemory;
 use super::{DriverExecutor, failure, probe};
 use crate::backend::Backend;
@@ -159,13 +159,16 @@ impl Backend for Cuda {
     ) -> Result<Option<MergeReport>> {
         op.check()?;
         let Some(record) = op.record.take() else { return self.update_with_record(op, None) };
-        codes::check_parts(record)?;
-        if op.add.is_some() {
-            codes::make_room(record, self.stream(), op.w.shape(), op.w.dtype())?;
+        let method = record.method();
+        // A switch needs the codes that are there; the engine refuses them if they are too few.
+        if op.add.is_some() && op.remove.is_none() {
+            let needed = RestoreRecord::<DeviceCodes>::code_bytes(method, op.w.shape(), op.w.dtype());
+            record.codes.make_room(self.stream(), needed)?;
         }
-        let mut lent = codes::lend(record);
-        let result = self.update_with_record(op, Some((&mut record.codes, &mut lent)));
-        codes::take_back(record, lent);
+        let lent = std::mem::replace(record, RestoreRecord::new(method));
+        let (mut lent, mut codes) = lent.move_codes(RawCodes::default());
+        let result = self.update_with_record(op, Some((&mut codes, &mut lent)));
+        (*record, _) = lent.move_codes(codes);
         result
     }
 

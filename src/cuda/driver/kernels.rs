@@ -14,9 +14,6 @@ use std::sync::Arc;
 
 include!(concat!(env!("OUT_DIR"), "/kernel_images.rs"));
 
-/// Dynamic shared memory that a kernel may have without asking for it.
-const SHARED_BYTES_WITHOUT_ASKING: u32 = 48 << 10;
-
 type Modules = HashMap<&'static str, Arc<CudaModule>>;
 
 /// The functions that were launched so far, and the modules they come from.
@@ -29,7 +26,8 @@ pub struct Kernels {
 #[derive(Debug)]
 struct Function {
     handle: CudaFunction,
-    shared_bytes: u32,
+    /// Dynamic shared memory that was asked for so far. Without asking, a block may have 48 KB with its static memory.
+    allowed_shared_bytes: u32,
 }
 
 impl Kernels {
@@ -58,7 +56,7 @@ fn load(modules: &mut Modules, stream: &Arc<CudaStream>, kernel: &str) -> Result
             }
         };
         match module.load_function(kernel) {
-            Ok(handle) => return Ok(Function { handle, shared_bytes: SHARED_BYTES_WITHOUT_ASKING }),
+            Ok(handle) => return Ok(Function { handle, allowed_shared_bytes: 0 }),
             Err(error) if error.0 == CUresult::CUDA_ERROR_NOT_FOUND => {}
             Err(error) => return Err(failure::driver("cuModuleGetFunction")(error)),
         }
@@ -83,14 +81,14 @@ fn unknown(kernel: &str) -> Error {
 
 impl Function {
     fn allow_shared_bytes(&mut self, bytes: u32) -> Result<()> {
-        if bytes <= self.shared_bytes {
+        if bytes <= self.allowed_shared_bytes {
             return Ok(());
         }
         let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         self.handle
             .set_attribute(attribute, bytes as i32)
             .map_err(failure::driver("cuFuncSetAttribute for dynamic shared memory"))?;
-        self.shared_bytes = bytes;
+        self.allowed_shared_bytes = bytes;
         Ok(())
     }
 

@@ -180,13 +180,5 @@ fn destination(output: &Output<'_, Raw>) -> Destination {
 
 /// For slabs that hold the transpose of the result.
 fn transposed(destination: Destination) -> Destination {
-    let view = destination.view;
-    let view = View {
-        address: view.address,
-        row_stride: view.column_stride,
-        column_stride: view.row_stride,
-        rows: view.columns,
-        columns: view.rows,
-    };
-    Destination { view, ..destination }
+    Destination { view: destination.view.t(), ..destination }
 }

@@ -46,7 +46,7 @@ pub fn forward(op: &ForwardSiblings<'_, Raw>, f32_math: F32Math, workspace_base:
 
     for (projection, &s) in op.projections.iter().zip(&s) {
         planner.workspace.release(mark);
-        let b = planner.packed(&[projection.adapter.b])?;
+        let b = planner.expandable(projection.adapter.b)?;
         let epilogue =
             Epilogue { mask: DropoutMask::default(), scale: 1.0, bias: projection.bias, accumulate: false };
         planner.expand(s, b, (&projection.y).into(), epilogue)?;

@@ -141,13 +141,18 @@ fn siblings_share_one_read_of_x() {
 
 #[test]
 fn adapters_are_packed_only_where_their_layout_or_type_needs_it() {
-    let peft = Adapter { b: read(B, LAYER.n, LAYER.rank, DType::Bf16).t(), ..LAYER.adapter(DType::Bf16) };
+    // PEFT's B is stored [out, r]: taken as it is where its rows are aligned.
+    let peft = |rank| {
+        let layer = Layer { rank, ..LAYER };
+        Adapter { b: read(B, LAYER.n, rank, DType::Bf16).t(), ..layer.adapter(DType::Bf16) }
+    };
     let transposed_a = Adapter { a: read(A, LAYER.k, LAYER.rank, DType::Bf16), ..LAYER.adapter(DType::Bf16) };
     let unaligned =
         Adapter { b: read(B + 2, LAYER.rank, LAYER.n, DType::Bf16), ..LAYER.adapter(DType::Bf16) };
     for (adapter, packs) in [
         (LAYER.adapter(DType::Bf16), 0),
-        (peft, 1),
+        (peft(8), 0),
+        (peft(12), 1),
         (transposed_a, 1),
         (unaligned, 1),
         (LAYER.adapter(DType::F32), 2),

@@ -181,6 +181,16 @@ impl Planner {
         Ok(packed)
     }
 
+    /// B \[r, out\] as [`Planner::expand`] takes it: in the layer's element type, and contiguous along either side.
+    pub fn expandable(&mut self, b: MatrixRef<'_, Raw>) -> Result<View> {
+        let dtype = self.arithmetic.dtype;
+        let view = View::from(b);
+        if b.dtype() == dtype && view.t().has_vector_rows(dtype) {
+            return Ok(view);
+        }
+        self.packed(&[b])
+    }
+
     /// Partial sums of drop(X)·A, given Aᵀ \[R, K\]. Reads X once for ranks up to 64.
     pub fn shrink(&mut self, x: View, a: View, mask: DropoutMask) -> Result<Slabs> {
         let passes = RankPasses::of(a.rows as usize);
@@ -275,8 +285,8 @@ impl Planner {
     /// out = mask ⊙ scale·(S·B) + bias (+ out). Writes `out` once.
     pub fn expand(&mut self, s: View, b: View, out: View, epilogue: Epilogue<'_>) -> Result<()> {
         let passes = RankPasses::of(s.columns as usize);
-        let stage =
-            self.arithmetic.tile_bytes(TILE, passes.rank) + self.arithmetic.tile_bytes(passes.rank, TILE);
+        // S [64, rank], and B as [rank, 64] or [64, rank], of which the second is not smaller.
+        let stage = 2 * self.arithmetic.tile_bytes(TILE, passes.rank);
         let product_bytes = TILE * (TILE * 4 + 16);
         let bias = epilogue.bias.map(|bias| (View::from(bias), bias.dtype()));
         let arguments = ExpandArguments {

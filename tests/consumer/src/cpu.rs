@@ -30,10 +30,10 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-fn adapter() -> Result<Adapter<'static, Host>> {
+fn adapter<'a>() -> Result<Adapter<'a, Host>> {
     Ok(Adapter { a: MatrixRef::new(&A, 3, 1)?, b: MatrixRef::new(&B, 1, 2)?, scale: SCALE })
 }
 
-fn layer() -> Result<Layer<'static, Host>> {
+fn layer<'a>() -> Result<Layer<'a, Host>> {
     Ok(Layer { x: MatrixRef::new(&X, 2, 3)?, w: MatrixRef::new(&W, 3, 2)?, adapter: adapter()? })
 }

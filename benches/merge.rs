@@ -1,0 +1,94 @@
+//! Merging an adapter into a weight, taking it out again, and switching, against a separate product and addition.
+//!
+//! `LORA_BENCH_GRID=full` times every layer and rank, `LORA_BENCH_SMOKE=1` or `--test` tiny shapes.
+
+#[allow(dead_code, reason = "each bench uses a part")]
+mod common;
+
+use common::baseline::{Operand, add, product, scale};
+use common::criterion_cpu::configuration;
+use common::grid::{Problem, Size};
+use common::host::{Inputs, SCALE};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use half::bf16;
+use lora_kernels::cpu::Cpu;
+use lora_kernels::restore::RestoreRecord;
+use lora_kernels::{Adapter, Backend, Element, MatrixMut, MatrixRef, WeightUpdate};
+
+fn merge(criterion: &mut Criterion) {
+    // M plays no part: the layers and ranks of the grid, once each.
+    let mut layers: Vec<Problem> = Vec::new();
+    for problem in Size::from_environment().problems() {
+        let layer = Problem { m: 0, ..problem };
+        if !layers.contains(&layer) {
+            layers.push(layer);
+        }
+    }
+    for layer in layers {
+        group::<f32>(criterion, layer);
+        group::<bf16>(criterion, layer);
+    }
+}
+
+fn group<T: Element>(criterion: &mut Criterion, layer: Problem) {
+    let Problem { k, n, r, .. } = layer;
+    let mut group = criterion.benchmark_group(format!("merge/cpu-{}/{k}x{n}-r{r}", T::DTYPE));
+    // W is read once and written once.
+    group.throughput(Throughput::Bytes((2 * k * n * size_of::<T>()) as u64));
+    let Inputs { mut w, a, b, .. } = Inputs::<T>::new(layer);
+    let mut cpu = Cpu::new();
+    let adapter = Adapter { a: view(&a, k, r), b: view(&b, r, n), scale: SCALE };
+    let opposite = Adapter { scale: -SCALE, ..adapter };
+
+    let mut delta = vec![T::from_f32(0.0); k * n];
+    group.bench_function("unfused", |bencher| {
+        bencher.iter(|| {
+            product(&mut cpu, &mut delta, Operand::new(&a, k, r), Operand::new(&b, r, n));
+            scale(&mut delta, SCALE);
+            add(&mut w, &delta);
+        });
+    });
+    // The sign alternates, so that the weights stay where they are.
+    let mut merged = false;
+    group.bench_function("fused", |bencher| {
+        bencher.iter(|| {
+            let w = view_mut(&mut w, k, n);
+            let op = if merged { WeightUpdate::unmerge(w, adapter) } else { WeightUpdate::merge(w, adapter) };
+            merged = !merged;
+            cpu.update_weights(op).expect("shapes fit")
+        });
+    });
+    group.bench_function("fused-switch", |bencher| {
+        bencher.iter(|| {
+            let op = WeightUpdate::switch(view_mut(&mut w, k, n), adapter, opposite);
+            cpu.update_weights(op).expect("shapes fit")
+        });
+    });
+    let mut record = RestoreRecord::new();
+    let mut recorded = false;
+    group.bench_function("fused-recorded", |bencher| {
+        bencher.iter(|| {
+            let w = view_mut(&mut w, k, n);
+            let op =
+                if recorded { WeightUpdate::unmerge(w, adapter) } else { WeightUpdate::merge(w, adapter) };
+            recorded = !recorded;
+            cpu.update_weights(op.record(&mut record)).expect("shapes fit")
+        });
+    });
+    group.finish();
+}
+
+fn view<T: Element>(data: &[T], rows: usize, cols: usize) -> MatrixRef<'_> {
+    MatrixRef::new(data, rows, cols).expect("the buffer fits the layer")
+}
+
+fn view_mut<T: Element>(data: &mut [T], rows: usize, cols: usize) -> MatrixMut<'_> {
+    MatrixMut::new(data, rows, cols).expect("the buffer fits the layer")
+}
+
+criterion_group! {
+    name = benches;
+    config = configuration();
+    targets = merge
+}
+criterion_main!(benches);
