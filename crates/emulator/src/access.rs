@@ -102,11 +102,13 @@ fn record(
     if let Some(result) = record_in_cluster(launch, block, thread, &access, request) {
         return result;
     }
+    let number = launch.memory.block_number(block.clocks.block());
     match launch.memory.locate(address, bytes) {
         Ok((buffer, offset)) => {
             let result = buffer.shadow.access(offset, bytes, &access, &block.clocks, thread);
             if let Ok(fresh) = result {
-                buffer.traffic.add(kind.write, bytes as u64, fresh);
+                let sectors = buffer.sectors.touch(kind.write, offset, bytes, number);
+                buffer.traffic.add(kind.write, bytes as u64, fresh, sectors);
                 if request.is_aligned() {
                     return Ok(());
                 }

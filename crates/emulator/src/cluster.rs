@@ -148,7 +148,7 @@ pub(crate) fn pointer(caller: &mut Caller<'_>, own: usize, rank: usize) -> Resul
             "other blocks' shared memory is reached through addresses of dynamic shared memory only",
         ));
     };
-    caller.peer(rank)?.shared.from_window(window).ok_or_else(|| {
+    caller.peer(rank)?.shared.window_pointer(window).ok_or_else(|| {
         RawFault::new(FaultKind::OutOfBounds, format!("shared address {window:#x} of another block"))
     })
 }

@@ -27,6 +27,13 @@ pub(crate) struct Pool {
     shared: Vec<SharedMemory>,
 }
 
+/// What a launch is counted to have done beside its traffic.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Work {
+    pub tensor_core_operations: u64,
+    pub matrix_bank_conflicts: u64,
+}
+
 /// A launch in the course of its execution: what its blocks share.
 #[derive(Debug)]
 pub(crate) struct Launch {
@@ -34,7 +41,7 @@ pub(crate) struct Launch {
     pub memory: GlobalMemory,
     pub schedule: Schedule,
     pub random: Random,
-    pub tensor_core_operations: u64,
+    pub work: Work,
     /// What atomic operations published, by address.
     pub published: HashMap<usize, Released>,
     /// Boxes that TMA has not brought yet.
@@ -80,7 +87,7 @@ impl Launch {
             memory,
             schedule,
             random: Random::new(schedule.seed),
-            tensor_core_operations: 0,
+            work: Work::default(),
             published: HashMap::new(),
             loads: Vec::new(),
             fault: None,
@@ -279,8 +286,9 @@ unsafe fn run_group(
             if (&(*block).threads)[thread].status != Status::Spinning {
                 group.progress = true;
             }
-            if (*block).live == 0 && (&(*block).peers).iter().all(|peer| (**peer).live == 0) {
-                let peers = (*block).peers.clone();
+            let peers = &(*block).peers;
+            if peers.iter().all(|peer| (**peer).live == 0) {
+                let peers = peers.clone();
                 group.blocks.retain(|block| !peers.contains(block));
                 for peer in peers {
                     (*launch).recycle(*Box::from_raw(peer));
@@ -354,13 +362,15 @@ unsafe fn choose_block(launch: *mut Launch, group: &mut Group) -> bool {
 unsafe fn complete_load(launch: *mut Launch) -> bool {
     // SAFETY: the caller's condition.
     unsafe {
-        let count = (&(*launch).loads).len();
+        let loads = &mut (*launch).loads;
+        let count = loads.len();
         if count == 0 {
             return false;
         }
         let random = (*launch).schedule.completion == Completion::Random;
         let choice = if random { (*launch).random.below(count) } else { 0 };
-        (&mut (*launch).loads).remove(choice).complete();
+        let load = loads.remove(choice);
+        load.complete();
     }
     true
 }

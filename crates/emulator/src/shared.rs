@@ -200,7 +200,7 @@ impl SharedMemory {
     }
 
     /// The pointer that an address of the shared window stands for.
-    pub fn from_window(&self, address: u32) -> Option<usize> {
+    pub fn window_pointer(&self, address: u32) -> Option<usize> {
         let address = address as usize;
         if address < WINDOW_BYTES {
             return Some(self.arena.start() + address);

@@ -122,7 +122,7 @@ impl TensorMap {
     }
 
     fn check(&self) -> Result<(), String> {
-        let row = self.box_columns.checked_mul(self.element_bytes).unwrap_or(u32::MAX) as usize;
+        let row = self.box_columns.saturating_mul(self.element_bytes) as usize;
         let whole_row = self.columns.checked_mul(u64::from(self.element_bytes));
         let rules = [
             (matches!(self.element_bytes, 1 | 2 | 4 | 8), "elements have 1, 2, 4 or 8 bytes"),

@@ -85,7 +85,7 @@ impl Region {
         let rows = 0..self.map.box_rows as usize;
         rows.flat_map(move |row| {
             (0..self.map.box_row_bytes()).step_by(PIECE).filter_map(move |offset| {
-                Some((row, offset, block.shared.from_window(self.place(row, offset))?))
+                Some((row, offset, block.shared.window_pointer(self.place(row, offset))?))
             })
         })
     }

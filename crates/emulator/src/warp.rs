@@ -180,7 +180,7 @@ fn execute(caller: &mut Caller<'_>, warp: usize, collective: &Collective) -> Res
         // Registers are not counted here.
         CollectiveKind::SetMaxRegisters(_) => {}
         CollectiveKind::Mma(operands) => {
-            caller.launch.tensor_core_operations += mma::execute(operands, collective);
+            caller.launch.work.tensor_core_operations += mma::execute(operands, collective);
         }
         CollectiveKind::LdMatrix { matrices, transposed } => {
             ldmatrix::load(caller, warp, collective, matrices as usize, transposed)?;

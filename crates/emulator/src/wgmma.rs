@@ -225,7 +225,7 @@ fn issue(caller: &mut Caller<'_>, number: usize, shape: Shape) -> Result<(), Raw
     let factors = shape.a.map(|a| (a, shape.a_transposed, ROWS)).into_iter();
     for (descriptor, transposed, extent) in factors.chain([(shape.b, shape.b_transposed, shape.n)]) {
         for (_, _, window) in pieces(descriptor, transposed, extent) {
-            let address = caller.block.shared.from_window(window).unwrap_or(0);
+            let address = caller.block.shared.window_pointer(window).unwrap_or(0);
             let request = Request { in_flight: true, ..Request::new(address, PIECE, READ) };
             check_proxy_fence(caller, &request)?;
             read_by_engine(caller, number, &request)?;
@@ -299,7 +299,7 @@ fn compute(caller: &mut Caller<'_>, product: &mut Product) {
     let mut right = vec![[0.0f32; MAX_N]; K];
     let load = |descriptor, transposed, extent, put: &mut dyn FnMut(usize, usize, f32)| {
         for (outer, k, window) in pieces(descriptor, transposed, extent) {
-            let Some(address) = caller.block.shared.from_window(window) else { continue };
+            let Some(address) = caller.block.shared.window_pointer(window) else { continue };
             // SAFETY: checked when the product was issued: 16 aligned bytes of the block's shared memory.
             let words = unsafe { *(address as *const [u32; PIECE / 4]) };
             for element in 0..8 {
@@ -349,7 +349,7 @@ fn compute(caller: &mut Caller<'_>, product: &mut Product) {
             unsafe { *(*d as *mut f32).add(index) = sums[row][column] };
         }
     }
-    caller.launch.tensor_core_operations += (2 * ROWS * n * K) as u64;
+    caller.launch.work.tensor_core_operations += (2 * ROWS * n * K) as u64;
 }
 
 /// A thread ended: its warpgroup must have finished its products, and must not wait for it.

@@ -33,7 +33,13 @@ fn multiplies<T: Element>(kernel: &str, k: usize) {
             .run(&launch(kernel, 1, 32, 0, arguments(&addresses, &[])))
             .unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(download::<f32>(&mut emulator, addresses[2], 128), expected, "{schedule}");
-        assert_eq!(emulator.records()[0].tensor_core_operations, 2 * 16 * 8 * k as u64);
+        let record = &emulator.records()[0];
+        assert_eq!(record.tensor_core_operations, 2 * 16 * 8 * k as u64);
+        assert_eq!(record.matrix_bank_conflicts, 0);
+        let traffic = emulator.traffic("a");
+        let bytes = std::mem::size_of_val(a.as_slice()) as u64;
+        assert_eq!((traffic.bytes_read, traffic.unique_bytes_read, traffic.bytes_written), (bytes, bytes, 0));
+        assert_eq!(traffic.sectors_read, bytes / 32);
     }
 }
 

@@ -38,7 +38,7 @@ fn swizzled(swizzle: Swizzle, row: usize, piece: usize) -> usize {
 
 fn boxes(kernel: &str, kinds: Option<&[FaultKind]>) {
     let Some(mut emulator) = device(kernel) else { return };
-    let (rows, columns, stride) = (19, 72, 80);
+    let (rows, columns, stride) = (19i32, 72i32, 80i32);
     let x: Vec<f16> = (0..rows * stride).map(|i| f16::from_f32(i as f32)).collect();
     let origins = [(0, 0), (-3, -2), (60, 15), (80, 0)];
     let mut caught = 0;
@@ -80,9 +80,8 @@ fn boxes(kernel: &str, kinds: Option<&[FaultKind]>) {
             for r in 0..box_rows {
                 for c in 0..box_columns {
                     let (global_row, global_column) = (row + r as i32, column + c as i32);
-                    let inside = (0..rows as i32).contains(&global_row)
-                        && (0..columns as i32).contains(&global_column);
-                    let place = (global_row * stride as i32 + global_column) as usize;
+                    let inside = (0..rows).contains(&global_row) && (0..columns).contains(&global_column);
+                    let place = (global_row * stride + global_column) as usize;
                     let value = if inside { x[place].to_bits() } else { 0 };
                     assert_eq!(image[swizzled(swizzle, r, c / 8) * 8 + c % 8], value, "{swizzle:?} {r} {c}");
                     if inside {
