@@ -92,6 +92,7 @@ fn record(
     if let Some(place) = block.shared.locate(address, bytes) {
         let place = place.map_err(|whereabouts| request.out_of_bounds(&whereabouts))?;
         let Block { shared, clocks, .. } = block;
+        shared.touch(place, bytes);
         let Some((shadow, offset)) = shared.shadow(place) else { return Ok(()) };
         let result = shadow.access(offset, bytes, &access, clocks, thread);
         return match result {

@@ -77,7 +77,8 @@ impl Launch {
         let Setup { library, kernel, grid, dimensions, shared_bytes, shared_limit, arguments, schedule } =
             setup;
         let (start, bytes) = library.static_shared();
-        let statics = StaticStorage { start, bytes, variables: library.variables.clone() };
+        let mut statics = StaticStorage { start, bytes, variables: library.variables.clone() };
+        statics.poison(&(0..bytes));
         // Shared memory of another host thread or library is of no use.
         pool.shared.retain(|shared| shared.has_storage(start, bytes));
         let mut aligned = RawMemory::new(arguments.len(), ARGUMENT_ALIGNMENT);
@@ -291,6 +292,10 @@ unsafe fn run_group(
                 let peers = peers.clone();
                 group.blocks.retain(|block| !peers.contains(block));
                 for peer in peers {
+                    // Of these only the last to run has its variables in place.
+                    if peer == block {
+                        (*peer).shared.clear_in_place();
+                    }
                     (*launch).recycle(*Box::from_raw(peer));
                 }
                 group.current = 0;

@@ -7,6 +7,7 @@ use crate::library::StaticVariables;
 use crate::memory::{POISON, RawMemory};
 use crate::schedule::Random;
 use crate::shadow::Shadow;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Reach of a dynamic shared address.
@@ -25,8 +26,10 @@ pub(crate) struct SharedMemory {
     pub dynamic: Shadow,
     statics: StaticStorage,
     pub declared: Shadow,
-    /// Contents of the declared variables while another block's are in place.
+    /// Contents of the declared variables while another block's are in place; only `touched` of it means anything.
     saved: Vec<u8>,
+    /// The bytes of the declared variables that the block has accessed. The others are poison.
+    touched: Range<usize>,
 }
 
 /// The thread-local storage that holds the library's `__shared__` variables, of the host thread that runs the launch.
@@ -35,6 +38,19 @@ pub(crate) struct StaticStorage {
     pub start: usize,
     pub bytes: usize,
     pub variables: Arc<StaticVariables>,
+}
+
+impl StaticStorage {
+    /// Poisons a part, which starts and ends at multiples of four bytes.
+    pub fn poison(&mut self, range: &Range<usize>) {
+        self.bytes_at(range).chunks_exact_mut(POISON.len()).for_each(|chunk| chunk.copy_from_slice(&POISON));
+    }
+
+    fn bytes_at(&mut self, range: &Range<usize>) -> &mut [u8] {
+        debug_assert!(range.end <= self.bytes);
+        // SAFETY: the storage is the running host thread's own, and no kernel code runs while it is borrowed.
+        unsafe { std::slice::from_raw_parts_mut((self.start + range.start) as *mut u8, range.len()) }
+    }
 }
 
 /// What an address in shared memory means.
@@ -62,7 +78,8 @@ impl SharedMemory {
             bytes: 0,
             dynamic: Shadow::new(WINDOW_BYTES),
             declared: Shadow::new(statics.bytes),
-            saved: Vec::new(),
+            saved: vec![0; statics.bytes],
+            touched: 0..0,
             statics,
         }
     }
@@ -78,29 +95,26 @@ impl SharedMemory {
         self.bytes = bytes;
         self.arena.poison(self.base, bytes);
         self.dynamic.next_generation();
-        self.dynamic.set_written(0, WINDOW_BYTES, false);
+        self.dynamic.set_written(0, bytes.next_multiple_of(POISON.len()), false);
         self.declared.next_generation();
-        self.declared.set_written(0, self.statics.bytes, false);
-        self.saved.clear();
-        self.saved.extend(POISON.iter().cycle().take(self.statics.bytes));
+        self.declared.set_written(self.touched.start, self.touched.len(), false);
+        self.touched = 0..0;
     }
 
-    /// Puts this block's declared variables in place.
+    /// Puts this block's declared variables in place, where all is poison.
     pub fn swap_in(&mut self) {
-        // SAFETY: the storage is the running host thread's own, and no kernel code runs meanwhile.
-        unsafe {
-            (self.statics.start as *mut u8).copy_from_nonoverlapping(self.saved.as_ptr(), self.saved.len())
-        }
+        self.statics.bytes_at(&self.touched).copy_from_slice(&self.saved[self.touched.clone()]);
     }
 
-    /// Keeps this block's declared variables for later.
+    /// Keeps this block's declared variables for later, and leaves poison.
     pub fn swap_out(&mut self) {
-        // SAFETY: as in `swap_in`.
-        unsafe {
-            self.saved
-                .as_mut_ptr()
-                .copy_from_nonoverlapping(self.statics.start as *const u8, self.saved.len())
-        }
+        self.saved[self.touched.clone()].copy_from_slice(self.statics.bytes_at(&self.touched));
+        self.clear_in_place();
+    }
+
+    /// Leaves poison where this block's declared variables are in place.
+    pub fn clear_in_place(&mut self) {
+        self.statics.poison(&self.touched);
     }
 
     pub fn dynamic_pointer(&self) -> *mut u8 {
@@ -117,7 +131,19 @@ impl SharedMemory {
         }
     }
 
-    /// The same, to look at only.
+    /// Notes that the block uses these bytes of the declared variables.
+    pub fn touch(&mut self, place: SharedPlace, bytes: usize) {
+        let SharedPlace::Declared(offset) = place else { return };
+        let (start, end) = (offset & !(POISON.len() - 1), (offset + bytes).next_multiple_of(POISON.len()));
+        let end = end.min(self.statics.bytes);
+        if self.touched.is_empty() {
+            self.touched = start..end;
+        } else if start < self.touched.start || end > self.touched.end {
+            self.touched = start.min(self.touched.start)..end.max(self.touched.end);
+        }
+    }
+
+    /// [`shadow`](Self::shadow), to look at only.
     pub fn shadow_ref(&self, place: SharedPlace) -> Option<(&Shadow, usize)> {
         match place {
             SharedPlace::Dynamic(offset) => Some((&self.dynamic, offset)),
