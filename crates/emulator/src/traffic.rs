@@ -18,6 +18,10 @@ pub struct Traffic {
     pub sectors_read: u64,
     /// Sectors of 32 bytes that blocks wrote, counted in the same way.
     pub sectors_written: u64,
+    /// Read accesses of a thread. The C++ compiler may split a vector into words.
+    pub reads: u64,
+    /// Write accesses of a thread, counted in the same way.
+    pub writes: u64,
 }
 
 impl Traffic {
@@ -25,10 +29,12 @@ impl Traffic {
     pub(crate) fn add(&mut self, write: bool, bytes: u64, fresh: Fresh, sectors: u64) {
         if write {
             self.sectors_written += sectors;
+            self.writes += 1;
             self.bytes_written += bytes;
             self.unique_bytes_written += fresh.written;
         } else {
             self.sectors_read += sectors;
+            self.reads += 1;
             self.bytes_read += bytes;
             self.unique_bytes_read += fresh.read;
         }
@@ -43,6 +49,8 @@ impl std::ops::AddAssign for Traffic {
         self.unique_bytes_written += other.unique_bytes_written;
         self.sectors_read += other.sectors_read;
         self.sectors_written += other.sectors_written;
+        self.reads += other.reads;
+        self.writes += other.writes;
     }
 }
 

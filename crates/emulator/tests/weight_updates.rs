@@ -37,6 +37,9 @@ const CASES: &[Case] = &[
     Case { shape: [130, 9], ranks: [2, 3], w: (false, 7), a: (false, 0), b: (true, 0) },
 ];
 
+/// Two tiles each way, ragged: for many repetitions.
+const SMALL: Case = Case { shape: [65, 66], ranks: [5, 33], w: (true, 3), a: (true, 1), b: (false, 2) };
+
 fn layout<T: Element>(stored: &Stored<T>) -> Layout {
     let (rows, cols) =
         if stored.transposed { (stored.cols, stored.rows) } else { (stored.rows, stored.cols) };
@@ -208,8 +211,24 @@ fn records_agree_with_the_cpu() {
     let Some(mut cuda) = EmulatedCuda::for_test("records_agree_with_the_cpu") else { return };
     for &case in CASES {
         all_types(&mut cuda, case, Some(RestoreMethod::Codes), None, false);
-        all_types(&mut cuda, case, Some(RestoreMethod::Codes), Some(7), true);
-        all_types(&mut cuda, case, Some(RestoreMethod::Backup), None, true);
+        agrees::<bf16, bf16>(&mut cuda, case, Some(RestoreMethod::Backup), Rounding::Nearest, false);
+    }
+    for case in [CASES[3], CASES[4]] {
+        agrees::<bf16, f32>(
+            &mut cuda,
+            case,
+            Some(RestoreMethod::Codes),
+            Rounding::Stochastic { seed: 7 },
+            true,
+        );
+        agrees::<f16, f16>(
+            &mut cuda,
+            case,
+            Some(RestoreMethod::Codes),
+            Rounding::Stochastic { seed: 8 },
+            true,
+        );
+        agrees::<f32, f32>(&mut cuda, case, Some(RestoreMethod::Backup), Rounding::Nearest, true);
     }
 }
 
@@ -219,10 +238,8 @@ fn schedules_do_not_matter() {
     let Some(mut cuda) = EmulatedCuda::for_test("schedules_do_not_matter") else { return };
     for schedule in Schedule::matrix(10) {
         cuda.emulator_mut().set_schedule(schedule);
-        for case in [CASES[3], CASES[4]] {
-            agrees::<bf16, f32>(&mut cuda, case, Some(RestoreMethod::Codes), Rounding::Nearest, true);
-            agrees::<f16, f16>(&mut cuda, case, None, Rounding::Stochastic { seed: 3 }, false);
-        }
+        agrees::<bf16, f32>(&mut cuda, SMALL, Some(RestoreMethod::Codes), Rounding::Nearest, true);
+        agrees::<f16, f16>(&mut cuda, SMALL, None, Rounding::Stochastic { seed: 3 }, false);
     }
 }
 
@@ -265,6 +282,8 @@ fn traffic_of_an_update() {
     cuda.update_weights(WeightUpdate::merge(view_mut(device_w, &w), adapter.device())).expect("valid");
     let traffic = cuda.emulator().traffic("merged");
     assert_eq!((traffic.bytes_read, traffic.bytes_written), (bytes, bytes));
+    // Vectors, not elements: the compiler here may split them into words.
+    assert!(traffic.reads <= bytes / 4 && traffic.writes <= bytes / 4, "{traffic:?}");
 
     let device_w = upload(&mut cuda, "recorded", &w);
     let mut record = RestoreRecord::new(RestoreMethod::Codes);
@@ -278,7 +297,7 @@ fn traffic_of_an_update() {
     assert_eq!((dry.bytes_read, dry.bytes_written), (bytes, 0));
     assert_eq!((real.bytes_read, real.bytes_written), (bytes, bytes));
     let codes = updates[1].buffers["restore codes"];
-    assert_eq!((codes.bytes_read, codes.bytes_written), (0, bytes / 2));
+    assert_eq!((codes.bytes_read, codes.bytes_written, codes.writes), (0, bytes / 2, bytes / 8));
     assert!(!updates[0].buffers.contains_key("restore codes"), "a dry run leaves the codes alone");
 }
 
