@@ -5,7 +5,8 @@ use crate::clock::{Clocks, Released, Stamp};
 use crate::cluster::ClusterBarrier;
 use crate::cp_async::Copies;
 use crate::mbarrier::Mbarrier;
-use crate::schedule::{Random, Schedule, ThreadOrder};
+use crate::ready::ReadyThreads;
+use crate::schedule::{Random, ThreadOrder};
 use crate::shadow::Access;
 use crate::shared::SharedMemory;
 use crate::thread::Fiber;
@@ -76,7 +77,6 @@ pub(crate) struct ThreadState {
 #[derive(Debug, Default)]
 pub(crate) struct Warp {
     pub collectives: Vec<Collective>,
-    priority: u32,
 }
 
 #[derive(Debug)]
@@ -97,9 +97,7 @@ pub(crate) struct Block {
     pub shared: SharedMemory,
     /// Threads that have not ended.
     pub live: usize,
-    ready: Vec<u16>,
-    /// Start of the queue in `ready`.
-    head: usize,
+    ready: ReadyThreads,
 }
 
 impl Block {
@@ -108,6 +106,7 @@ impl Block {
         sequence: u32,
         fibers: Vec<Fiber>,
         shared: SharedMemory,
+        order: ThreadOrder,
         random: &mut Random,
     ) -> Self {
         let count = fibers.len();
@@ -127,9 +126,7 @@ impl Block {
                 at_proxy_fence: None,
             })
             .collect();
-        let warps = (0..count.div_ceil(WARP))
-            .map(|_| Warp { collectives: Vec::new(), priority: random.next() })
-            .collect();
+        let warps = (0..count.div_ceil(WARP)).map(|_| Warp::default()).collect();
         Block {
             index,
             threads,
@@ -143,8 +140,7 @@ impl Block {
             clocks: Clocks::new(sequence, count),
             shared,
             live: count,
-            ready: (0..count as u16).collect(),
-            head: 0,
+            ready: ReadyThreads::new(count, order, random),
         }
     }
 
@@ -172,11 +168,11 @@ impl Block {
 
     pub fn wake(&mut self, thread: usize) {
         self.threads[thread].status = Status::Ready;
-        self.ready.push(thread as u16);
+        self.ready.push(thread);
     }
 
     pub fn has_ready(&self) -> bool {
-        self.head < self.ready.len()
+        !self.ready.is_empty()
     }
 
     /// Wakes the threads that wait for memory to change; true if there are any.
@@ -188,40 +184,8 @@ impl Block {
     }
 
     /// Takes the thread that runs next.
-    pub fn next_ready(&mut self, schedule: &Schedule, random: &mut Random) -> Option<usize> {
-        if !self.has_ready() {
-            self.ready.clear();
-            self.head = 0;
-            return None;
-        }
-        let queue = &mut self.ready[self.head..];
-        match schedule.threads {
-            ThreadOrder::InOrder => {}
-            ThreadOrder::Random => {
-                let choice = random.below(queue.len());
-                queue.swap(0, choice);
-            }
-            ThreadOrder::RandomWarpPriorities => {
-                if random.below(4096) == 0 {
-                    let warp = random.below(self.warps.len());
-                    self.warps[warp].priority = random.next();
-                }
-                let warps = &self.warps;
-                let highest = queue
-                    .iter()
-                    .enumerate()
-                    .max_by_key(|(_, thread)| warps[**thread as usize / WARP].priority)
-                    .map_or(0, |(position, _)| position);
-                queue.swap(0, highest);
-            }
-        }
-        let thread = queue[0];
-        self.head += 1;
-        if self.head > 4096 && self.head * 2 > self.ready.len() {
-            self.ready.drain(..self.head);
-            self.head = 0;
-        }
-        Some(thread as usize)
+    pub fn next_ready(&mut self, random: &mut Random) -> Option<usize> {
+        self.ready.pop(random)
     }
 
     /// Lanes of a warp that have not ended.

@@ -176,8 +176,13 @@ impl Clocks {
         Some(Rc::new(merged))
     }
 
+    /// The thread, whose stamp was merged into the vector and which has waited since, sees what it has.
+    pub fn adopt(&mut self, thread: usize, vector: &Rc<Vector>) {
+        self.threads[thread].seen = vector.clone();
+    }
+
     /// The thread sees what the vector, of its own block, has.
-    pub fn acquire(&mut self, thread: usize, vector: &Rc<Vector>) {
+    fn acquire(&mut self, thread: usize, vector: &Rc<Vector>) {
         let clock = &mut self.threads[thread];
         if Rc::ptr_eq(&clock.seen, vector) {
             return;

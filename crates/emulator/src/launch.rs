@@ -172,7 +172,8 @@ impl Launch {
             // kernel declares, and the block's address is filled in below.
             fibers.push(unsafe { Fiber::new(stack, context, self.kernel.entry) });
         }
-        let mut block = Box::new(Block::new(index, sequence, fibers, shared, &mut self.random));
+        let mut block =
+            Box::new(Block::new(index, sequence, fibers, shared, self.schedule.threads, &mut self.random));
         let address: *mut Block = &mut *block;
         for thread in &mut block.threads {
             if let Some(fiber) = &mut thread.fiber {
@@ -268,8 +269,7 @@ unsafe fn run_group(
                 return Ok(());
             }
             let block = group.blocks[group.current];
-            let schedule = (*launch).schedule;
-            let Some(thread) = (*block).next_ready(&schedule, &mut (*launch).random) else {
+            let Some(thread) = (*block).next_ready(&mut (*launch).random) else {
                 continue;
             };
             let Some(mut fiber) = (&mut (*block).threads)[thread].fiber.take() else {

@@ -79,6 +79,7 @@ mod mbarrier;
 mod memory;
 mod mma;
 mod product;
+mod ready;
 mod schedule;
 mod shadow;
 mod shared;

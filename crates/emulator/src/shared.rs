@@ -7,6 +7,7 @@ use crate::library::StaticVariables;
 use crate::memory::{POISON, RawMemory};
 use crate::schedule::Random;
 use crate::shadow::Shadow;
+use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -30,6 +31,8 @@ pub(crate) struct SharedMemory {
     saved: Vec<u8>,
     /// The bytes of the declared variables that the block has accessed. The others are poison.
     touched: Range<usize>,
+    /// Start and end of the variable that was accessed last.
+    last_variable: Cell<(usize, usize)>,
 }
 
 /// The thread-local storage that holds the library's `__shared__` variables, of the host thread that runs the launch.
@@ -80,6 +83,7 @@ impl SharedMemory {
             declared: Shadow::new(statics.bytes),
             saved: vec![0; statics.bytes],
             touched: 0..0,
+            last_variable: Cell::new((0, 0)),
             statics,
         }
     }
@@ -188,9 +192,14 @@ impl SharedMemory {
 
     fn locate_declared(&self, offset: usize, bytes: usize) -> Result<SharedPlace, String> {
         let variables = &self.statics.variables;
+        let last = self.last_variable.get();
+        if offset >= last.0 && offset + bytes <= last.1 {
+            return Ok(SharedPlace::Declared(offset));
+        }
         match variables.find(offset) {
             Some(variable) if variable.bookkeeping && bytes == 1 => Ok(SharedPlace::Ignored),
             Some(variable) if !variable.bookkeeping && offset + bytes <= variable.start + variable.bytes => {
+                self.last_variable.set((variable.start, variable.start + variable.bytes));
                 Ok(SharedPlace::Declared(offset))
             }
             Some(variable) if !variable.bookkeeping => Err(format!(

@@ -146,7 +146,7 @@ fn execute(caller: &mut Caller<'_>, warp: usize, collective: &Collective) -> Res
         CollectiveKind::SyncWarp => {
             if let Some(vector) = Clocks::merge(&collective.stamps) {
                 for lane in collective.lanes() {
-                    caller.block.clocks.acquire(first + lane, &vector);
+                    caller.block.clocks.adopt(first + lane, &vector);
                 }
             }
         }

@@ -228,8 +228,6 @@ LORA_CLUSTER_KERNEL(cluster_sums_without_closing_barrier, ClusterArguments, 32, 
 // Block 0 loads a box for both blocks of its cluster, after both have said that they are ready.
 LORA_CLUSTER_KERNEL(multicast, ClusterArguments, 32, 2) {
     LORA_DYNAMIC_SHARED(bytes);
-    __shared__ uint64_t unused;
-    (void)unused;
     auto* tile = reinterpret_cast<float*>(bytes);
     auto* full = reinterpret_cast<uint64_t*>(bytes + 1024);
     auto* ready = full + 1;
