@@ -244,12 +244,9 @@ impl<'a> Edit<'a> {
         for (adapter, bound) in self.add.iter().enumerate() {
             for (index, site) in bound.binding.sites.iter().enumerate() {
                 let change = self.changes.entry(site.weight.clone()).or_default();
-                let alone = change.add.is_empty()
-                    || (is_plain(bound, index)
-                        && change
-                            .add
-                            .iter()
-                            .all(|&(other, place)| layer(&self.add[other], place).magnitude.is_none()));
+                let is_plain_here = |&(other, place): &Place| is_plain(&self.add[other], place);
+                let alone =
+                    change.add.is_empty() || (is_plain(bound, index) && change.add.iter().all(is_plain_here));
                 if !alone {
                     return Err(Error::module(
                         &site.layer,
@@ -288,6 +285,12 @@ impl<'a> Edit<'a> {
             }
         }
         for (name, change) in &self.changes {
+            if self.dropped.contains(name) && !change.add.is_empty() {
+                return Err(Error::tensor(
+                    name,
+                    "was untied by the merge; unmerge first, then merge the other adapter",
+                ));
+            }
             if self.checkpoint.tensors().contains_key(name) && !self.dropped.contains(name) {
                 continue;
             }

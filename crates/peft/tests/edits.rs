@@ -172,6 +172,20 @@ fn weights_scale_adapters() {
 }
 
 #[test]
+fn adapters_that_reshape_a_weight_are_merged_alone() {
+    let base = Checkpoint::open(&case("llama-attention").base).unwrap();
+    let (plain, pissa, dora) =
+        (case("llama-attention").adapters(), case("llama-pissa").adapters(), case("llama-dora").adapters());
+    for (first, second) in
+        [(&plain, &pissa), (&pissa, &plain), (&plain, &dora), (&dora, &plain), (&pissa, &pissa)]
+    {
+        let both = [one(&first[0], 1.0), one(&second[0], 1.0)].concat();
+        let edit = Edit::merge(&base, &both, EditOptions::default());
+        assert!(matches!(edit, Err(Error::Module { .. })), "{edit:?}");
+    }
+}
+
+#[test]
 fn switching_on_disk_is_exact_with_a_record() {
     let case = case("llama-bf16-two");
     let root = tempfile::tempdir().unwrap();
@@ -311,6 +325,11 @@ fn tied_weights_part_ways_when_one_changes() {
         let unmerged = write(unmerge, root.path().join(format!("{module} back")));
         same_tensors(&unmerged, &base);
         assert_eq!(unmerged.model_config(), base.model_config());
+        if module == "lm_head" {
+            let again =
+                Edit::switch(&merged, &one(&adapter, 1.0), &one(&adapter, 0.5), EditOptions::default());
+            assert!(matches!(again, Err(Error::Tensor { .. })), "{again:?}");
+        }
     }
 }
 
