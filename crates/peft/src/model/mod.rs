@@ -240,12 +240,8 @@ impl LoraModel {
             };
             let part = Part { site, layer: &layer, weight: 1.0 };
             let norms = Directions::new(backend, residual.as_ref().unwrap_or(weight), part)?.norms;
-            let mut shape = vec![norms.len()];
-            if layer.a.shape().len() > 2 {
-                shape = vec![1; layer.a.shape().len()];
-                shape[1] = norms.len();
-            }
-            let magnitude = Tensor::of(&shape, norms.into_iter().map(|norm| norm as f32).collect());
+            let magnitude =
+                Tensor::of(&layer.magnitude_shape(), norms.into_iter().map(|norm| norm as f32).collect());
             layer.magnitude = Some(magnitude);
         }
         Ok(layer)
@@ -451,10 +447,13 @@ impl LoraModel {
     /// An adapter without the unused rank that a swap may have left, as it is to be saved.
     ///
     /// # Errors
-    /// [`Error::Adapter`] if there is none of that name.
+    /// There is none of that name, or a layer was changed to something that does not fit together.
     pub fn compact(&self, name: &str) -> Result<Adapter> {
         let loaded = self.loaded(name)?;
         let mut adapter = loaded.adapter.clone();
+        for (module, layer) in &adapter.layers {
+            layer.check(module)?;
+        }
         if adapter.config.target_parameters.is_empty() {
             for site in &loaded.binding.sites {
                 if let Some(layer) = adapter.layers.get_mut(&site.layer) {
