@@ -348,7 +348,9 @@ impl LibraryBuilder {
                 .map_err(|error| Error::Library(format!("{}: {error}", path.display())))?;
             let occurrences = text.matches(from).count();
             if occurrences != 1 {
-                return Err(Error::Library(format!("{file} contains {occurrences} times, not once, {from:?}")));
+                return Err(Error::Library(format!(
+                    "{file} contains {occurrences} times, not once, {from:?}"
+                )));
             }
             std::fs::write(&path, text.replace(from, to)).map_err(failed)?;
         }
@@ -382,7 +384,10 @@ fn standard_objects(kernels: &Path, replaced: &[PathBuf]) -> std::io::Result<Vec
     let mut files = kernel_files(kernels)?;
     files.push("runtime.cpp".into());
     files.retain(|file| replaced.iter().all(|other| other.file_name() != file.file_name()));
-    Ok(files.iter().filter_map(|file| Some(library.with_file_name(file.file_stem()?).with_extension("o"))).collect())
+    Ok(files
+        .iter()
+        .filter_map(|file| Some(library.with_file_name(file.file_stem()?).with_extension("o")))
+        .collect())
 }
 
 fn copy_directory(from: &Path, to: &Path) -> std::io::Result<()> {

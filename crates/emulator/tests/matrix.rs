@@ -96,7 +96,9 @@ fn updates() -> Vec<weights::Case> {
     let shapes = [[64, 128], [67, 131], [1, 150], [129, 9]];
     let ranks = [[16, 8], [1, 24], [33, 5], [65, 4]];
     let mut cases = Vec::new();
-    for (e, (dtype, adapters, _)) in ARITHMETIC.into_iter().filter(|(_, _, math)| *math == F32Math::Exact).enumerate() {
+    for (e, (dtype, adapters, _)) in
+        ARITHMETIC.into_iter().filter(|(_, _, math)| *math == F32Math::Exact).enumerate()
+    {
         for (n, place) in places.into_iter().enumerate() {
             let record = match (n + e) % 3 {
                 0 => None,
@@ -124,7 +126,9 @@ fn updates() -> Vec<weights::Case> {
 fn schedules() -> Vec<Schedule> {
     match std::env::var("LORA_EMULATOR_SEED").map(|seed| seed.parse()) {
         Ok(seed) => vec![Schedule::random(seed.expect("LORA_EMULATOR_SEED is a number"))],
-        Err(_) if std::env::var("LORA_EMULATOR_LONG").is_ok_and(|value| value == "1") => Schedule::matrix(300),
+        Err(_) if std::env::var("LORA_EMULATOR_LONG").is_ok_and(|value| value == "1") => {
+            Schedule::matrix(300)
+        }
         Err(_) => Schedule::matrix(10),
     }
 }
@@ -134,7 +138,8 @@ fn every_kernel_under_every_schedule() {
     let test = "every_kernel_under_every_schedule";
     let Some(library) = available(test, KernelLibrary::standard()) else { return };
     let cases = products().into_iter().flat_map(|case| [Case::Forward(case.clone()), Case::Backward(case)]);
-    let cases = cases.chain(updates().into_iter().flat_map(|case| [Case::Update(case.clone()), Case::Delta(case)]));
+    let cases =
+        cases.chain(updates().into_iter().flat_map(|case| [Case::Update(case.clone()), Case::Delta(case)]));
     let wanted = std::env::var("LORA_EMULATOR_CASE").ok();
     let chosen = |case: &Case| wanted.as_ref().is_none_or(|wanted| format!("{case:?}").contains(wanted));
     let cases: Vec<Case> = cases.filter(chosen).collect();
@@ -158,7 +163,13 @@ fn every_kernel_under_every_schedule() {
         }
     });
     let failures = failures.into_inner().unwrap();
-    assert!(failures.is_empty(), "{} of {} cases failed:\n{}", failures.len(), cases.len(), failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} of {} cases failed:\n{}",
+        failures.len(),
+        cases.len(),
+        failures.join("\n")
+    );
     if wanted.is_none() {
         let launched = launched.into_inner().unwrap();
         let missed: Vec<&str> = library.kernel_names().filter(|name| !launched.contains(*name)).collect();

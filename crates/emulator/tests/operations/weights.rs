@@ -9,9 +9,7 @@ use lora_kernels::cuda::engine::RawCodes;
 use lora_kernels::memory::{Raw, RawBuffer};
 use lora_kernels::ops::{Delta, MergeReport, WeightUpdate};
 use lora_kernels::restore::{RestoreMethod, RestoreRecord};
-use lora_kernels::{
-    Adapter, Backend, DType, Element, Layout, MatrixMut, MatrixRef, Rounding, philox4x32_10,
-};
+use lora_kernels::{Adapter, Backend, DType, Element, Layout, MatrixMut, MatrixRef, Rounding, philox4x32_10};
 
 /// Whether a matrix is stored transposed, and the gap between its rows.
 pub type Place = (bool, usize);
@@ -92,7 +90,8 @@ impl Case {
             let data: Vec<T> = device.backend().download(w).expect("a live buffer");
             output.extend(all_bits(&data).into_iter().flat_map(u32::to_le_bytes));
             output.extend(format!("{report:?}").bytes());
-            let codes = record.recorded().map(|_| device.backend().download_record(&record).expect("live codes"));
+            let codes =
+                record.recorded().map(|_| device.backend().download_record(&record).expect("live codes"));
             output.extend(codes.iter().flat_map(|record| record.codes()));
             if !verifies {
                 continue;
@@ -152,7 +151,8 @@ impl Case {
         if !self.stochastic || f32::from_bits(exact).is_nan() {
             return bits(updated(w, remove, add));
         }
-        let words = philox4x32_10([(j / 4) as u32, i as u32, 0, 0x4C6F_5241], [SEED as u32, (SEED >> 32) as u32]);
+        let words =
+            philox4x32_10([(j / 4) as u32, i as u32, 0, 0x4C6F_5241], [SEED as u32, (SEED >> 32) as u32]);
         (exact + (words[j % 4] & 0xFFFF)) >> 16
     }
 
@@ -208,7 +208,8 @@ fn assert_report<T: Element>(
     let rms = (errors.iter().map(|error| error * error).sum::<f64>() / errors.len() as f64).sqrt();
     let expected = MergeReport {
         elements: after.len() as u64,
-        unchanged: after.iter().zip(before).filter(|(after, before)| bits(**after) == bits(**before)).count() as u64,
+        unchanged: after.iter().zip(before).filter(|(after, before)| bits(**after) == bits(**before)).count()
+            as u64,
         max_error: errors.iter().fold(0.0, |largest, &error| error.max(largest)),
         // The order of the sum differs: n terms, each off by at most 2⁻⁵² of the sum.
         rms_error: report.rms_error,
