@@ -76,14 +76,20 @@ fn siblings() -> Vec<products::Case> {
 /// Large enough in one dimension that the work along it is split between blocks: the columns of X, those of dY into
 /// groups of several chunks, the rows of dY, those of X.
 fn splits() -> Vec<products::Case> {
-    [[3, 530, 9, 4], [2, 9, 8300, 33], [530, 11, 20, 2], [270, 70, 5, 20]]
+    let case = |problem: Problem, math| {
+        let dtype = problem.dtype;
+        let problem = problem.saving_s().bias(dtype).dropout(0.5);
+        products::Case { problem, math, mode: WriteMode::Overwrite }
+    };
+    let mut cases: Vec<_> = [[3, 530, 9, 4], [530, 11, 20, 2], [270, 70, 5, 20]]
         .into_iter()
         .map(|[rows, inputs, outputs, rank]| {
             let problem = Problem::new(rows, inputs, outputs, rank).dtypes((DType::Bf16, DType::Bf16));
-            let problem = problem.saving_s().bias(DType::Bf16).dropout(0.25);
-            products::Case { problem, math: F32Math::Exact, mode: WriteMode::Overwrite }
+            case(problem, F32Math::Exact)
         })
-        .collect()
+        .collect();
+    cases.push(case(Problem::new(2, 9, 4200, 33).small_integers(), F32Math::Tf32));
+    cases
 }
 
 fn updates() -> Vec<weights::Case> {
@@ -93,7 +99,7 @@ fn updates() -> Vec<weights::Case> {
         [(false, 3), (true, 1), (false, 2)],
         [(true, 3), (false, 1), (true, 2)],
     ];
-    let shapes = [[64, 128], [67, 131], [1, 150], [129, 9]];
+    let shapes = [[64, 72], [67, 70], [1, 150], [129, 9]];
     let ranks = [[16, 8], [1, 24], [33, 5], [65, 4]];
     let mut cases = Vec::new();
     for (e, (dtype, adapters, _)) in

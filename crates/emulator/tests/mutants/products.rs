@@ -25,7 +25,7 @@ const BACKWARD_DY: Mutant = Mutant {
     ..SHRINK
 };
 const BACKWARD_DY_WIDE: Mutant =
-    Mutant { launched: &["backward_dy_bf16_rank64"], cases: cases::many_columns, ..BACKWARD_DY };
+    Mutant { launched: &["backward_dy_tf32_rank64"], cases: cases::many_columns, ..BACKWARD_DY };
 const BACKWARD_A: Mutant = Mutant {
     kernel: "backward_a.cu",
     launched: &["backward_a_bf16_rank16"],
