@@ -97,8 +97,10 @@ fn assert_read(cuda: &EmulatedCuda, kernel: &str, buffer: &str, matrix_bytes: u6
         let found = (traffic.bytes_read, traffic.unique_bytes_read, traffic.bytes_written);
         assert_eq!(found, (matrix_bytes * times, matrix_bytes, 0), "{kernel} and `{buffer}`");
     }
-    // 16 bytes at a time.
-    assert_eq!(moved(cuda, kernel, buffer).reads * 16, matrix_bytes * times, "{kernel} and `{buffer}`");
+    // 16 bytes at a time, in whole sectors.
+    let traffic = moved(cuda, kernel, buffer);
+    let found = (traffic.reads * 16, traffic.sectors_read * 32);
+    assert_eq!(found, (matrix_bytes * times, matrix_bytes * times), "{kernel} and `{buffer}`");
 }
 
 /// The kernel writes each byte of the buffer once; no kernel reads it, and no other writes it.
@@ -107,6 +109,21 @@ fn assert_written_once(cuda: &EmulatedCuda, kernel: &str, buffer: &str, matrix_b
     for traffic in [moved(cuda, kernel, buffer), moved(cuda, "", buffer)] {
         let found = (traffic.bytes_written, traffic.unique_bytes_written, traffic.bytes_read);
         assert_eq!(found, (matrix_bytes, matrix_bytes, 0), "{kernel} and `{buffer}`");
+    }
+}
+
+/// Whole sectors, each by one block.
+#[track_caller]
+fn assert_sectors_written_once(cuda: &EmulatedCuda, kernel: &str, buffer: &str, matrix_bytes: u64) {
+    let traffic = moved(cuda, kernel, buffer);
+    assert_eq!(traffic.sectors_written * 32, matrix_bytes, "{kernel} and `{buffer}`");
+}
+
+/// Padded rows let every `ldmatrix` read all banks at once.
+#[track_caller]
+fn assert_no_bank_conflicts(cuda: &EmulatedCuda) {
+    for step in cuda.emulator().records() {
+        assert_eq!(step.matrix_bank_conflicts, 0, "{}", step.name);
     }
 }
 
@@ -131,6 +148,8 @@ fn a_forward_reads_x_once_and_writes_y_once() {
             // Further passes find X in the L2 cache.
             assert_read(&cuda, "shrink", "x", x.bytes(), passes);
             assert_written_once(&cuda, "expand", "y", layer.y.bytes());
+            assert_sectors_written_once(&cuda, "expand", "y", layer.y.bytes());
+            assert_no_bank_conflicts(&cuda);
             let s = moved(&cuda, "finalize", "s");
             assert_eq!((s.bytes_written, s.bytes_read), (layer.s.bytes(), 0));
         }
@@ -160,11 +179,15 @@ fn a_backward_reads_dy_once_and_x_once_and_writes_dx_once() {
                 dbias: Some(Output::overwrite(layer.dbias.write())),
             })
             .unwrap();
+            assert_no_bank_conflicts(&cuda);
             // dS, dB and dbias come from one read.
             assert_read(&cuda, "backward_dy", "dy", layer.dy.bytes(), passes);
             assert_read(&cuda, "backward_a", "x", x.bytes(), passes);
             assert_written_once(&cuda, "expand", "dx", dx.bytes());
+            assert_sectors_written_once(&cuda, "expand", "dx", dx.bytes());
             assert_written_once(&cuda, "finalize", "da", layer.da.bytes());
+            assert_sectors_written_once(&cuda, "finalize", "da", layer.da.bytes());
+            // A block has some columns of many rows of dB, so blocks share sectors.
             assert_written_once(&cuda, "finalize", "db", layer.db.bytes());
             assert_written_once(&cuda, "finalize", "dbias", layer.dbias.bytes());
         }
@@ -217,6 +240,7 @@ fn siblings_share_one_read_of_x() {
         .unwrap();
         assert_read(&cuda, "backward_a", "x", x.bytes(), 1);
         assert_written_once(&cuda, "expand", "dx", dx.bytes());
+        assert_sectors_written_once(&cuda, "expand", "dx", dx.bytes());
         for dy in cuda.emulator().records().iter().filter(|step| step.name.starts_with("backward_dy")) {
             assert_eq!(dy.buffers["dy"].bytes_read, layers[0].dy.bytes());
         }
