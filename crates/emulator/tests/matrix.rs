@@ -57,7 +57,17 @@ fn products() -> Vec<products::Case> {
     }
     cases.extend(siblings());
     cases.extend(splits());
+    cases.extend(tf32_roundings());
     cases
+}
+
+/// Values that TF32 has to round.
+fn tf32_roundings() -> [products::Case; 2] {
+    [8, 40].map(|rank| products::Case {
+        problem: Problem::new(20, 70, 50, rank).dropout(0.25).saving_s(),
+        math: F32Math::Tf32,
+        mode: WriteMode::Overwrite,
+    })
 }
 
 fn siblings() -> Vec<products::Case> {

@@ -37,6 +37,11 @@ pub fn shrink_f32() -> Vec<Case> {
         .to_vec()
 }
 
+/// Values that TF32 has to round.
+pub fn shrink_tf32() -> Vec<Case> {
+    vec![forward(Problem::new(20, 70, 9, 8).saving_s(), F32Math::Tf32)]
+}
+
 /// More ranks than a pass takes.
 pub fn wide_forward() -> Vec<Case> {
     vec![forward(Problem::new(20, 70, 80, 100).dtypes((Bf16, Bf16)).saving_s(), F32Math::Exact)]
@@ -141,9 +146,10 @@ pub fn deltas_f32() -> Vec<Case> {
 
 /// All cases.
 pub fn all() -> Vec<Case> {
-    let sets: [fn() -> Vec<Case>; 16] = [
+    let sets: [fn() -> Vec<Case>; 17] = [
         shrink,
         shrink_f32,
+        shrink_tf32,
         wide_forward,
         expand,
         expand_backward,

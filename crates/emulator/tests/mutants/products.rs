@@ -201,6 +201,12 @@ pub const MUTANTS: &[Mutant] = &[
         ..SHRINK_F32
     },
     Mutant {
+        fault: "TF32 operands are cut, not rounded",
+        changes: &[("warp_product.cuh", "left[e] = to_tf32(a[", "left[e] = __float_as_uint(a[")],
+        cases: cases::shrink_tf32,
+        ..SHRINK_F32
+    },
+    Mutant {
         fault: "one row past the end of a slab",
         changes: &[("warp_product.cuh", "if (r >= rows) continue;", "if (r > rows) continue;")],
         ..SHRINK
