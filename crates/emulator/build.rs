@@ -36,6 +36,7 @@ fn main() {
         emulator_include: &include,
         kernel_include: &kernels,
         sources: &sources,
+        compiled: None,
         defines: &[],
         directory: &out,
     };

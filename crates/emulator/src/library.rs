@@ -263,10 +263,11 @@ impl Drop for TemporaryDirectory {
 ///
 /// ```no_run
 /// use lora_emulator::KernelLibrary;
-/// // The kernels of shrink.cu without their first barrier.
+/// // `finalize` without its scale, among the other kernels as they are.
 /// let mutant = KernelLibrary::builder()
-///     .files(["shrink.cu"])
-///     .replace("shrink.cu", "__syncthreads();", "")
+///     .files(["finalize.cu"])
+///     .replace("finalize.cu", "segment.scale * sum", "sum")
+///     .keep_others()
 ///     .build()?;
 /// # Ok::<(), lora_emulator::Error>(())
 /// ```
@@ -276,6 +277,7 @@ pub struct LibraryBuilder {
     files: Vec<String>,
     defines: Vec<String>,
     replacements: Vec<(String, String, String)>,
+    keeps_others: bool,
 }
 
 impl LibraryBuilder {
@@ -293,6 +295,14 @@ impl LibraryBuilder {
         self
     }
 
+    /// Takes the standard kernels of all other files as they were compiled with this crate, so that a changed kernel can
+    /// run among them.
+    #[must_use]
+    pub fn keep_others(mut self) -> Self {
+        self.keeps_others = true;
+        self
+    }
+
     /// Defines a macro: `NAME` or `NAME=value`.
     #[must_use]
     pub fn define(mut self, define: impl Into<String>) -> Self {
@@ -300,7 +310,7 @@ impl LibraryBuilder {
         self
     }
 
-    /// Replaces the first occurrence of a text in a file, named relative to the directory (headers as well).
+    /// Replaces a text in a file, named relative to the directory (headers as well). It must occur exactly once.
     #[must_use]
     pub fn replace(
         mut self,
@@ -336,21 +346,29 @@ impl LibraryBuilder {
             let path = directory.join(file);
             let text = std::fs::read_to_string(&path)
                 .map_err(|error| Error::Library(format!("{}: {error}", path.display())))?;
-            if !text.contains(from) {
-                return Err(Error::Library(format!("{file} does not contain {from:?}")));
+            let occurrences = text.matches(from).count();
+            if occurrences != 1 {
+                return Err(Error::Library(format!(
+                    "{file} contains {occurrences} times, not once, {from:?}"
+                )));
             }
-            std::fs::write(&path, text.replacen(from, to, 1)).map_err(failed)?;
+            std::fs::write(&path, text.replace(from, to)).map_err(failed)?;
         }
         let sources = if self.files.is_empty() {
             kernel_files(&directory).map_err(failed)?
         } else {
             self.files.iter().map(|file| directory.join(file)).collect()
         };
+        let compiled = match self.keeps_others {
+            true => Some(standard_objects(&standard, &sources).map_err(failed)?),
+            false => None,
+        };
         let library = Compilation {
             compiler: Path::new(compiler),
             emulator_include: &manifest.join("include"),
             kernel_include: &copy,
             sources: &sources,
+            compiled: compiled.as_deref(),
             defines: &self.defines,
             directory: &temporary.0,
         }
@@ -358,6 +376,18 @@ impl LibraryBuilder {
         .map_err(Error::Library)?;
         KernelLibrary::load(&library, Some(temporary)).map(Arc::new)
     }
+}
+
+/// The objects that the build script left beside the standard library, but for those of `replaced` files.
+fn standard_objects(kernels: &Path, replaced: &[PathBuf]) -> std::io::Result<Vec<PathBuf>> {
+    let library = Path::new(option_env!("LORA_EMULATOR_LIBRARY").unwrap_or_default());
+    let mut files = kernel_files(kernels)?;
+    files.push("runtime.cpp".into());
+    files.retain(|file| replaced.iter().all(|other| other.file_name() != file.file_name()));
+    Ok(files
+        .iter()
+        .filter_map(|file| Some(library.with_file_name(file.file_stem()?).with_extension("o")))
+        .collect())
 }
 
 fn copy_directory(from: &Path, to: &Path) -> std::io::Result<()> {

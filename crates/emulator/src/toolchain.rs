@@ -14,6 +14,9 @@ pub(crate) struct Compilation<'a> {
     pub kernel_include: &'a Path,
     /// Kernel files.
     pub sources: &'a [PathBuf],
+    /// Objects that were compiled before and are linked as well, the run-time support among them. `None` compiles the
+    /// support, too.
+    pub compiled: Option<&'a [PathBuf]>,
     /// Macros: `NAME` or `NAME=value`.
     pub defines: &'a [String],
     /// For object files and the library.
@@ -59,7 +62,8 @@ impl Compilation<'_> {
         let parallel = std::thread::available_parallelism().map_or(1, usize::from);
         let mut objects = Vec::new();
         let mut running = Vec::new();
-        for source in std::iter::once(&runtime).chain(self.sources) {
+        let support = self.compiled.is_none().then_some(&runtime);
+        for source in support.into_iter().chain(self.sources) {
             let stem = source.file_stem().unwrap_or_default().to_owned();
             let object = self.directory.join(stem).with_extension("o");
             let mut command = Command::new(self.compiler);
@@ -82,7 +86,7 @@ impl Compilation<'_> {
 
         let library = self.directory.join("kernels.so");
         let mut command = Command::new(self.compiler);
-        command.args(["-shared", "-o"]).arg(&library).args(&objects);
+        command.args(["-shared", "-o"]).arg(&library).args(&objects).args(self.compiled.unwrap_or_default());
         finish(start(command)?)?;
         Ok(library)
     }

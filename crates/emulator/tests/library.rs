@@ -47,7 +47,9 @@ fn what_cannot_be_changed_or_compiled_is_an_error() {
     };
     let missing = build("no such text", "").unwrap_err();
     assert!(matches!(&missing, Error::Library(text) if text.contains("no such text")), "{missing}");
-    let broken = build("#include", "#include_nothing").unwrap_err();
+    let ambiguous = build("__syncthreads();", "").unwrap_err();
+    assert!(matches!(&ambiguous, Error::Library(text) if text.contains("not once")), "{ambiguous}");
+    let broken = build("struct Vectors", "structure Vectors").unwrap_err();
     assert!(matches!(&broken, Error::Library(text) if text.contains("error")), "{broken}");
 }
 

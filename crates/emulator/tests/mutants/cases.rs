@@ -1,0 +1,169 @@
+//! Small operations that reach every part of a kernel.
+
+use crate::operations::common::problem::{Arrangements, Layer, Problem};
+use crate::operations::{Case, products, weights};
+use lora_kernels::DType::{Bf16, F16, F32};
+use lora_kernels::cuda::F32Math;
+use lora_kernels::ops::WriteMode;
+use lora_kernels::restore::RestoreMethod;
+
+fn integers(rows: usize, inputs: usize, outputs: usize, rank: usize) -> Problem {
+    Problem::new(rows, inputs, outputs, rank).dtypes((Bf16, Bf16)).small_integers()
+}
+
+fn forward(problem: Problem, math: F32Math) -> Case {
+    Case::Forward(products::Case { problem, math, mode: WriteMode::Overwrite })
+}
+
+fn backward(problem: Problem, math: F32Math, mode: WriteMode) -> Case {
+    Case::Backward(products::Case { problem, math, mode })
+}
+
+/// Several tiles and two splits along the input features, with dropout.
+pub fn shrink() -> Vec<Case> {
+    vec![
+        forward(
+            integers(70, 330, 20, 8).dropout(0.5).saving_s().arranged(Arrangements::Padded),
+            F32Math::Exact,
+        ),
+        forward(integers(70, 130, 20, 8).saving_s().arranged(Arrangements::Unaligned), F32Math::Exact),
+    ]
+}
+
+/// The products of f32 elements.
+pub fn shrink_f32() -> Vec<Case> {
+    [F32Math::Exact, F32Math::Tf32]
+        .map(|math| forward(integers(20, 70, 9, 8).dtypes((F32, F32)).dropout(0.5).saving_s(), math))
+        .to_vec()
+}
+
+/// Values that TF32 has to round.
+pub fn shrink_tf32() -> Vec<Case> {
+    vec![forward(Problem::new(20, 70, 9, 8).saving_s(), F32Math::Tf32)]
+}
+
+/// More ranks than a pass takes.
+pub fn wide_forward() -> Vec<Case> {
+    vec![forward(Problem::new(20, 70, 80, 100).dtypes((Bf16, Bf16)).saving_s(), F32Math::Exact)]
+}
+
+/// Several columns of tiles, with and without whole vectors.
+pub fn expand() -> Vec<Case> {
+    [Arrangements::Packed, Arrangements::Unaligned, Arrangements::Padded]
+        .map(|arrangements| forward(integers(70, 20, 76, 8).bias(F32).arranged(arrangements), F32Math::Exact))
+        .to_vec()
+}
+
+/// Dropout on the way out, added to what is there.
+pub fn expand_backward() -> Vec<Case> {
+    [Arrangements::Packed, Arrangements::Unaligned]
+        .map(|arrangements| {
+            let problem = integers(20, 72, 24, 8).saving_s().dropout(0.5).arranged(arrangements);
+            backward(problem, F32Math::Exact, WriteMode::Accumulate)
+        })
+        .to_vec()
+}
+
+/// Several tiles of dY in both directions.
+pub fn backward_dy() -> Vec<Case> {
+    [integers(200, 9, 40, 8), integers(70, 9, 150, 8)]
+        .map(|problem| backward(problem.saving_s().bias(Bf16), F32Math::Exact, WriteMode::Overwrite))
+        .to_vec()
+}
+
+/// Enough rows of dY for two splits.
+pub fn many_rows() -> Vec<Case> {
+    let problem = Problem::new(530, 9, 20, 2).dtypes((Bf16, Bf16)).saving_s().bias(Bf16);
+    vec![backward(problem, F32Math::Exact, WriteMode::Overwrite)]
+}
+
+/// Enough columns of dY for groups of two chunks.
+pub fn many_columns() -> Vec<Case> {
+    let problem = Problem::new(2, 9, 4200, 33).small_integers().saving_s();
+    vec![backward(problem, F32Math::Tf32, WriteMode::Overwrite)]
+}
+
+/// Two splits of the rows of X, with dropout.
+pub fn backward_a() -> Vec<Case> {
+    let problem = Problem::new(270, 70, 5, 8).dtypes((Bf16, Bf16)).saving_s().dropout(0.25);
+    vec![backward(problem, F32Math::Exact, WriteMode::Overwrite)]
+}
+
+/// Three layers, with matrices that lie in every way.
+pub fn siblings() -> Vec<Case> {
+    let layers = [(40, 8), (17, 3), (24, 40)].map(|(out_features, rank)| Layer { out_features, rank });
+    let problem = Problem { layers: layers.to_vec(), ..integers(20, 70, 40, 8) }.saving_s().bias(Bf16);
+    let transposed = problem.clone().arranged(Arrangements::Transposed);
+    vec![
+        forward(problem.clone(), F32Math::Exact),
+        forward(transposed.clone(), F32Math::Exact),
+        backward(problem, F32Math::Exact, WriteMode::Accumulate),
+        backward(transposed, F32Math::Exact, WriteMode::Overwrite),
+    ]
+}
+
+const AWKWARD: weights::Case = weights::Case {
+    shape: [67, 70],
+    ranks: [40, 3],
+    dtype: Bf16,
+    adapters: Bf16,
+    w: (false, 3),
+    a: (true, 1),
+    b: (false, 2),
+    record: None,
+    stochastic: false,
+    report: false,
+};
+
+/// A rank of two stages; shapes off every tile, in both orientations.
+pub fn updates() -> Vec<Case> {
+    let transposed = weights::Case { w: (true, 1), a: (false, 0), ..AWKWARD };
+    vec![Case::Update(AWKWARD), Case::Update(transposed)]
+}
+
+pub fn stochastic_updates() -> Vec<Case> {
+    vec![Case::Update(weights::Case { stochastic: true, ..AWKWARD })]
+}
+
+pub fn recorded_updates() -> Vec<Case> {
+    let recorded = weights::Case { record: Some(RestoreMethod::Codes), ..AWKWARD };
+    let transposed = weights::Case { w: (true, 0), ..recorded.clone() };
+    vec![Case::Update(recorded), Case::Update(transposed)]
+}
+
+pub fn measured_updates() -> Vec<Case> {
+    vec![Case::Update(weights::Case { report: true, ..AWKWARD })]
+}
+
+pub fn deltas() -> Vec<Case> {
+    vec![Case::Delta(weights::Case { dtype: F16, ..AWKWARD })]
+}
+
+/// Where the last bits of a sum show.
+pub fn deltas_f32() -> Vec<Case> {
+    vec![Case::Delta(weights::Case { dtype: F32, adapters: F32, ..AWKWARD })]
+}
+
+/// All cases.
+pub fn all() -> Vec<Case> {
+    let sets: [fn() -> Vec<Case>; 17] = [
+        shrink,
+        shrink_f32,
+        shrink_tf32,
+        wide_forward,
+        expand,
+        expand_backward,
+        backward_dy,
+        many_rows,
+        many_columns,
+        backward_a,
+        siblings,
+        updates,
+        stochastic_updates,
+        recorded_updates,
+        measured_updates,
+        deltas,
+        deltas_f32,
+    ];
+    sets.into_iter().flat_map(|set| set()).collect()
+}
