@@ -1,6 +1,7 @@
 //! The forward: frozen, baselines and ours.
 //!
-//! `LORA_BENCH_GRID=full` times the whole grid, `LORA_BENCH_SMOKE=1` or `--test` tiny shapes.
+//! Runs on the CPU, and on GPU 0 if there is one; `LORA_BENCH_DEVICE=cpu|cuda` chooses. `LORA_BENCH_GRID=full` times the
+//! whole grid, `LORA_BENCH_SMOKE=1` or `--test` tiny shapes; `LORA_BENCH_DTYPE=f32,f16,bf16` chooses element types.
 
 #[allow(dead_code, reason = "each bench uses a part")]
 mod common;
@@ -11,6 +12,8 @@ use criterion::{Criterion, criterion_group, criterion_main};
 
 fn forward(criterion: &mut Criterion) {
     criterion_cpu::bench(criterion, Pass::Forward);
+    #[cfg(feature = "cuda")]
+    common::cuda::criterion::bench(criterion, Pass::Forward);
 }
 
 criterion_group! {

@@ -1,36 +1,35 @@
 //! Merging an adapter into a weight, taking it out again, and switching, against a separate product and addition.
 //!
-//! `LORA_BENCH_GRID=full` times every layer and rank, `LORA_BENCH_SMOKE=1` or `--test` tiny shapes.
+//! Runs on the CPU, and on GPU 0 if there is one; `LORA_BENCH_DEVICE=cpu|cuda` chooses. `LORA_BENCH_GRID=full` times every
+//! layer and rank, `LORA_BENCH_SMOKE=1` or `--test` tiny shapes; `LORA_BENCH_DTYPE=f32,f16,bf16` chooses element types.
 
 #[allow(dead_code, reason = "each bench uses a part")]
 mod common;
 
 use common::baseline::{Operand, add, product, scale};
 use common::criterion_cpu::configuration;
-use common::grid::{Problem, Size};
-use common::host::Inputs;
+use common::grid::{Problem, Size, Target, dtypes, layers};
+use common::host::{Inputs, MERGE_SCALE};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use half::bf16;
+use half::{bf16, f16};
 use lora_kernels::cpu::Cpu;
 use lora_kernels::restore::{RestoreMethod, RestoreRecord};
 use lora_kernels::{Adapter, Backend, DType, Element, MatrixMut, MatrixRef, WeightUpdate};
 
-/// Makes Δ about a hundredth of W, as after training.
-const SCALE: f32 = 0.005;
-
 fn merge(criterion: &mut Criterion) {
-    // M plays no part: the layers and ranks of the grid, once each.
-    let mut layers: Vec<Problem> = Vec::new();
-    for problem in Size::from_environment().problems() {
-        let layer = Problem { m: 0, ..problem };
-        if !layers.contains(&layer) {
-            layers.push(layer);
+    if Target::Cpu.is_wanted() {
+        for layer in layers(Size::from_environment().problems(Target::Cpu)) {
+            for dtype in dtypes(&[DType::F32, DType::Bf16]) {
+                match dtype {
+                    DType::F32 => group::<f32>(criterion, layer),
+                    DType::F16 => group::<f16>(criterion, layer),
+                    DType::Bf16 => group::<bf16>(criterion, layer),
+                }
+            }
         }
     }
-    for layer in layers {
-        group::<f32>(criterion, layer);
-        group::<bf16>(criterion, layer);
-    }
+    #[cfg(feature = "cuda")]
+    common::cuda::merge::bench(criterion);
 }
 
 fn group<T: Element>(criterion: &mut Criterion, layer: Problem) {
@@ -47,7 +46,7 @@ fn group<T: Element>(criterion: &mut Criterion, layer: Problem) {
     group.bench_function("unfused", |bencher| {
         bencher.iter(|| {
             product(&mut cpu, &mut delta, Operand::new(&a, k, r), Operand::new(&b, r, n));
-            scale(&mut delta, sign * SCALE);
+            scale(&mut delta, sign * MERGE_SCALE);
             sign = -sign;
             add(&mut w, &delta);
         });
@@ -55,7 +54,7 @@ fn group<T: Element>(criterion: &mut Criterion, layer: Problem) {
     let mut merged = false;
     group.bench_function("fused", |bencher| {
         bencher.iter(|| {
-            let (w, adapter) = (view_mut(&mut w, k, n), adapter(&a, &b, layer, SCALE));
+            let (w, adapter) = (view_mut(&mut w, k, n), adapter(&a, &b, layer, MERGE_SCALE));
             let op = if merged { WeightUpdate::unmerge(w, adapter) } else { WeightUpdate::merge(w, adapter) };
             merged = !merged;
             cpu.update_weights(op).expect("shapes fit")
@@ -63,7 +62,8 @@ fn group<T: Element>(criterion: &mut Criterion, layer: Problem) {
     });
     group.bench_function("fused-switch", |bencher| {
         bencher.iter(|| {
-            let (from, to) = (adapter(&a, &b, layer, sign * SCALE), adapter(&a, &b, layer, -sign * SCALE));
+            let (from, to) =
+                (adapter(&a, &b, layer, sign * MERGE_SCALE), adapter(&a, &b, layer, -sign * MERGE_SCALE));
             sign = -sign;
             cpu.update_weights(WeightUpdate::switch(view_mut(&mut w, k, n), from, to)).expect("shapes fit")
         });
@@ -75,7 +75,7 @@ fn group<T: Element>(criterion: &mut Criterion, layer: Problem) {
     let mut recorded = false;
     group.bench_function("fused-recorded", |bencher| {
         bencher.iter(|| {
-            let (w, adapter) = (view_mut(&mut w, k, n), adapter(&a, &b, layer, SCALE));
+            let (w, adapter) = (view_mut(&mut w, k, n), adapter(&a, &b, layer, MERGE_SCALE));
             let op =
                 if recorded { WeightUpdate::unmerge(w, adapter) } else { WeightUpdate::merge(w, adapter) };
             recorded = !recorded;

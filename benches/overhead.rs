@@ -2,22 +2,26 @@
 //!
 //! Every round times all systems one after the other, so that whatever slows the machine for a while slows them alike; a
 //! ratio compares two times of one round. Prints a table; `LORA_BENCH_JSON=FILE` also writes the records.
-//! `LORA_BENCH_DTYPE=f32|f16|bf16` (default f32 and bf16), `LORA_BENCH_ROUNDS`, `LORA_BENCH_GRID=full`,
-//! `LORA_BENCH_SMOKE=1`.
+//! `LORA_BENCH_DEVICE=cpu|cuda` (default cpu), `LORA_BENCH_DTYPE=f32,f16,bf16` (default f32 and bf16),
+//! `LORA_BENCH_ROUNDS`, `LORA_BENCH_GRID=full`, `LORA_BENCH_SMOKE=1`. On a GPU, `LORA_BENCH_GRAPHS=1` replays captured
+//! graphs instead of launching kernel by kernel.
 
 #[allow(dead_code, reason = "each bench uses a part")]
 mod common;
 
 use common::cpu::Layer;
-use common::grid::{Pass, Problem, Size, System};
+use common::grid::{Pass, Problem, Size, System, Target, dtypes};
+use common::origin::{commit, processor};
 use common::record::{Record, document, quartiles};
 use half::{bf16, f16};
-use lora_kernels::Element;
+use lora_kernels::{DType, Element};
+use serde_json::{Value, json};
 use std::time::Instant;
 
 const PROBABILITIES: [f32; 2] = [0.0, 0.1];
-const SYSTEMS: [System; 5] =
-    [System::Frozen, System::Library, System::Fused, System::Unfused, System::Accumulated];
+
+/// Times of forward and backward in milliseconds, one of each a round.
+type Times = [Vec<f64>; 2];
 
 fn main() -> anyhow::Result<()> {
     let size = Size::from_environment();
@@ -26,40 +30,82 @@ fn main() -> anyhow::Result<()> {
         Err(_) if size == Size::Smoke => 1,
         Err(_) => 15,
     };
-    let wanted = std::env::var("LORA_BENCH_DTYPE").unwrap_or_else(|_| "f32,bf16".into());
+    match Target::from_environment() {
+        None | Some(Target::Cpu) => on_cpu(size, rounds),
+        Some(Target::Cuda) => on_cuda(size, rounds),
+    }
+}
+
+fn on_cpu(size: Size, rounds: usize) -> anyhow::Result<()> {
     let mut records = Vec::new();
-    println!(
-        "{:<22} {:<5} {:>4}  {:<8} {:<12} {:>10}  {:>6}  quartiles",
-        "problem", "dtype", "p", "pass", "system", "ms", "ratio"
-    );
-    for problem in size.problems() {
-        for dtype in wanted.split(',') {
+    print_header();
+    for problem in size.problems(Target::Cpu) {
+        for dtype in dtypes(&[DType::F32, DType::Bf16]) {
             match dtype {
-                "f32" => measure::<f32>(problem, rounds, &mut records),
-                "f16" => measure::<f16>(problem, rounds, &mut records),
-                "bf16" => measure::<bf16>(problem, rounds, &mut records),
-                other => anyhow::bail!("LORA_BENCH_DTYPE: {other} is none of f32, f16, bf16"),
+                DType::F32 => measure::<f32>(problem, rounds, &mut records),
+                DType::F16 => measure::<f16>(problem, rounds, &mut records),
+                DType::Bf16 => measure::<bf16>(problem, rounds, &mut records),
             }
         }
     }
+    let origin = json!({
+        "backend": "cpu",
+        "device": processor(),
+        "threads": rayon::current_num_threads(),
+        "commit": commit(),
+    });
+    write(origin, &records)
+}
+
+#[cfg(feature = "cuda")]
+fn on_cuda(size: Size, rounds: usize) -> anyhow::Result<()> {
+    use common::cuda::{device, overhead};
+    let graphs = std::env::var("LORA_BENCH_GRAPHS").is_ok_and(|value| value == "1");
+    let Some(mut device) = device::Device::open()? else { return Ok(()) };
+    let cases = cases(overhead::has);
+    let mut records = Vec::new();
+    print_header();
+    for problem in size.problems(Target::Cuda) {
+        for dtype in dtypes(&[DType::F32, DType::Bf16]) {
+            let device = &mut device;
+            let times = match dtype {
+                DType::F32 => overhead::times::<f32>(device, problem, &cases, rounds, graphs),
+                DType::F16 => overhead::times::<f16>(device, problem, &cases, rounds, graphs),
+                DType::Bf16 => overhead::times::<bf16>(device, problem, &cases, rounds, graphs),
+            }?;
+            report(problem, dtype, &cases, &times, &mut records);
+        }
+    }
+    let origin = json!({
+        "backend": "cuda",
+        "device": if graphs { format!("{}, CUDA graphs", device.name) } else { device.name },
+        "driver": device::driver_version(),
+        "commit": commit(),
+    });
+    write(origin, &records)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn on_cuda(_: Size, _: usize) -> anyhow::Result<()> {
+    anyhow::bail!("LORA_BENCH_DEVICE=cuda, but this benchmark was built without the feature `cuda`")
+}
+
+fn write(origin: Value, records: &[Record]) -> anyhow::Result<()> {
     if let Ok(path) = std::env::var("LORA_BENCH_JSON") {
-        let threads = rayon::current_num_threads();
-        let document = document("cpu", &device(), threads, &commit(), &records);
-        std::fs::write(&path, serde_json::to_string_pretty(&document)? + "\n")?;
+        std::fs::write(&path, serde_json::to_string_pretty(&document(origin, records))? + "\n")?;
     }
     Ok(())
 }
 
+/// Systems and dropout probabilities, the frozen layer first.
+fn cases(has: impl Fn(System, f32) -> bool) -> Vec<(System, f32)> {
+    let all = PROBABILITIES.into_iter().flat_map(|p| System::ALL.map(|system| (system, p)));
+    all.filter(|&(system, probability)| has(system, probability)).collect()
+}
+
 fn measure<T: Element>(problem: Problem, rounds: usize, records: &mut Vec<Record>) {
     let mut layer = Layer::<T>::new(problem);
-    let mut cases = Vec::new();
-    for probability in PROBABILITIES {
-        for system in SYSTEMS {
-            if Layer::<T>::has(system, probability) {
-                cases.push((system, probability));
-            }
-        }
-    }
+    let cases = cases(Layer::<T>::has);
     let mut times = vec![[Vec::new(), Vec::new()]; cases.len()];
     // The first round warms caches, pages and scratch memory.
     for round in 0..=rounds {
@@ -73,25 +119,36 @@ fn measure<T: Element>(problem: Problem, rounds: usize, records: &mut Vec<Record
             }
         }
     }
-    let frozen = times[0].clone();
-    for (&(system, probability), [forward, backward]) in cases.iter().zip(&times) {
-        let sums = |[forward, backward]: &[Vec<f64>; 2]| -> Vec<f64> {
-            forward.iter().zip(backward).map(|(forward, backward)| forward + backward).collect()
-        };
-        let step = sums(&[forward.clone(), backward.clone()]);
+    report(problem, T::DTYPE, &cases, &times, records);
+}
+
+/// Prints and keeps the times of all cases of one problem, with their ratios to those of the first.
+fn report(
+    problem: Problem,
+    dtype: DType,
+    cases: &[(System, f32)],
+    times: &[Times],
+    records: &mut Vec<Record>,
+) {
+    let frozen = &times[0];
+    let sums = |[forward, backward]: &Times| -> Vec<f64> {
+        forward.iter().zip(backward).map(|(forward, backward)| forward + backward).collect()
+    };
+    for (&(system, probability), both) in cases.iter().zip(times) {
+        let step = sums(both);
         for (pass, times, frozen) in
-            [(Pass::Forward, forward, &frozen[0]), (Pass::Step, &step, &sums(&frozen))]
+            [(Pass::Forward, &both[0], &frozen[0]), (Pass::Step, &step, &sums(frozen))]
         {
             let ratios = times.iter().zip(frozen).map(|(time, frozen)| time / frozen).collect();
             let record = Record {
                 problem,
-                dtype: T::DTYPE,
+                dtype,
                 probability,
                 pass,
                 system,
-                milliseconds: quartiles(times.clone())[1],
+                milliseconds: quartiles(times.clone()),
                 ratios: quartiles(ratios),
-                rounds,
+                rounds: times.len(),
             };
             print_row(&record);
             records.push(record);
@@ -99,34 +156,25 @@ fn measure<T: Element>(problem: Problem, rounds: usize, records: &mut Vec<Record
     }
 }
 
+fn print_header() {
+    println!(
+        "{:<22} {:<5} {:>4}  {:<8} {:<12} {:>10}  {:>6}  quartiles",
+        "problem", "dtype", "p", "pass", "system", "ms", "ratio"
+    );
+}
+
 fn print_row(record: &Record) {
     let Record { problem, dtype, probability, pass, system, milliseconds, ratios, .. } = record;
     println!(
-        "{:<22} {:<5} {:>4}  {:<8} {:<12} {:>10.3}  {:>6.3}  {:.3}–{:.3}",
+        "{:<22} {:<5} {:>4}  {:<8} {:<12} {:>10.4}  {:>6.3}  {:.3}–{:.3}",
         problem.to_string(),
         dtype.to_string(),
         probability,
         pass.name(),
         system.name(),
-        milliseconds,
+        milliseconds[1],
         ratios[1],
         ratios[0],
         ratios[2]
     );
-}
-
-/// The processor's name.
-fn device() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
-    let name = name.trim_start_matches([' ', '\t', ':']);
-    if name.is_empty() { std::env::consts::ARCH.to_string() } else { name.to_string() }
-}
-
-/// From `LORA_COMMIT` where there is no repository, else from git.
-fn commit() -> String {
-    std::env::var("LORA_COMMIT").unwrap_or_else(|_| {
-        let output = std::process::Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
-        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_string()).unwrap_or_default()
-    })
 }

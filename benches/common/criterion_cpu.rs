@@ -1,17 +1,25 @@
 //! One Criterion group a problem and element type, with every system in it.
 
 use super::cpu::Layer;
-use super::grid::{Pass, Problem, Size, System};
+use super::grid::{Pass, Problem, Size, System, Target, dtypes};
 use criterion::{BenchmarkId, Criterion, Throughput};
-use half::bf16;
-use lora_kernels::Element;
+use half::{bf16, f16};
+use lora_kernels::{DType, Element};
 use std::time::Duration;
 
-/// Times one pass of all systems on the CPU, in f32 and bf16, without dropout and with p = 0.1.
+/// Times one pass of all systems on the CPU, without dropout and with p = 0.1.
 pub fn bench(criterion: &mut Criterion, pass: Pass) {
-    for problem in Size::from_environment().problems() {
-        group::<f32>(criterion, pass, problem);
-        group::<bf16>(criterion, pass, problem);
+    if !Target::Cpu.is_wanted() {
+        return;
+    }
+    for problem in Size::from_environment().problems(Target::Cpu) {
+        for dtype in dtypes(&[DType::F32, DType::Bf16]) {
+            match dtype {
+                DType::F32 => group::<f32>(criterion, pass, problem),
+                DType::F16 => group::<f16>(criterion, pass, problem),
+                DType::Bf16 => group::<bf16>(criterion, pass, problem),
+            }
+        }
     }
 }
 
@@ -33,7 +41,7 @@ fn group<T: Element>(criterion: &mut Criterion, pass: Pass, problem: Problem) {
     group.throughput(Throughput::Elements(2 * (m * k * n) as u64));
     let mut layer = Layer::<T>::new(problem);
     for probability in [0.0, 0.1] {
-        for system in [System::Library, System::Frozen, System::Unfused, System::Accumulated, System::Fused] {
+        for system in System::ALL {
             if Layer::<T>::has(system, probability) {
                 let id = BenchmarkId::new(system.name(), format!("p={probability}"));
                 // The backward of the baselines reads what the forward left.

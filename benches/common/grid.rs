@@ -1,5 +1,7 @@
 //! The problems that are timed and the systems that are compared.
 
+use lora_kernels::DType;
+
 /// X [m, k] · W [k, n] with an adapter of rank r.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Problem {
@@ -32,6 +34,10 @@ pub enum System {
 }
 
 impl System {
+    /// The frozen layer first, because ratios are to it.
+    pub const ALL: [System; 5] =
+        [System::Frozen, System::Library, System::Fused, System::Unfused, System::Accumulated];
+
     pub fn name(self) -> &'static str {
         match self {
             System::Library => "library",
@@ -64,12 +70,36 @@ impl Pass {
     }
 }
 
+/// What a benchmark runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    Cpu,
+    Cuda,
+}
+
+impl Target {
+    /// The one that `LORA_BENCH_DEVICE=cpu|cuda` names.
+    pub fn from_environment() -> Option<Self> {
+        match std::env::var("LORA_BENCH_DEVICE").as_deref() {
+            Ok("cpu") => Some(Target::Cpu),
+            Ok("cuda") => Some(Target::Cuda),
+            Ok(other) => panic!("LORA_BENCH_DEVICE: {other} is none of cpu, cuda"),
+            Err(_) => None,
+        }
+    }
+
+    /// Whether to run on this one: both run unless one is named.
+    pub fn is_wanted(self) -> bool {
+        Self::from_environment().is_none_or(|named| named == self)
+    }
+}
+
 /// How much to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
     /// Tiny shapes, once each: does it still run?
     Smoke,
-    /// What a CPU does in minutes.
+    /// What takes minutes.
     Default,
     /// Everything: hours on a CPU.
     Full,
@@ -89,8 +119,20 @@ impl Size {
     }
 
     /// The problems: the full grid is M × Llama-like layers × ranks.
-    pub fn problems(self) -> Vec<Problem> {
+    pub fn problems(self, target: Target) -> Vec<Problem> {
         match self {
+            // As in benches/peers/peers.py.
+            Size::Default if target == Target::Cuda => vec![
+                Problem { m: 8192, k: 4096, n: 4096, r: 16 },
+                Problem { m: 8192, k: 4096, n: 4096, r: 64 },
+                Problem { m: 8192, k: 4096, n: 14336, r: 16 },
+                Problem { m: 8192, k: 14336, n: 4096, r: 16 },
+                Problem { m: 8192, k: 4096, n: 1024, r: 16 },
+                Problem { m: 2048, k: 4096, n: 4096, r: 16 },
+                Problem { m: 512, k: 4096, n: 4096, r: 16 },
+                Problem { m: 16, k: 4096, n: 4096, r: 16 },
+                Problem { m: 1, k: 4096, n: 4096, r: 16 },
+            ],
             Size::Smoke => vec![Problem { m: 5, k: 48, n: 40, r: 3 }, Problem { m: 1, k: 16, n: 24, r: 8 }],
             Size::Default => vec![
                 Problem { m: 512, k: 4096, n: 4096, r: 16 },
@@ -112,4 +154,27 @@ impl Size {
             }
         }
     }
+}
+
+/// The layers and ranks among the problems, once each: M plays no part when an adapter is merged.
+pub fn layers(problems: Vec<Problem>) -> Vec<Problem> {
+    let mut layers = Vec::new();
+    for problem in problems {
+        let layer = Problem { m: 0, ..problem };
+        if !layers.contains(&layer) {
+            layers.push(layer);
+        }
+    }
+    layers
+}
+
+/// Element types: those that `LORA_BENCH_DTYPE=f32,f16,bf16` lists, else `usual`.
+pub fn dtypes(usual: &[DType]) -> Vec<DType> {
+    let Ok(listed) = std::env::var("LORA_BENCH_DTYPE") else { return usual.to_vec() };
+    let known = [DType::F32, DType::F16, DType::Bf16];
+    let parse = |name| {
+        let found = known.into_iter().find(|dtype| dtype.to_string() == name);
+        found.unwrap_or_else(|| panic!("LORA_BENCH_DTYPE: {name} is none of f32, f16, bf16"))
+    };
+    listed.split(',').map(parse).collect()
 }

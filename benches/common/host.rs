@@ -15,6 +15,9 @@ pub struct Inputs<T> {
 /// The adapter's factor.
 pub const SCALE: f32 = 2.0;
 
+/// A factor that makes Δ about a hundredth of W, as after training.
+pub const MERGE_SCALE: f32 = 0.005;
+
 impl<T: Element> Inputs<T> {
     pub fn new(problem: Problem) -> Self {
         let Problem { m, k, n, r } = problem;
@@ -29,7 +32,7 @@ impl<T: Element> Inputs<T> {
 }
 
 /// Uniform in (-1, 1).
-fn uniform<T: Element>(len: usize, seed: u32) -> Vec<T> {
+pub fn uniform<T: Element>(len: usize, seed: u32) -> Vec<T> {
     let mut values = Vec::with_capacity(len + 3);
     for block in 0..len.div_ceil(4) {
         for word in philox4x32_10([block as u32, (block >> 32) as u32, 0, 0], [seed, 0]) {

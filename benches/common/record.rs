@@ -11,8 +11,8 @@ pub struct Record {
     pub probability: f32,
     pub pass: Pass,
     pub system: System,
-    /// Median time of one run.
-    pub milliseconds: f64,
+    /// Lower quartile, median and upper quartile of the time of one run.
+    pub milliseconds: [f64; 3],
     /// Lower quartile, median and upper quartile of the ratios to the frozen layer in the same round.
     pub ratios: [f64; 3],
     pub rounds: usize,
@@ -27,7 +27,8 @@ impl Record {
             "p": f64::from((self.probability * 1000.0).round()) / 1000.0,
             "pass": self.pass.name(),
             "system": self.system.name(),
-            "milliseconds": rounded(self.milliseconds, 4),
+            "milliseconds": rounded(self.milliseconds[1], 4),
+            "milliseconds_quartiles": [rounded(self.milliseconds[0], 4), rounded(self.milliseconds[2], 4)],
             "ratio": rounded(self.ratios[1], 4),
             "ratio_quartiles": [rounded(self.ratios[0], 4), rounded(self.ratios[2], 4)],
             "rounds": self.rounds,
@@ -35,20 +36,15 @@ impl Record {
     }
 }
 
-fn rounded(value: f64, digits: i32) -> f64 {
+pub fn rounded(value: f64, digits: i32) -> f64 {
     let unit = 10f64.powi(digits);
     (value * unit).round() / unit
 }
 
-/// The whole file: the machine, the commit, and the records.
-pub fn document(backend: &str, device: &str, threads: usize, commit: &str, records: &[Record]) -> Value {
-    json!({
-        "backend": backend,
-        "device": device,
-        "threads": threads,
-        "commit": commit,
-        "records": records.iter().map(Record::json).collect::<Vec<_>>(),
-    })
+/// The whole file: where the numbers come from, an object, with the records.
+pub fn document(mut origin: Value, records: &[Record]) -> Value {
+    origin["records"] = records.iter().map(Record::json).collect();
+    origin
 }
 
 /// Lower quartile, median and upper quartile.

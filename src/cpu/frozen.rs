@@ -5,8 +5,8 @@ use super::convert::Convert;
 use super::view::{View, ViewMut};
 use super::wide::{Frozen, wide_product};
 use crate::ops::WriteMode;
-use crate::ops::check::named;
-use crate::{DType, MatrixMut, MatrixRef, Result, Shape};
+use crate::ops::check::frozen_layer;
+use crate::{DType, MatrixMut, MatrixRef, Result};
 use half::{bf16, f16};
 
 impl Cpu {
@@ -18,12 +18,7 @@ impl Cpu {
     /// # Errors
     /// A shape or an element type does not fit.
     pub fn frozen(&mut self, x: MatrixRef<'_>, w: MatrixRef<'_>, y: MatrixMut<'_>) -> Result<()> {
-        let (x_named, w_named, y_named) = (named("x", x), named("w", w), named("y", y.as_ref()));
-        w_named.has_shape(Shape::new(x.cols(), w.cols()), &x_named)?;
-        w_named.no_zero_dimension("a layer needs at least one input and one output feature")?;
-        w_named.has_dtype(&[x.dtype()], "x")?;
-        y_named.has_shape(Shape::new(x.rows(), w.cols()), &x_named)?;
-        y_named.has_dtype(&[x.dtype()], "x")?;
+        frozen_layer(x, w, y.as_ref())?;
         match x.dtype() {
             DType::F32 => self.frozen_typed::<f32>(x, w, y),
             DType::F16 => self.frozen_typed::<f16>(x, w, y),

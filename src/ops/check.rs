@@ -13,6 +13,21 @@ pub(crate) fn named<'a, D: Memory>(name: &'static str, matrix: MatrixRef<'a, D>)
     Named { name, matrix }
 }
 
+/// The arguments of Y = X·W without adapter.
+pub(crate) fn frozen_layer<D: Memory>(
+    x: MatrixRef<'_, D>,
+    w: MatrixRef<'_, D>,
+    y: MatrixRef<'_, D>,
+) -> Result<()> {
+    let (x, w, y) = (named("x", x), named("w", w), named("y", y));
+    let dtype = x.matrix.dtype();
+    w.has_shape(Shape::new(x.matrix.cols(), w.matrix.cols()), &x)?;
+    w.no_zero_dimension("a layer needs at least one input and one output feature")?;
+    w.has_dtype(&[dtype], "x")?;
+    y.has_shape(Shape::new(x.matrix.rows(), w.matrix.cols()), &x)?;
+    y.has_dtype(&[dtype], "x")
+}
+
 impl<D: Memory> Named<'_, D> {
     /// The shape must be `expected`, because `reference` has the shape it has.
     pub fn has_shape(&self, expected: Shape, reference: &Named<'_, D>) -> Result<()> {

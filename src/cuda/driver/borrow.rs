@@ -32,7 +32,8 @@ impl<'b> Borrows<'b> {
         self.guards.push(guard);
     }
 
-    fn read<'a: 'b, 'r>(
+    /// An input's address.
+    pub fn read<'a: 'b, 'r>(
         &mut self,
         argument: &'static str,
         matrix: MatrixRef<'a, DeviceMemory>,

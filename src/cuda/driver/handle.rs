@@ -9,7 +9,7 @@ use crate::cuda::engine::{Engine, RawCodes};
 use crate::cuda::step::F32Math;
 use crate::ops::{BackwardSiblings, Delta, ForwardSiblings, MergeReport, WeightUpdate};
 use crate::restore::RestoreRecord;
-use crate::{Error, Result};
+use crate::{Error, MatrixMut, MatrixRef, Result};
 use cudarc::driver::{CudaContext, CudaStream, DevicePtrMut};
 use std::sync::Arc;
 
@@ -68,6 +68,26 @@ impl Cuda {
     /// Chooses how `f32` matrices are multiplied; true `f32` at first.
     pub fn set_f32_math(&mut self, math: F32Math) {
         self.engine.set_f32_math(math);
+    }
+
+    /// Y = X·W: a layer without adapter, and what LoRA's overhead is measured against.
+    ///
+    /// X \[M, in\], W \[in, out\] and Y \[M, out\] have one element type and may be transposed views. Sums are `f32`
+    /// and are rounded once. Returns when the product has been enqueued.
+    ///
+    /// # Errors
+    /// A shape or an element type does not fit, or the device failed.
+    pub fn frozen(
+        &mut self,
+        x: MatrixRef<'_, DeviceMemory>,
+        w: MatrixRef<'_, DeviceMemory>,
+        y: MatrixMut<'_, DeviceMemory>,
+    ) -> Result<()> {
+        let stream = self.stream().clone();
+        let mut borrows = Borrows::new(&stream);
+        let (x, w, y) = (borrows.read("x", x)?, borrows.read("w", w)?, borrows.write("y", y)?);
+        // SAFETY: the views are cudarc's live slices, and Y's is borrowed exclusively.
+        unsafe { self.engine.frozen(x, w, y) }
     }
 
     /// Copies a restore record to the host, where the CPU backend can use it and it can be stored.

@@ -2,6 +2,7 @@
 
 pub mod backward;
 pub mod forward;
+pub mod frozen;
 #[cfg(test)]
 mod product_tests;
 mod products;

@@ -1,0 +1,57 @@
+//! One Criterion group a problem, with every system in it, timed with events.
+
+use super::device::{Device, Scalar};
+use super::layer::Layer;
+use crate::common::grid::{Pass, Problem, Size, System, Target, dtypes};
+use criterion::{BenchmarkId, Criterion, Throughput};
+use half::{bf16, f16};
+use lora_kernels::DType;
+use std::time::Duration;
+
+/// Times one pass of all systems on GPU 0, if there is one.
+pub fn bench(criterion: &mut Criterion, pass: Pass) {
+    if !Target::Cuda.is_wanted() {
+        return;
+    }
+    let Some(mut device) = Device::open().expect("opening the GPU") else { return };
+    for problem in Size::from_environment().problems(Target::Cuda) {
+        for dtype in dtypes(&[DType::Bf16]) {
+            match dtype {
+                DType::F32 => group::<f32>(criterion, &mut device, pass, problem),
+                DType::F16 => group::<f16>(criterion, &mut device, pass, problem),
+                DType::Bf16 => group::<bf16>(criterion, &mut device, pass, problem),
+            }
+        }
+    }
+}
+
+fn group<T: Scalar>(criterion: &mut Criterion, device: &mut Device, pass: Pass, problem: Problem) {
+    let Problem { m, k, n, .. } = problem;
+    let mut group = criterion.benchmark_group(format!("{}/cuda-{}/{problem}", pass.name(), T::DTYPE));
+    // The frozen product's.
+    group.throughput(Throughput::Elements(2 * (m * k * n) as u64));
+    let mut layer = Layer::<T>::new(device, problem).expect("device memory");
+    for probability in [0.0, 0.1] {
+        for system in System::ALL {
+            if Layer::<T>::has(system, probability) {
+                let id = BenchmarkId::new(system.name(), format!("p={probability}"));
+                layer.round(system, Pass::Forward, probability);
+                group.bench_function(id, |bencher| {
+                    bencher.iter_custom(|runs| {
+                        let start = layer.device().mark().expect("an event");
+                        for _ in 0..runs {
+                            layer.run(system, pass, probability);
+                        }
+                        let end = layer.device().mark().expect("an event");
+                        milliseconds(start.elapsed_ms(&end).expect("the work before the event"))
+                    });
+                });
+            }
+        }
+    }
+    group.finish();
+}
+
+pub fn milliseconds(value: f32) -> Duration {
+    Duration::from_secs_f64(f64::from(value) / 1e3)
+}

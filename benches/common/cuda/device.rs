@@ -1,0 +1,109 @@
+//! The GPU: how to open it, to fill its memory and to time it.
+
+use super::blas::Blas;
+use crate::common::host::uniform;
+use anyhow::{Result, bail};
+use lora_kernels::Element;
+use lora_kernels::cuda::Cuda;
+use lora_kernels::cuda::cudarc::driver::sys::{
+    CUdevice_attribute, CUevent_flags, CUgraphInstantiate_flags, CUstreamCaptureMode,
+};
+use lora_kernels::cuda::cudarc::driver::{
+    CudaContext, CudaEvent, CudaGraph, CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits,
+};
+use std::sync::Arc;
+
+/// Element types that both this crate and cudarc know.
+pub trait Scalar: Element + DeviceRepr + ValidAsZeroBits {}
+
+impl<T: Element + DeviceRepr + ValidAsZeroBits> Scalar for T {}
+
+/// GPU 0 with this crate's backend and cuBLAS on one stream.
+pub struct Device {
+    pub cuda: Cuda,
+    pub blas: Blas,
+    pub stream: Arc<CudaStream>,
+    pub name: String,
+    /// Of the last-level cache.
+    pub cache_bytes: usize,
+}
+
+impl Device {
+    /// `None`, said loudly, without a GPU; an error instead with `LORA_KERNELS_REQUIRE_GPU=1`.
+    pub fn open() -> Result<Option<Self>> {
+        if let Err(reason) = lora_kernels::cuda::availability() {
+            if std::env::var("LORA_KERNELS_REQUIRE_GPU").is_ok_and(|value| value == "1") {
+                bail!("a GPU is required, but: {reason}");
+            }
+            eprintln!("SKIPPED all CUDA benchmarks: {reason}");
+            return Ok(None);
+        }
+        let context = CudaContext::new(0)?;
+        let stream = context.new_stream()?;
+        // SAFETY: all work is on this one stream. Tracking would put events between the kernels that are timed.
+        unsafe { context.disable_event_tracking() };
+        let cache_bytes = context.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?;
+        Ok(Some(Device {
+            cuda: Cuda::new(stream.clone())?,
+            blas: Blas::new(stream.clone())?,
+            name: context.name()?,
+            cache_bytes: usize::try_from(cache_bytes)?,
+            stream,
+        }))
+    }
+
+    /// Random elements, uniform in (-1, 1). `start` tells matrices apart; the values repeat after some millions.
+    pub fn random<T: Scalar>(&self, pool: &Pool<T>, start: usize, len: usize) -> Result<CudaSlice<T>> {
+        let mut slice = self.zeros(len)?;
+        let period = Pool::<T>::PERIOD;
+        for first in (0..len).step_by(period) {
+            let count = period.min(len - first);
+            let start = start % Pool::<T>::STARTS;
+            self.stream
+                .memcpy_htod(&pool.0[start..start + count], &mut slice.slice_mut(first..first + count))?;
+        }
+        Ok(slice)
+    }
+
+    /// Never empty, because the driver refuses that.
+    pub fn zeros<T: Scalar>(&self, len: usize) -> Result<CudaSlice<T>> {
+        Ok(self.stream.alloc_zeros(len.max(1))?)
+    }
+
+    /// A point in the stream's time.
+    pub fn mark(&self) -> Result<CudaEvent> {
+        Ok(self.stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT))?)
+    }
+
+    /// What `enqueue` puts on the stream, as a graph that can be launched again and again.
+    pub fn capture(stream: &Arc<CudaStream>, enqueue: impl FnOnce()) -> Result<CudaGraph> {
+        stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
+        enqueue();
+        let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+        match stream.end_capture(flags)? {
+            Some(graph) => Ok(graph),
+            None => bail!("the capture recorded nothing"),
+        }
+    }
+}
+
+/// Random numbers in host memory, made once, from which all matrices are filled.
+pub struct Pool<T>(Vec<T>);
+
+impl<T: Element> Pool<T> {
+    const PERIOD: usize = 1 << 22;
+    const STARTS: usize = 1 << 10;
+
+    pub fn new() -> Self {
+        Pool(uniform(Self::PERIOD + Self::STARTS, 1))
+    }
+}
+
+/// The driver's version: from `LORA_DRIVER`, else from the kernel module.
+pub fn driver_version() -> String {
+    std::env::var("LORA_DRIVER").unwrap_or_else(|_| {
+        let text = std::fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
+        let is_version = |word: &&str| word.contains('.') && word.starts_with(|c: char| c.is_ascii_digit());
+        text.split_whitespace().find(is_version).unwrap_or_default().to_string()
+    })
+}

@@ -1,0 +1,127 @@
+//! Merging, unmerging and switching on a GPU.
+
+use super::criterion::milliseconds;
+use super::device::{Device, Scalar};
+use super::layer::{Matrices, operand, view_mut};
+use crate::common::grid::{Problem, Size, Target, dtypes, layers};
+use crate::common::host::MERGE_SCALE;
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, Throughput};
+use half::{bf16, f16};
+use lora_kernels::cuda::DeviceCodes;
+use lora_kernels::restore::{RestoreMethod, RestoreRecord};
+use lora_kernels::{Adapter, Backend, DType, WeightUpdate};
+
+/// Times weight updates on GPU 0, if there is one.
+pub fn bench(criterion: &mut Criterion) {
+    if !Target::Cuda.is_wanted() {
+        return;
+    }
+    let Some(mut device) = Device::open().expect("opening the GPU") else { return };
+    for layer in layers(Size::from_environment().problems(Target::Cuda)) {
+        for dtype in dtypes(&[DType::Bf16]) {
+            match dtype {
+                DType::F32 => group::<f32>(criterion, &mut device, layer),
+                DType::F16 => group::<f16>(criterion, &mut device, layer),
+                DType::Bf16 => group::<bf16>(criterion, &mut device, layer),
+            }
+        }
+    }
+}
+
+fn group<T: Scalar>(criterion: &mut Criterion, device: &mut Device, layer: Problem) {
+    let Problem { k, n, r, .. } = layer;
+    let mut group = criterion.benchmark_group(format!("merge/cuda-{}/{k}x{n}-r{r}", T::DTYPE));
+    // W is read once and written once.
+    group.throughput(Throughput::Bytes((2 * k * n * size_of::<T>()) as u64));
+    let mut sets = Matrices::<T>::sets(device, layer).expect("device memory");
+    let delta = device.zeros::<T>(k * n).expect("device memory");
+
+    timed(&mut group, device, &mut sets, "unfused", |device, set, _, sign| {
+        let operand = |slice, rows, cols| operand(&device.stream, slice, rows, cols);
+        let (w, a, b, delta) =
+            (operand(&set.w, n, k), operand(&set.a, r, k), operand(&set.b, n, r), operand(&delta, n, k));
+        device.blas.product(T::DTYPE, delta.address, false, 1.0, b, a);
+        device.blas.scale(T::DTYPE, delta.address, n * k, sign * MERGE_SCALE);
+        device.blas.add(T::DTYPE, w.address, delta.address, n * k);
+    });
+    timed(&mut group, device, &mut sets, "accumulated", |device, set, _, sign| {
+        let operand = |slice, rows, cols| operand(&device.stream, slice, rows, cols);
+        let (w, a, b) = (operand(&set.w, n, k), operand(&set.a, r, k), operand(&set.b, n, r));
+        device.blas.product(T::DTYPE, w.address, true, sign * MERGE_SCALE, b, a);
+    });
+    timed(&mut group, device, &mut sets, "fused", |device, set, _, sign| {
+        update(device, set, layer, if sign > 0.0 { Kind::Merge } else { Kind::Unmerge }, None);
+    });
+    timed(&mut group, device, &mut sets, "fused-switch", |device, set, _, sign| {
+        update(device, set, layer, Kind::Switch(sign), None);
+    });
+    let method = match T::DTYPE {
+        DType::F32 => RestoreMethod::Backup,
+        DType::F16 | DType::Bf16 => RestoreMethod::Codes,
+    };
+    let mut records: Vec<_> = sets.iter().map(|_| RestoreRecord::<DeviceCodes>::new(method)).collect();
+    timed(&mut group, device, &mut sets, "fused-recorded", |device, set, number, sign| {
+        let kind = if sign > 0.0 { Kind::Merge } else { Kind::Unmerge };
+        update(device, set, layer, kind, Some(&mut records[number]));
+    });
+    group.finish();
+}
+
+/// Runs go through the sets in turn. The sign is that of Δ: it alternates for each set, so that weights stay where they
+/// are.
+fn timed<T>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    device: &mut Device,
+    sets: &mut [Matrices<T>],
+    name: &str,
+    mut run: impl FnMut(&mut Device, &mut Matrices<T>, usize, f32),
+) {
+    let mut done = 0;
+    group.bench_function(name, |bencher| {
+        bencher.iter_custom(|runs| {
+            let start = device.mark().expect("an event");
+            for _ in 0..runs {
+                let (number, sign) =
+                    (done % sets.len(), if (done / sets.len()).is_multiple_of(2) { 1.0 } else { -1.0 });
+                run(device, &mut sets[number], number, sign);
+                done += 1;
+            }
+            let end = device.mark().expect("an event");
+            milliseconds(start.elapsed_ms(&end).expect("the work before the event"))
+        });
+    });
+}
+
+enum Kind {
+    Merge,
+    Unmerge,
+    /// From this sign of Δ to the other.
+    Switch(f32),
+}
+
+fn update<T: Scalar>(
+    device: &mut Device,
+    set: &mut Matrices<T>,
+    layer: Problem,
+    kind: Kind,
+    record: Option<&mut RestoreRecord<DeviceCodes>>,
+) {
+    let Problem { k, n, r, .. } = layer;
+    let Matrices { w, a, b, .. } = set;
+    let adapter =
+        |scale| Adapter { a: super::layer::view(a, r, k).t(), b: super::layer::view(b, n, r).t(), scale };
+    let w = view_mut(w, n, k).t();
+    let op = match kind {
+        Kind::Merge => WeightUpdate::merge(w, adapter(MERGE_SCALE)),
+        Kind::Unmerge => WeightUpdate::unmerge(w, adapter(MERGE_SCALE)),
+        Kind::Switch(sign) => {
+            WeightUpdate::switch(w, adapter(sign * MERGE_SCALE), adapter(-sign * MERGE_SCALE))
+        }
+    };
+    let op = match record {
+        Some(record) => op.record(record),
+        None => op,
+    };
+    device.cuda.update_weights(op).expect("the update");
+}
