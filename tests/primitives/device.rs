@@ -2,7 +2,7 @@
 
 use super::cases::{CASES, Case, File};
 use super::recording::{compare, recorded};
-use super::sources::{announce_skip, asked, primitives, root};
+use super::sources::{asked, primitives, root};
 use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaModule, CudaStream, DevicePtr, DevicePtrMut, DriverError, result};
 use cudarc::nvrtc::Ptx;
@@ -11,6 +11,13 @@ use std::ffi::c_void;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
+
+/// Straight to standard error: the test harness swallows what passing tests print.
+fn announce_skip(test: &str, reason: &dyn std::fmt::Display) {
+    use std::io::Write;
+    let rule = "=".repeat(78);
+    let _ = writeln!(std::io::stderr(), "\n{rule}\nSKIPPED {test}: {reason}\n{rule}");
+}
 
 /// `9, 0` is `sm_90a`: without the letter, Hopper's compiler leaves out wgmma and setmaxnreg.
 fn architecture((major, minor): (u32, u32)) -> String {

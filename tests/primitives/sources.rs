@@ -17,13 +17,6 @@ pub fn asked(name: &str) -> bool {
     std::env::var(name).is_ok_and(|value| value == "1")
 }
 
-/// Straight to standard error: the test harness swallows what passing tests print.
-pub fn announce_skip(test: &str, reason: &dyn std::fmt::Display) {
-    use std::io::Write;
-    let rule = "=".repeat(78);
-    let _ = writeln!(std::io::stderr(), "\n{rule}\nSKIPPED {test}: {reason}\n{rule}");
-}
-
 /// The text of all files with an extension.
 fn texts(folder: PathBuf, extension: &str) -> Vec<String> {
     let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
