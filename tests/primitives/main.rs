@@ -1,0 +1,21 @@
+//! One tiny kernel for each wrapper of `kernels/arch`, run by the emulator and by a GPU, against the same recording.
+//!
+//! The inputs are chosen so that every output is exact: there is one right bit pattern. `recorded.txt` holds it, as the
+//! emulator computed it; that no GPU disagrees is what [`device`] is for.
+//! After changing a kernel or an input, record again and look at what `git diff` shows:
+//!
+//! ```text
+//! LORA_RECORD=1 cargo test --test primitives emulated
+//! ```
+//!
+//! On a machine without the sources, `LORA_KERNELS_SOURCE_ROOT` names a folder that has `kernels/` and
+//! `tests/primitives/kernels/` in it. The GPU's kernels are compiled when the test runs, by the compiler that `NVCC`
+//! names or the first `nvcc` on the path.
+
+#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "only a GPU asks what it can run"))]
+mod cases;
+#[cfg(feature = "cuda")]
+mod device;
+mod emulated;
+mod recording;
+mod sources;
