@@ -31,7 +31,7 @@ pub fn table(problem: Problem, dtype: DType, records: &[Record]) -> String {
             format!("{:.3}–{:.3}", record.ratios[0], record.ratios[2]),
         ]);
     }
-    format!("{m} tokens, {k} inputs, {n} outputs, rank {r}, {dtype}\n{}\n", table.text())
+    format!("tokens {m}, inputs {k}, outputs {n}, rank {r}, {dtype}\n{}\n", table.text())
 }
 
 /// The machine and the records, with the field names of this repository's benches.
