@@ -23,8 +23,8 @@ Examples:
   lora bench                                      how fast is this machine?
   lora help merge                                 everything about one command
 
-Inputs are never changed. A new checkpoint is written beside its place as `.NAME.partial-…`, synced
-to the disk and renamed when it is complete: a full disk or Ctrl-C leaves nothing behind.
+Inputs are never changed. A new checkpoint is written beside its place as `.NAME.partial-…`,
+synced to the disk and renamed when it is complete: a full disk or Ctrl-C leaves nothing behind.
 
 Exit codes:
   0    done
@@ -70,7 +70,8 @@ Examples:
   lora info llama/ my-adapter/            does it fit? what does it change? trainable parameters
   lora info --json llama/ my-adapter/ | jq '.[1].match.trainable_percent'
 
-Modules that differ only in numbers are shown as one line, with `*` for the number; --json lists each.")]
+Modules that differ only in numbers are shown as one line, with `*` for the number; --json lists
+each.")]
 pub struct Info {
     /// Base checkpoints and adapters; with adapters, at most one base
     #[arg(required = true, value_name = "PATH")]
@@ -91,14 +92,14 @@ pub struct Info {
 #[command(after_long_help = "\
 Examples:
   lora merge --base llama/ --adapter my-adapter/ --out merged/
-  lora merge --base llama/ --adapter style/ --weight 0.7 --adapter facts/ --weight 0.3 --out merged/
+  lora merge --base llama/ --adapter style/ --weight 0.7 --adapter facts/ --weight 0.3 --out new/
   lora merge --base llama/ --adapter my-adapter/ --out merged/ --report
-  lora merge --base llama/ --adapter my-adapter/ --out merged/ --exact
-                    # keeps a record, from which `lora unmerge` and `lora switch` restore the base exactly
   lora merge --base llama/ --adapter my-adapter/ --out merged/ --rounding stochastic --seed 1
+  lora merge --base llama/ --adapter my-adapter/ --out merged/ --exact
 
-The record that --exact writes is the directory lora_restore in the new checkpoint; it takes about one byte for each
-changed weight. Delete it when the adapter will never be taken out.")]
+The record that --exact writes lets `lora unmerge` and `lora switch` restore the base exactly. It
+is the directory lora_restore in the new checkpoint, and takes about one byte for each changed
+weight. Delete it when the adapter will never be taken out.")]
 pub struct Merge {
     /// The base checkpoint
     #[arg(long, value_name = "PATH")]
@@ -130,7 +131,7 @@ pub struct Merge {
 #[command(after_long_help = "\
 Examples:
   lora unmerge --merged merged/ --adapter my-adapter/ --out base-again/
-  lora unmerge --merged merged/ --adapter style/ --weight 0.7 --adapter facts/ --weight 0.3 --out base-again/
+  lora unmerge --merged new/ --adapter style/ --weight 0.7 --adapter facts/ --weight 0.3 --out old/
 
 `lora info merged/` shows whether there is a record, and of which adapters.")]
 pub struct Unmerge {
@@ -157,7 +158,7 @@ pub struct Unmerge {
 #[command(after_long_help = "\
 Examples:
   lora switch --merged merged/ --from my-adapter/ --to other-adapter/ --out switched/
-  lora switch --merged merged/ --from style/ --weight 0.7 --to facts/ --weight 0.5 --out switched/")]
+  lora switch --merged new/ --from style/ --weight 0.7 --to facts/ --weight 0.5 --out newer/")]
 pub struct Switch {
     /// The merged checkpoint
     #[arg(long, value_name = "PATH")]
@@ -188,7 +189,8 @@ Examples:
   lora extract --base llama/ --tuned llama-tuned/ --rank 32 --out adapter/
   lora extract --base llama/ --tuned llama-tuned/ --rank 64 --dtype bf16 --out adapter/
 
-Time grows with the cube of the layers' width. Try a small rank first: the errors show what more would bring.")]
+Time grows with the cube of the layers' width. Try a small rank first: the errors show what more
+would bring.")]
 pub struct Extract {
     /// The base checkpoint
     #[arg(long, value_name = "PATH")]
@@ -315,10 +317,17 @@ mod tests {
     }
 
     #[test]
-    fn every_command_has_examples() {
-        for command in Arguments::command().get_subcommands_mut() {
-            let help = command.render_long_help().to_string();
+    fn every_command_has_examples_that_fit_the_width() {
+        let mut arguments = Arguments::command();
+        let main = arguments.get_after_long_help().map(ToString::to_string);
+        let others =
+            arguments.get_subcommands_mut().map(|c| c.get_after_long_help().map(ToString::to_string));
+        for help in main.into_iter().map(Some).chain(others) {
+            let help = help.unwrap_or_default();
             assert!(help.contains("Examples:\n  lora "), "{help}");
+            for line in help.lines() {
+                assert!(line.chars().count() < 100, "{line}");
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::adapters::NamedAdapter;
 use crate::arguments::{Output, RoundingMode, Update};
 use crate::console::Console;
 use crate::destination::Destination;
-use crate::failure::{About, Result};
+use crate::failure::{About, Failure, Result};
 use crate::{device, summary};
 use lora_kernels::Rounding;
 use lora_peft::{Edit, EditOptions, Progress};
@@ -31,6 +31,19 @@ impl Job<'_> {
             RoundingMode::Stochastic => Rounding::Stochastic { seed: self.update.seed },
         };
         EditOptions { rounding, report: self.update.report, ..EditOptions::default() }
+    }
+
+    /// Says which files a plan is about that cannot be made.
+    pub fn planned<'e>(
+        &self,
+        plan: lora_peft::Result<Edit<'e>>,
+        adapters: &[&[NamedAdapter]],
+    ) -> Result<Edit<'e>> {
+        plan.map_err(|error| {
+            let paths = adapters.iter().copied().flatten().map(|named| named.path.display().to_string());
+            let paths = paths.collect::<Vec<_>>().join(" and ");
+            Failure::Failed(format!("{} with {paths}: {error}", self.checkpoint.display()))
+        })
     }
 
     /// Writes the new checkpoint, and says what was done.

@@ -48,7 +48,7 @@ fn errors(modules: &[ExtractedModule]) -> String {
         table.row(vec![
             module.module.clone(),
             module.rank.to_string(),
-            format!("{:.3e}", module.norm),
+            format!("{:.4}", module.norm),
             format!("{:.4}", module.relative_error),
         ]);
     }

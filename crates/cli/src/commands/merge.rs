@@ -18,7 +18,7 @@ pub fn run(arguments: &Merge, matches: &ArgMatches, console: &Console, progress:
         dtype: arguments.dtype.map(Into::into),
         ..job.options()
     };
-    let edit = Edit::merge(&base, &adapters::weighted(&added), options).about(&arguments.base)?;
+    let edit = job.planned(Edit::merge(&base, &adapters::weighted(&added), options), &[&added])?;
     let mut done = format!("Merged {} into {}", adapters::names(&added), arguments.base.display());
     done += if arguments.exact { ", with a restore record.\n" } else { ".\n" };
     job.write(&edit, destination, &done, console, progress)

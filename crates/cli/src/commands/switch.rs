@@ -18,7 +18,7 @@ pub fn run(arguments: &Switch, matches: &ArgMatches, console: &Console, progress
     let [removed, added] = adapters::load(matches, ["from", "to"])?;
     let destination = job.destination(&[&removed, &added])?;
     let (from, to) = (adapters::weighted(&removed), adapters::weighted(&added));
-    let edit = Edit::switch(&merged, &from, &to, job.options()).about(&arguments.merged)?;
+    let edit = job.planned(Edit::switch(&merged, &from, &to, job.options()), &[&removed, &added])?;
     let mut done = format!(
         "Exchanged {} for {} in {}.\n",
         adapters::names(&removed),

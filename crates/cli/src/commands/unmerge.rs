@@ -17,7 +17,7 @@ pub fn run(arguments: &Unmerge, matches: &ArgMatches, console: &Console, progres
     let [removed] = adapters::load(matches, ["adapter"])?;
     let destination = job.destination(&[&removed])?;
     let edit =
-        Edit::unmerge(&merged, &adapters::weighted(&removed), job.options()).about(&arguments.merged)?;
+        job.planned(Edit::unmerge(&merged, &adapters::weighted(&removed), job.options()), &[&removed])?;
     let names = adapters::names(&removed);
     let mut done = format!("Took {names} out of {}.\n", arguments.merged.display());
     done += &edit::exactness(&edit, EXACT, console);
