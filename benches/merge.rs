@@ -8,12 +8,15 @@ mod common;
 use common::baseline::{Operand, add, product, scale};
 use common::criterion_cpu::configuration;
 use common::grid::{Problem, Size};
-use common::host::{Inputs, SCALE};
+use common::host::Inputs;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use half::bf16;
 use lora_kernels::cpu::Cpu;
-use lora_kernels::restore::RestoreRecord;
-use lora_kernels::{Adapter, Backend, Element, MatrixMut, MatrixRef, WeightUpdate};
+use lora_kernels::restore::{RestoreMethod, RestoreRecord};
+use lora_kernels::{Adapter, Backend, DType, Element, MatrixMut, MatrixRef, WeightUpdate};
+
+/// Makes Δ about a hundredth of W, as after training.
+const SCALE: f32 = 0.005;
 
 fn merge(criterion: &mut Criterion) {
     // M plays no part: the layers and ranks of the grid, once each.
@@ -37,22 +40,22 @@ fn group<T: Element>(criterion: &mut Criterion, layer: Problem) {
     group.throughput(Throughput::Bytes((2 * k * n * size_of::<T>()) as u64));
     let Inputs { mut w, a, b, .. } = Inputs::<T>::new(layer);
     let mut cpu = Cpu::new();
-    let adapter = Adapter { a: view(&a, k, r), b: view(&b, r, n), scale: SCALE };
-    let opposite = Adapter { scale: -SCALE, ..adapter };
 
+    // Every function alternates between an update and its opposite, so that the weights stay where they are.
+    let mut sign = 1.0;
     let mut delta = vec![T::from_f32(0.0); k * n];
     group.bench_function("unfused", |bencher| {
         bencher.iter(|| {
             product(&mut cpu, &mut delta, Operand::new(&a, k, r), Operand::new(&b, r, n));
-            scale(&mut delta, SCALE);
+            scale(&mut delta, sign * SCALE);
+            sign = -sign;
             add(&mut w, &delta);
         });
     });
-    // The sign alternates, so that the weights stay where they are.
     let mut merged = false;
     group.bench_function("fused", |bencher| {
         bencher.iter(|| {
-            let w = view_mut(&mut w, k, n);
+            let (w, adapter) = (view_mut(&mut w, k, n), adapter(&a, &b, layer, SCALE));
             let op = if merged { WeightUpdate::unmerge(w, adapter) } else { WeightUpdate::merge(w, adapter) };
             merged = !merged;
             cpu.update_weights(op).expect("shapes fit")
@@ -60,15 +63,19 @@ fn group<T: Element>(criterion: &mut Criterion, layer: Problem) {
     });
     group.bench_function("fused-switch", |bencher| {
         bencher.iter(|| {
-            let op = WeightUpdate::switch(view_mut(&mut w, k, n), adapter, opposite);
-            cpu.update_weights(op).expect("shapes fit")
+            let (from, to) = (adapter(&a, &b, layer, sign * SCALE), adapter(&a, &b, layer, -sign * SCALE));
+            sign = -sign;
+            cpu.update_weights(WeightUpdate::switch(view_mut(&mut w, k, n), from, to)).expect("shapes fit")
         });
     });
-    let mut record = RestoreRecord::new();
+    let mut record = RestoreRecord::new(match T::DTYPE {
+        DType::F32 => RestoreMethod::Backup,
+        DType::F16 | DType::Bf16 => RestoreMethod::Codes,
+    });
     let mut recorded = false;
     group.bench_function("fused-recorded", |bencher| {
         bencher.iter(|| {
-            let w = view_mut(&mut w, k, n);
+            let (w, adapter) = (view_mut(&mut w, k, n), adapter(&a, &b, layer, SCALE));
             let op =
                 if recorded { WeightUpdate::unmerge(w, adapter) } else { WeightUpdate::merge(w, adapter) };
             recorded = !recorded;
@@ -76,6 +83,10 @@ fn group<T: Element>(criterion: &mut Criterion, layer: Problem) {
         });
     });
     group.finish();
+}
+
+fn adapter<'a, T: Element>(a: &'a [T], b: &'a [T], layer: Problem, scale: f32) -> Adapter<'a> {
+    Adapter { a: view(a, layer.k, layer.r), b: view(b, layer.r, layer.n), scale }
 }
 
 fn view<T: Element>(data: &[T], rows: usize, cols: usize) -> MatrixRef<'_> {

@@ -1,4 +1,4 @@
-//! Fused LoRA operations for CUDA GPUs, with a CPU backend behind the same API.
+#![doc = include_str!("../README.md")]
 
 mod backend;
 pub mod cpu;

@@ -2,6 +2,7 @@
 
 use crate::memory::{Host, HostMut, HostRef, Memory};
 use crate::{DType, Element, Error, Result, Shape};
+use std::marker::PhantomData;
 
 /// How the elements of a matrix lie in its buffer. One of the two strides is always 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -100,8 +101,10 @@ impl Layout {
 /// A matrix that an operation reads.
 #[derive(Debug)]
 pub struct MatrixRef<'a, D: Memory = Host> {
-    buffer: D::Ref<'a>,
+    /// Borrowed for `'a`, and given out as such only.
+    buffer: D::Ref<'static>,
     layout: Layout,
+    borrow: PhantomData<&'a ()>,
 }
 
 impl<D: Memory> Clone for MatrixRef<'_, D> {
@@ -126,7 +129,13 @@ impl<'a, D: Memory> MatrixRef<'a, D> {
     /// [`Error::BufferTooShort`] if the layout reaches past the buffer.
     pub fn from_buffer(buffer: D::Ref<'a>, layout: Layout) -> Result<Self> {
         layout.check_buffer(D::len(buffer))?;
-        Ok(MatrixRef { buffer, layout })
+        Ok(MatrixRef::unchecked(buffer, layout))
+    }
+
+    fn unchecked(buffer: D::Ref<'a>, layout: Layout) -> Self {
+        // SAFETY: the view ends with 'a, and `buffer` gives the borrow back with that lifetime.
+        let buffer = unsafe { D::extend(buffer) };
+        MatrixRef { buffer, layout, borrow: PhantomData }
     }
 
     /// The transposed view; nothing is copied.
@@ -137,7 +146,7 @@ impl<'a, D: Memory> MatrixRef<'a, D> {
 
     /// The borrowed buffer.
     pub fn buffer(&self) -> D::Ref<'a> {
-        self.buffer
+        D::shorten(self.buffer)
     }
 
     /// How the elements lie in the buffer.
@@ -162,7 +171,7 @@ impl<'a, D: Memory> MatrixRef<'a, D> {
 
     /// Element type.
     pub fn dtype(&self) -> DType {
-        D::dtype(self.buffer)
+        D::dtype(self.buffer())
     }
 }
 
@@ -189,7 +198,7 @@ impl<'a, D: Memory> MatrixMut<'a, D> {
 
     /// A view for reading.
     pub fn as_ref(&self) -> MatrixRef<'_, D> {
-        MatrixRef { buffer: D::share(&self.buffer), layout: self.layout }
+        MatrixRef::unchecked(D::share(&self.buffer), self.layout)
     }
 
     /// Gives up the view for the buffer.
@@ -251,7 +260,7 @@ impl<'a> MatrixRef<'a, Host> {
 
     /// A vector as a matrix of one row: how biases are given.
     pub fn row<T: Element>(slice: &'a [T]) -> Self {
-        MatrixRef { buffer: HostRef::new(slice), layout: Layout::packed(1, slice.len()) }
+        MatrixRef::unchecked(HostRef::new(slice), Layout::packed(1, slice.len()))
     }
 }
 

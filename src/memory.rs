@@ -18,6 +18,13 @@ pub trait Memory: std::fmt::Debug + Sized + 'static {
     fn len(buffer: Self::Ref<'_>) -> usize;
     /// A shared borrow of an exclusively borrowed buffer.
     fn share<'b>(buffer: &'b Self::Mut<'_>) -> Self::Ref<'b>;
+    /// The same borrow for a shorter time: shared borrows are covariant, which a trait cannot say of its types.
+    fn shorten<'short, 'long: 'short>(buffer: Self::Ref<'long>) -> Self::Ref<'short>;
+    /// The same borrow without its end, so that a view can keep it and still be covariant.
+    ///
+    /// # Safety
+    /// The result must not be used after the end of `buffer`'s borrow.
+    unsafe fn extend(buffer: Self::Ref<'_>) -> Self::Ref<'static>;
     /// A shorter exclusive borrow.
     fn reborrow<'b>(buffer: &'b mut Self::Mut<'_>) -> Self::Mut<'b>;
 }
@@ -118,6 +125,15 @@ impl Memory for Host {
         }
     }
 
+    fn shorten<'short, 'long: 'short>(buffer: HostRef<'long>) -> HostRef<'short> {
+        buffer
+    }
+
+    unsafe fn extend(buffer: HostRef<'_>) -> HostRef<'static> {
+        // SAFETY: only the lifetime changes, and the caller keeps to the old one.
+        unsafe { std::mem::transmute::<HostRef<'_>, HostRef<'static>>(buffer) }
+    }
+
     fn reborrow<'b>(buffer: &'b mut HostMut<'_>) -> HostMut<'b> {
         match buffer {
             HostMut::F32(s) => HostMut::F32(s),
@@ -154,10 +170,16 @@ impl Memory for Raw {
     fn len(buffer: RawBuffer) -> usize {
         buffer.len
     }
-    fn share<'b>(buffer: &'b RawBuffer) -> RawBuffer {
+    fn share(buffer: &RawBuffer) -> RawBuffer {
         *buffer
     }
-    fn reborrow<'b>(buffer: &'b mut RawBuffer) -> RawBuffer {
+    fn shorten<'short, 'long: 'short>(buffer: RawBuffer) -> RawBuffer {
+        buffer
+    }
+    unsafe fn extend(buffer: RawBuffer) -> RawBuffer {
+        buffer
+    }
+    fn reborrow(buffer: &mut RawBuffer) -> RawBuffer {
         *buffer
     }
 }

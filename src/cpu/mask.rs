@@ -52,6 +52,7 @@ fn draws(dropout: &Dropout, row: u32, block: u32) -> [u16; BATCH] {
     ];
     let mut key = [dropout.seed() as u32, (dropout.seed() >> 32) as u32];
     for _ in 0..10 {
+        #[expect(clippy::needless_range_loop, reason = "four arrays go in step")]
         for lane in 0..LANES {
             let first = (counter[0][lane] & LOW) * 0xD251_1F53;
             let second = (counter[2][lane] & LOW) * 0xCD9E_8D57;

@@ -23,7 +23,9 @@ impl<D: Memory> Delta<'_, D> {
     /// Which argument does not fit, and why.
     pub fn check(&self) -> Result<()> {
         self.adapter.check()?;
-        let shape = Shape::new(self.adapter.in_features(), self.adapter.out_features());
-        named("delta", self.delta.as_ref()).has_shape(shape, &named("b", self.adapter.b))
+        let (rows, cols) = (self.adapter.in_features(), self.adapter.out_features());
+        let delta = named("delta", self.delta.as_ref());
+        delta.has_shape(Shape::new(rows, delta.matrix.cols()), &named("a", self.adapter.a))?;
+        delta.has_shape(Shape::new(rows, cols), &named("b", self.adapter.b))
     }
 }

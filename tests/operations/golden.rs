@@ -215,8 +215,9 @@ fn peft_agrees_with_the_oracle() {
     }
 }
 
-/// The device's result is as near to the oracle's as the device promises, and no further from it than PEFT may be:
-/// where it rounds f32 adapters, which PEFT does not, only the promise holds.
+/// The device's result is as near to the oracle's as the device promises, and no further from it than PEFT may be. With
+/// f32 adapters on a 16-bit layer only the promise holds: S and dS are rounded to the layer's type, as they are
+/// documented to be, where PEFT keeps them in f32.
 fn assert_as_good<D: TestDevice>(
     golden: &Golden,
     name: &str,
@@ -226,7 +227,7 @@ fn assert_as_good<D: TestDevice>(
 ) {
     let context = format!("{} {}", D::NAME, golden.name);
     assert_close(&format!("{context}: oracle"), name, found, promised);
-    if !D::ROUNDINGS.adapters || golden.dtype() == golden.adapter_dtype() {
+    if golden.dtype() == golden.adapter_dtype() {
         assert_close(&format!("{context}: PEFT's bound"), name, found, peft);
     }
 }

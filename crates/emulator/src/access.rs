@@ -6,7 +6,6 @@ use crate::clock::{Actor, IN_FLIGHT};
 use crate::fault::{FaultKind, RawFault};
 use crate::launch::Launch;
 use crate::shadow::{Access, AccessKind, Fresh, Violation};
-use crate::shared::SharedPlace;
 
 /// An access to check and record.
 #[derive(Clone, Copy, Debug)]
@@ -29,11 +28,42 @@ impl Request {
     fn verb(&self) -> &'static str {
         if self.kind.write { "writes" } else { "reads" }
     }
+
+    fn out_of_bounds(&self, whereabouts: &str) -> RawFault {
+        let message = format!("{} {} bytes {whereabouts}", self.verb(), self.bytes);
+        RawFault::new(FaultKind::OutOfBounds, message)
+    }
+
+    fn is_aligned(&self) -> bool {
+        self.address.is_multiple_of(self.alignment)
+    }
+
+    /// What is wrong with the access to byte `offset` of what has this name.
+    fn judge(
+        &self,
+        result: Result<Fresh, Violation>,
+        launch: &Launch,
+        block: &Block,
+        (name, offset): (String, usize),
+    ) -> RawFault {
+        let what = format!("{} {} bytes at byte {offset} of {name}", self.verb(), self.bytes);
+        match result {
+            Err(problem) => violation(launch, block, problem, &what),
+            Ok(_) => {
+                RawFault::new(FaultKind::Misaligned, format!("{what}: not a multiple of {}", self.alignment))
+            }
+        }
+    }
 }
 
 /// Checks and records an access by the calling thread.
 pub(crate) fn check(caller: &mut Caller<'_>, request: &Request) -> Result<(), RawFault> {
     check_as(caller.launch, caller.block, caller.thread, caller.pc, request)
+}
+
+/// Checks an access as the calling thread's, and records it as that of an asynchronous engine.
+pub(crate) fn check_for(caller: &mut Caller<'_>, engine: Actor, request: &Request) -> Result<(), RawFault> {
+    record(caller.launch, caller.block, caller.thread, engine, caller.pc, request)
 }
 
 /// Checks and records an access by any thread of the block.
@@ -44,77 +74,117 @@ pub(crate) fn check_as(
     pc: usize,
     request: &Request,
 ) -> Result<(), RawFault> {
-    let Request { address, bytes, alignment, kind, in_flight } = *request;
-    let access = Access {
-        actor: Actor::new(block.clocks.block(), thread),
-        count: if in_flight { IN_FLIGHT } else { block.clocks.now(thread) },
-        site: launch.site(pc),
-        kind,
-    };
-    let name;
-    let result = if let Some(place) = block.shared.locate(address, bytes) {
-        match place {
-            Ok(SharedPlace::Ignored) => return Ok(()),
-            Ok(place @ (SharedPlace::Dynamic(offset) | SharedPlace::Declared(offset))) => {
-                let shadow = match place {
-                    SharedPlace::Dynamic(_) => &mut block.shared.dynamic,
-                    _ => &mut block.shared.declared,
-                };
-                let result = shadow.access(offset, bytes, &access, &block.clocks, thread);
-                if result.is_ok() && address.is_multiple_of(alignment) {
+    let actor = Actor::new(block.clocks.block(), thread);
+    record(launch, block, thread, actor, pc, request)
+}
+
+fn record(
+    launch: &mut Launch,
+    block: &mut Block,
+    thread: usize,
+    actor: Actor,
+    pc: usize,
+    request: &Request,
+) -> Result<(), RawFault> {
+    let Request { address, bytes, kind, in_flight, .. } = *request;
+    let count = if in_flight { IN_FLIGHT } else { block.clocks.now(thread) };
+    let access = Access { actor, count, site: launch.site(pc), kind };
+    if let Some(place) = block.shared.locate(address, bytes) {
+        let place = place.map_err(|whereabouts| request.out_of_bounds(&whereabouts))?;
+        let Block { shared, clocks, .. } = block;
+        shared.touch(place, bytes);
+        let Some((shadow, offset)) = shared.shadow(place) else { return Ok(()) };
+        let result = shadow.access(offset, bytes, &access, clocks, thread);
+        return match result {
+            Ok(_) if request.is_aligned() => Ok(()),
+            _ => Err(request.judge(result, launch, block, block.shared.name(place))),
+        };
+    }
+    if let Some(result) = record_in_cluster(launch, block, thread, &access, request) {
+        return result;
+    }
+    let number = launch.memory.block_number(block.clocks.block());
+    match launch.memory.locate(address, bytes) {
+        Ok((buffer, offset)) => {
+            let result = buffer.shadow.access(offset, bytes, &access, &block.clocks, thread);
+            if let Ok(fresh) = result {
+                let sectors = buffer.sectors.touch(kind.write, offset, bytes, number);
+                buffer.traffic.add(kind.write, bytes as u64, fresh, sectors);
+                if request.is_aligned() {
                     return Ok(());
                 }
-                name = block.shared.name(place);
-                result
             }
-            Err(whereabouts) => {
-                let message = format!("{} {bytes} bytes {whereabouts}", request.verb());
-                return Err(RawFault::new(FaultKind::OutOfBounds, message));
-            }
+            let name = format!("`{}`", buffer.name);
+            Err(request.judge(result, launch, block, (name, offset)))
         }
-    } else {
-        match launch.memory.locate(address, bytes) {
-            Ok((buffer, offset)) => {
-                let result = buffer.shadow.access(offset, bytes, &access, &block.clocks, thread);
-                if let Ok(Fresh { read, written }) = result {
-                    let traffic = &mut buffer.traffic;
-                    if kind.write {
-                        traffic.writes += 1;
-                        traffic.bytes_written += bytes as u64;
-                        traffic.unique_bytes_written += written;
-                    } else {
-                        traffic.reads += 1;
-                        traffic.bytes_read += bytes as u64;
-                        traffic.unique_bytes_read += read;
-                    }
-                    if address.is_multiple_of(alignment) {
-                        return Ok(());
-                    }
+        // Constants of the library are read through ordinary addresses.
+        Err(_) if !kind.write && launch.library.holds(address, bytes) => Ok(()),
+        Err(whereabouts) => Err(request.out_of_bounds(&whereabouts.0)),
+    }
+}
+
+/// The same in shared memory of another block of the cluster; `None` if the address is in none.
+fn record_in_cluster(
+    launch: &mut Launch,
+    block: &mut Block,
+    thread: usize,
+    access: &Access,
+    request: &Request,
+) -> Option<Result<(), RawFault>> {
+    for rank in (0..block.peers.len()).filter(|rank| *rank != block.rank) {
+        // SAFETY: blocks of a cluster live until all have ended; this is another block than the caller's.
+        let peer = unsafe { &mut *block.peers[rank] };
+        let Some(place) = peer.shared.locate_dynamic(request.address, request.bytes) else { continue };
+        if peer.live == 0 {
+            return Some(Err(request.out_of_bounds("in shared memory of a block that has ended")));
+        }
+        return Some(place.map_err(|whereabouts| request.out_of_bounds(&whereabouts)).and_then(|place| {
+            let Some((shadow, offset)) = peer.shared.shadow(place) else { return Ok(()) };
+            let result = shadow.access(offset, request.bytes, access, &block.clocks, thread);
+            match result {
+                Ok(_) if request.is_aligned() => Ok(()),
+                _ => {
+                    let name = (format!("dynamic shared memory of block {rank} of the cluster"), offset);
+                    Err(request.judge(result, launch, block, name))
                 }
-                name = (format!("`{}`", buffer.name), offset);
-                result
             }
-            // Constants of the library are read through ordinary addresses.
-            Err(_) if !kind.write && launch.library.holds(address, bytes) => return Ok(()),
-            Err(whereabouts) => {
-                let message = format!("{} {bytes} bytes {}", request.verb(), whereabouts.0);
-                return Err(RawFault::new(FaultKind::OutOfBounds, message));
-            }
-        }
-    };
-    let (name, offset) = name;
-    let what = format!("{} {bytes} bytes at byte {offset} of {name}", request.verb());
-    Err(match result {
-        Ok(_) => RawFault::new(FaultKind::Misaligned, format!("{what}: not a multiple of {alignment}")),
-        Err(Violation::NeverWritten) => {
+        }));
+    }
+    None
+}
+
+/// What the asynchronous proxy reads must have been fenced if ordinary stores wrote it.
+pub(crate) fn check_proxy_fence(caller: &Caller<'_>, request: &Request) -> Result<(), RawFault> {
+    let block = &*caller.block;
+    let Some(Ok(place)) = block.shared.locate(request.address, request.bytes) else { return Ok(()) };
+    let Some((shadow, offset)) = block.shared.shadow_ref(place) else { return Ok(()) };
+    let unfenced = shadow
+        .writes(offset, request.bytes)
+        .find(|write| !write.kind.asynchronous_proxy && !block.is_fenced(caller.thread, write));
+    let Some(write) = unfenced else { return Ok(()) };
+    let (name, offset) = block.shared.name(place);
+    Err(RawFault {
+        kind: FaultKind::MissingProxyFence,
+        message: format!(
+            "the asynchronous proxy reads byte {offset} of {name}, with no fence.proxy.async since thread {} wrote it",
+            write.actor.index()
+        ),
+        other: Some(write.site),
+    })
+}
+
+/// A fault from what the shadow memory objects to.
+pub(crate) fn violation(launch: &Launch, block: &Block, problem: Violation, what: &str) -> RawFault {
+    match problem {
+        Violation::NeverWritten => {
             RawFault::new(FaultKind::NeverWritten, format!("{what}, which nobody has written"))
         }
-        Err(Violation::Race(other)) => RawFault {
+        Violation::Race(other) => RawFault {
             kind: FaultKind::Race,
             message: format!("{what}, and nothing orders that after {}", describe(launch, block, &other)),
             other: Some(other.site),
         },
-    })
+    }
 }
 
 /// The fault of an access through a pointer that is less aligned than its type.

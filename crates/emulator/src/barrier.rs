@@ -71,7 +71,7 @@ fn complete_if_full(caller: &mut Caller<'_>, id: usize) -> bool {
     let merged = Clocks::merge(&std::mem::take(&mut barrier.arrived));
     for thread in std::mem::take(&mut barrier.waiting) {
         if let Some(vector) = &merged {
-            block.clocks.acquire(thread, vector);
+            block.clocks.adopt(thread, vector);
         }
         if thread != caller.thread {
             block.wake(thread);

@@ -1,12 +1,18 @@
 //! A block of threads in the course of its execution.
 
 use crate::barrier::Barrier;
-use crate::clock::{Clocks, Released};
+use crate::clock::{Clocks, Released, Stamp};
+use crate::cluster::ClusterBarrier;
 use crate::cp_async::Copies;
-use crate::schedule::{Random, Schedule, ThreadOrder};
+use crate::mbarrier::Mbarrier;
+use crate::ready::ReadyThreads;
+use crate::schedule::{Random, ThreadOrder};
+use crate::shadow::Access;
 use crate::shared::SharedMemory;
 use crate::thread::Fiber;
+use crate::tma::Stores;
 use crate::warp::{Collective, CollectiveKind};
+use crate::wgmma::{Instruction, WARPGROUP, Warpgroup};
 
 /// Lanes of a warp.
 pub(crate) const WARP: usize = 32;
@@ -16,6 +22,9 @@ pub(crate) const WARP: usize = 32;
 pub(crate) enum Waiting {
     Barrier { id: usize },
     Warp { kind: CollectiveKind, mask: u32 },
+    Warpgroup { instruction: Instruction },
+    Mbarrier { address: u32, parity: u32 },
+    Cluster,
 }
 
 impl std::fmt::Display for Waiting {
@@ -24,6 +33,11 @@ impl std::fmt::Display for Waiting {
             Waiting::Barrier { id: 0 } => write!(f, "__syncthreads"),
             Waiting::Barrier { id } => write!(f, "named barrier {id}"),
             Waiting::Warp { kind, mask } => write!(f, "{kind} of lanes {mask:#010x}"),
+            Waiting::Warpgroup { instruction } => write!(f, "{instruction}"),
+            Waiting::Mbarrier { address, parity } => {
+                write!(f, "the mbarrier at {address:#x} for parity {parity}")
+            }
+            Waiting::Cluster => write!(f, "the cluster barrier"),
         }
     }
 }
@@ -50,13 +64,19 @@ pub(crate) struct ThreadState {
     pub fenced: Released,
     /// What earlier atomic operations read, to be acquired by the next fence.
     pub observed: Released,
+    pub stores: Stores,
+    /// Phase of the cluster barrier that the thread arrived in and has not waited for.
+    pub cluster_phase: Option<u32>,
+    /// Counts of the thread's clock at its fences of the asynchronous proxy, ascending.
+    proxy_fences: Vec<u32>,
+    /// What the thread had seen at the last of them.
+    at_proxy_fence: Option<Stamp>,
 }
 
 /// Lanes of a warp that meet in collective operations.
 #[derive(Debug, Default)]
 pub(crate) struct Warp {
     pub collectives: Vec<Collective>,
-    priority: u32,
 }
 
 #[derive(Debug)]
@@ -64,14 +84,20 @@ pub(crate) struct Block {
     pub index: [u32; 3],
     pub threads: Vec<ThreadState>,
     pub warps: Vec<Warp>,
+    pub warpgroups: Vec<Warpgroup>,
     pub barriers: [Barrier; 16],
+    pub mbarriers: Vec<Mbarrier>,
+    /// Rank in the cluster.
+    pub rank: usize,
+    /// The blocks of the cluster by rank, with this one.
+    pub peers: Vec<*mut Block>,
+    /// In use in the block of rank 0.
+    pub cluster_barrier: ClusterBarrier,
     pub clocks: Clocks,
     pub shared: SharedMemory,
     /// Threads that have not ended.
     pub live: usize,
-    ready: Vec<u16>,
-    /// Start of the queue in `ready`.
-    head: usize,
+    ready: ReadyThreads,
 }
 
 impl Block {
@@ -80,6 +106,7 @@ impl Block {
         sequence: u32,
         fibers: Vec<Fiber>,
         shared: SharedMemory,
+        order: ThreadOrder,
         random: &mut Random,
     ) -> Self {
         let count = fibers.len();
@@ -93,31 +120,59 @@ impl Block {
                 copies: Copies::default(),
                 fenced: Released::default(),
                 observed: Released::default(),
+                stores: Stores::default(),
+                cluster_phase: None,
+                proxy_fences: Vec::new(),
+                at_proxy_fence: None,
             })
             .collect();
-        let warps = (0..count.div_ceil(WARP))
-            .map(|_| Warp { collectives: Vec::new(), priority: random.next() })
-            .collect();
+        let warps = (0..count.div_ceil(WARP)).map(|_| Warp::default()).collect();
         Block {
             index,
             threads,
             warps,
+            warpgroups: (0..count / WARPGROUP).map(|_| Warpgroup::default()).collect(),
             barriers: std::array::from_fn(|_| Barrier::default()),
+            mbarriers: Vec::new(),
+            rank: 0,
+            peers: Vec::new(),
+            cluster_barrier: ClusterBarrier::default(),
             clocks: Clocks::new(sequence, count),
             shared,
             live: count,
-            ready: (0..count as u16).collect(),
-            head: 0,
+            ready: ReadyThreads::new(count, order, random),
         }
+    }
+
+    /// The thread's writes so far, and those it has seen, may be read by the asynchronous proxy.
+    pub fn fence_proxy(&mut self, thread: usize) {
+        let count = self.clocks.now(thread);
+        let stamp = self.clocks.arrive(thread);
+        let state = &mut self.threads[thread];
+        state.proxy_fences.push(count);
+        state.at_proxy_fence = Some(stamp);
+    }
+
+    /// Whether a fence of its writer, or the reader's own, lies between a write that the reader sees and now.
+    pub fn is_fenced(&self, reader: usize, write: &Access) -> bool {
+        let Some(writer) = self.threads.get(write.actor.index()) else { return true };
+        if write.actor.block() != self.clocks.block() {
+            return false;
+        }
+        let next = writer.proxy_fences.partition_point(|count| *count < write.count);
+        let by_writer =
+            writer.proxy_fences.get(next).is_some_and(|count| self.clocks.sees(reader, write.actor, *count));
+        let own = &self.threads[reader].at_proxy_fence;
+        by_writer || own.as_ref().is_some_and(|stamp| stamp.sees(write.actor, write.count))
     }
 
     pub fn wake(&mut self, thread: usize) {
         self.threads[thread].status = Status::Ready;
-        self.ready.push(thread as u16);
+        self.ready.push(thread);
     }
 
     pub fn has_ready(&self) -> bool {
-        self.head < self.ready.len()
+        !self.ready.is_empty()
     }
 
     /// Wakes the threads that wait for memory to change; true if there are any.
@@ -129,40 +184,8 @@ impl Block {
     }
 
     /// Takes the thread that runs next.
-    pub fn next_ready(&mut self, schedule: &Schedule, random: &mut Random) -> Option<usize> {
-        if !self.has_ready() {
-            self.ready.clear();
-            self.head = 0;
-            return None;
-        }
-        let queue = &mut self.ready[self.head..];
-        match schedule.threads {
-            ThreadOrder::InOrder => {}
-            ThreadOrder::Random => {
-                let choice = random.below(queue.len());
-                queue.swap(0, choice);
-            }
-            ThreadOrder::RandomWarpPriorities => {
-                if random.below(4096) == 0 {
-                    let warp = random.below(self.warps.len());
-                    self.warps[warp].priority = random.next();
-                }
-                let warps = &self.warps;
-                let highest = queue
-                    .iter()
-                    .enumerate()
-                    .max_by_key(|(_, thread)| warps[**thread as usize / WARP].priority)
-                    .map_or(0, |(position, _)| position);
-                queue.swap(0, highest);
-            }
-        }
-        let thread = queue[0];
-        self.head += 1;
-        if self.head > 4096 && self.head * 2 > self.ready.len() {
-            self.ready.drain(..self.head);
-            self.head = 0;
-        }
-        Some(thread as usize)
+    pub fn next_ready(&mut self, random: &mut Random) -> Option<usize> {
+        self.ready.pop(random)
     }
 
     /// Lanes of a warp that have not ended.

@@ -80,6 +80,13 @@ pub(crate) struct Stamp {
     own: u32,
 }
 
+impl Stamp {
+    /// Whether the thread saw work of `actor`, of its own block, with this count when it made the stamp.
+    pub fn sees(&self, actor: Actor, count: u32) -> bool {
+        count != IN_FLIGHT && (actor.index() == self.index || self.seen.sees(actor.index(), count))
+    }
+}
+
 /// Clocks accumulated in a synchronisation object: by block, because blocks have clocks of their own.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Released(Vec<(u32, Rc<Vector>)>);
@@ -169,8 +176,13 @@ impl Clocks {
         Some(Rc::new(merged))
     }
 
+    /// The thread, whose stamp was merged into the vector and which has waited since, sees what it has.
+    pub fn adopt(&mut self, thread: usize, vector: &Rc<Vector>) {
+        self.threads[thread].seen = vector.clone();
+    }
+
     /// The thread sees what the vector, of its own block, has.
-    pub fn acquire(&mut self, thread: usize, vector: &Rc<Vector>) {
+    fn acquire(&mut self, thread: usize, vector: &Rc<Vector>) {
         let clock = &mut self.threads[thread];
         if Rc::ptr_eq(&clock.seen, vector) {
             return;

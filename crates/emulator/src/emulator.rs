@@ -3,11 +3,12 @@
 use crate::clock::Actor;
 use crate::error::Result;
 use crate::fault::{Fault, FaultKind, Place, RawFault};
-use crate::launch::{self, Launch, Pool, Setup};
+use crate::launch::{self, Launch, Pool, Setup, Work};
 use crate::library::KernelLibrary;
 use crate::memory::{GlobalMemory, OutOfBounds};
 use crate::product;
 use crate::schedule::Schedule;
+use crate::shadow::Fresh;
 use crate::source;
 use crate::traffic::{StepRecord, Traffic};
 use lora_kernels::cuda::executor::{DeviceProperties, Executor};
@@ -133,7 +134,7 @@ impl Emulator {
         error
     }
 
-    fn launch(&mut self, step: &step::Launch) -> std::result::Result<u64, (RawFault, Option<Place>)> {
+    fn launch(&mut self, step: &step::Launch) -> std::result::Result<Work, (RawFault, Option<Place>)> {
         let invalid = |message: String| (RawFault::new(FaultKind::InvalidLaunch, message), None);
         let Some(kernel) = self.library.kernel(&step.kernel) else {
             return Err(invalid("there is no such kernel".into()));
@@ -163,10 +164,16 @@ impl Emulator {
         if blocks == 0 || y > 65535 || z > 65535 || x > i32::MAX as u32 {
             return Err(invalid(format!("a grid of {:?}", step.grid)));
         }
+        if !x.is_multiple_of(kernel.cluster) {
+            return Err(invalid(format!(
+                "a grid of {:?} for clusters of {} blocks",
+                step.grid, kernel.cluster
+            )));
+        }
         if blocks > Actor::MAX_BLOCKS {
             return Err(invalid(format!("{blocks} blocks, where the emulator takes {}", Actor::MAX_BLOCKS)));
         }
-        self.memory.next_launch();
+        self.memory.next_launch(blocks as u32);
         let setup = Setup {
             library: self.library.clone(),
             kernel,
@@ -180,13 +187,13 @@ impl Emulator {
         let (memory, pool) = (std::mem::take(&mut self.memory), std::mem::take(&mut self.pool));
         let mut launch = Launch::new(setup, memory, pool);
         let result = launch::run(&mut launch);
-        let (operations, fault) = (launch.tensor_core_operations, launch.fault.take());
+        let (work, fault) = (launch.work, launch.fault.take());
         (self.memory, self.pool) = launch.into_parts();
         if let Err(error) = result {
             return Err(invalid(format!("the emulator is out of memory: {error}")));
         }
         match fault {
-            None => Ok(operations),
+            None => Ok(work),
             Some(fault) => Err(fault),
         }
     }
@@ -197,9 +204,8 @@ impl Emulator {
             RawFault::new(FaultKind::OutOfBounds, format!("a fill of {} bytes {}", zero.bytes, error.0))
         })?;
         if let Ok((buffer, _)) = self.memory.locate(zero.address as usize, zero.bytes as usize) {
-            buffer.traffic.writes += 1;
-            buffer.traffic.bytes_written += zero.bytes;
-            buffer.traffic.unique_bytes_written += zero.bytes;
+            let fresh = Fresh { read: 0, written: zero.bytes };
+            buffer.traffic.add(true, zero.bytes, fresh, zero.bytes.div_ceil(32));
         }
         Ok(())
     }
@@ -269,15 +275,23 @@ impl Executor for Emulator {
             }
             Step::Product(product) => {
                 let result = product::run(&mut self.memory, product);
-                ("product", 0, result.map(|()| 0).map_err(|fault| (fault, None)))
+                ("product", 0, result.map(|()| Work::default()).map_err(|fault| (fault, None)))
             }
-            Step::Zero(zero) => ("zero", 0, self.zero(zero).map(|()| 0).map_err(|fault| (fault, None))),
+            Step::Zero(zero) => {
+                ("zero", 0, self.zero(zero).map(|()| Work::default()).map_err(|fault| (fault, None)))
+            }
         };
         let buffers = self.take_traffic();
         match result {
-            Ok(tensor_core_operations) => {
+            Ok(Work { tensor_core_operations, matrix_bank_conflicts }) => {
                 let name = name.to_owned();
-                self.records.push(StepRecord { name, blocks, tensor_core_operations, buffers });
+                self.records.push(StepRecord {
+                    name,
+                    blocks,
+                    tensor_core_operations,
+                    matrix_bank_conflicts,
+                    buffers,
+                });
                 Ok(())
             }
             Err((fault, place)) => Err(self.fail(name, fault, place)),

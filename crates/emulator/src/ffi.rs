@@ -10,7 +10,8 @@ use crate::fault::{FaultKind, RawFault};
 use crate::shadow::AccessKind;
 use crate::thread::{Thread, suspend};
 use crate::warp::{self, CollectiveKind};
-use crate::{barrier, cp_async, mma};
+use crate::wgmma::{self, Instruction, Shape};
+use crate::{barrier, cluster, cp_async, mbarrier, mma, tma};
 use std::ffi::c_void;
 
 /// Runs `body` for the calling thread, suspends it if asked to, and for ever after a fault.
@@ -94,7 +95,9 @@ macro_rules! functions {
     ($($name:ident($caller:ident $(, $parameter:ident: $type:ty)*) $body:block)*) => {
         $(unsafe extern "C" fn $name(thread: *mut Thread, pc: usize $(, $parameter: $type)*) {
             // SAFETY: runtime.cpp passes the running thread's context.
-            unsafe { enter(thread, pc, |$caller| $body) }
+            unsafe {
+                enter(thread, pc, |$caller| $body)
+            }
         })*
     };
 }
@@ -126,8 +129,12 @@ functions! {
         Ok(Flow::Continue)
     }
     fence(caller, kind: u32) {
-        if kind == FENCE_DEVICE {
-            atomic::fence(caller);
+        match kind {
+            FENCE_DEVICE => atomic::fence(caller),
+            FENCE_PROXY_ASYNC => caller.block.fence_proxy(caller.thread),
+            FENCE_MBARRIER_INIT => mbarrier::fence_init(caller),
+            // Of block scope: barriers order what a block does.
+            _ => {}
         }
         Ok(Flow::Continue)
     }
@@ -138,10 +145,75 @@ functions! {
         caller.spin();
         Ok(Flow::Suspend)
     }
+    mbarrier_init(caller, barrier: usize, arrivals: u32) { mbarrier::init(caller, barrier, arrivals) }
+    mbarrier_arrive(caller, barrier: usize, bytes: u32, block_rank: i32) {
+        mbarrier::arrive(caller, barrier, bytes, usize::try_from(block_rank).ok())
+    }
+    cluster_arrive(caller) { cluster::arrive(caller) }
+    tma_load(caller, shared: usize, map: usize, barrier: usize, column: i32, row: i32, blocks: u32) {
+        tma::load(caller, shared, map, barrier, (column, row), blocks)
+    }
+    tma_store(caller, map: usize, shared: usize, column: i32, row: i32) {
+        tma::store(caller, map, shared, (column, row))
+    }
+    tma_store_commit(caller) {
+        tma::commit(caller);
+        Ok(Flow::Continue)
+    }
+    tma_store_wait(caller, pending: u32, only_read: u32) {
+        tma::wait(caller, pending as usize, only_read != 0);
+        Ok(Flow::Continue)
+    }
+    wgmma_fence(caller) { wgmma::join(caller, Instruction::Fence, (0, 0)) }
+    wgmma_commit(caller) { wgmma::join(caller, Instruction::Commit, (0, 0)) }
+    wgmma_wait(caller, pending: u32) { wgmma::join(caller, Instruction::Wait(pending), (0, 0)) }
+    wgmma(caller, kind: u32, n: u32, flags: u32, d: u64, a_registers: u64, a: u64, b: u64) {
+        let shape = Shape {
+            operands: mma::Operands::from_ffi(kind),
+            n: n as usize,
+            accumulate: flags & 1 != 0,
+            a_transposed: flags & 2 != 0,
+            b_transposed: flags & 4 != 0,
+            a: (a_registers == 0).then_some(a),
+            b,
+        };
+        wgmma::join(caller, Instruction::Product(shape), (d, a_registers))
+    }
+    set_max_registers(caller, count: u32) {
+        if !(24..=256).contains(&count) || !count.is_multiple_of(8) {
+            let message = format!("setmaxnreg {count}: not a multiple of 8 from 24 to 256");
+            return Err(RawFault::new(FaultKind::InvalidOperand, message));
+        }
+        warp::join(caller, CollectiveKind::SetMaxRegisters(count), u32::MAX, [0; 3])
+    }
     trap(_caller) { Err(RawFault::new(FaultKind::Trap, "__trap()")) }
 }
 
 const FENCE_DEVICE: u32 = 1;
+const FENCE_PROXY_ASYNC: u32 = 2;
+const FENCE_MBARRIER_INIT: u32 = 3;
+
+/// Functions that wait: `body` is tried again until the thread's result is 1.
+macro_rules! waiting_functions {
+    ($($name:ident($caller:ident $(, $parameter:ident: $type:ty)*) $body:block)*) => {
+        $(unsafe extern "C" fn $name(thread: *mut Thread, pc: usize $(, $parameter: $type)*) {
+            // SAFETY: runtime.cpp passes the running thread's context.
+            unsafe {
+                loop {
+                    enter(thread, pc, |$caller| $body);
+                    if result(thread) == 1 {
+                        return;
+                    }
+                }
+            }
+        })*
+    };
+}
+
+waiting_functions! {
+    mbarrier_wait(caller, barrier: usize, parity: u32) { mbarrier::wait(caller, barrier, parity) }
+    cluster_wait(caller) { cluster::wait(caller) }
+}
 
 unsafe extern "C" fn shuffle(thread: *mut Thread, pc: usize, mask: u32, value: u64, source: u32) -> u64 {
     // SAFETY: runtime.cpp passes the running thread's context.
@@ -178,6 +250,18 @@ unsafe extern "C" fn shared_address(thread: *mut Thread, pc: usize, address: usi
             Ok(Flow::Continue)
         });
         result(thread) as u32
+    }
+}
+
+unsafe extern "C" fn cluster_pointer(thread: *mut Thread, pc: usize, own: usize, rank: u32) -> usize {
+    // SAFETY: runtime.cpp passes the running thread's context.
+    unsafe {
+        enter(thread, pc, |caller| {
+            let pointer = cluster::pointer(caller, own, rank as usize)?;
+            caller.block.threads[caller.thread].result = pointer as u64;
+            Ok(Flow::Continue)
+        });
+        result(thread) as usize
     }
 }
 
@@ -221,6 +305,8 @@ pub(crate) fn functions() -> Vec<(&'static std::ffi::CStr, *const c_void)> {
     }
     table![
         memory_access barrier_sync barrier_arrive sync_warp shuffle vote active_mask atomic fence misaligned pause trap shared_address mma
-        ldmatrix stmatrix cp_async cp_async_commit cp_async_wait
+        ldmatrix stmatrix cp_async cp_async_commit cp_async_wait mbarrier_init mbarrier_arrive mbarrier_wait
+        cluster_arrive cluster_wait cluster_pointer tma_load tma_store tma_store_commit tma_store_wait wgmma_fence
+        wgmma_commit wgmma_wait wgmma set_max_registers
     ]
 }

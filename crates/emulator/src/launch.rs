@@ -6,11 +6,12 @@ use crate::clock::{Actor, Released};
 use crate::fault::{FaultKind, Place, RawFault};
 use crate::library::{Kernel, KernelLibrary};
 use crate::memory::{GlobalMemory, RawMemory};
-use crate::schedule::{Random, Schedule, ThreadOrder};
+use crate::schedule::{Completion, Random, Schedule, ThreadOrder};
 use crate::shadow::Site;
-use crate::shared::{SharedMemory, StaticStorage};
+use crate::shared::{SharedMemory, StaticStorage, random_base};
 use crate::thread::{AlignedStack, Fiber, Thread};
-use crate::{barrier, warp};
+use crate::tma::Load;
+use crate::{barrier, cluster, tma, warp, wgmma};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -26,6 +27,13 @@ pub(crate) struct Pool {
     shared: Vec<SharedMemory>,
 }
 
+/// What a launch is counted to have done beside its traffic.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Work {
+    pub tensor_core_operations: u64,
+    pub matrix_bank_conflicts: u64,
+}
+
 /// A launch in the course of its execution: what its blocks share.
 #[derive(Debug)]
 pub(crate) struct Launch {
@@ -33,9 +41,11 @@ pub(crate) struct Launch {
     pub memory: GlobalMemory,
     pub schedule: Schedule,
     pub random: Random,
-    pub tensor_core_operations: u64,
+    pub work: Work,
     /// What atomic operations published, by address.
     pub published: HashMap<usize, Released>,
+    /// Boxes that TMA has not brought yet.
+    pub loads: Vec<Load>,
     /// The first fault. The launch ends with it.
     pub fault: Option<(RawFault, Option<Place>)>,
     kernel: Kernel,
@@ -67,7 +77,8 @@ impl Launch {
         let Setup { library, kernel, grid, dimensions, shared_bytes, shared_limit, arguments, schedule } =
             setup;
         let (start, bytes) = library.static_shared();
-        let statics = StaticStorage { start, bytes, variables: library.variables.clone() };
+        let mut statics = StaticStorage { start, bytes, variables: library.variables.clone() };
+        statics.poison(&(0..bytes));
         // Shared memory of another host thread or library is of no use.
         pool.shared.retain(|shared| shared.has_storage(start, bytes));
         let mut aligned = RawMemory::new(arguments.len(), ARGUMENT_ALIGNMENT);
@@ -77,8 +88,9 @@ impl Launch {
             memory,
             schedule,
             random: Random::new(schedule.seed),
-            tensor_core_operations: 0,
+            work: Work::default(),
             published: HashMap::new(),
+            loads: Vec::new(),
             fault: None,
             kernel,
             grid,
@@ -114,9 +126,20 @@ impl Launch {
         self.fault.get_or_insert((fault, Some(place)));
     }
 
-    fn start_block(&mut self, sequence: u32) -> std::io::Result<Box<Block>> {
+    /// Bytes of the kernel's argument at an address.
+    pub fn argument_bytes_at(&self, address: usize, bytes: usize) -> Option<&[u8]> {
+        let offset = address.checked_sub(self.arguments.start())?;
+        if offset > self.argument_bytes || bytes > self.argument_bytes - offset {
+            return None;
+        }
+        // SAFETY: the range lies in the arguments, which nobody writes while the launch runs.
+        Some(unsafe { std::slice::from_raw_parts(self.arguments.pointer().add(offset), bytes) })
+    }
+
+    /// Starts a block with dynamic shared memory at `base`.
+    fn start_block(&mut self, sequence: u32, rank: u32, base: usize) -> std::io::Result<Box<Block>> {
         let mut shared = self.pool.shared.pop().unwrap_or_else(|| SharedMemory::new(self.statics.clone()));
-        shared.start_block(self.shared_bytes, self.shared_limit, &mut self.random);
+        shared.start_block(self.shared_bytes, base);
         let index = self.block_index(sequence);
         let [width, height, depth] = self.dimensions;
         let count = (width * height * depth) as usize;
@@ -138,8 +161,8 @@ impl Launch {
                 argument_bytes: self.argument_bytes as u64,
                 lane: number % WARP as u32,
                 warp: number / WARP as u32,
-                block_rank_in_cluster: 0,
-                blocks_in_cluster: 1,
+                block_rank_in_cluster: rank,
+                blocks_in_cluster: self.kernel.cluster,
                 index: thread,
                 launch,
                 block: std::ptr::null_mut(),
@@ -149,7 +172,8 @@ impl Launch {
             // kernel declares, and the block's address is filled in below.
             fibers.push(unsafe { Fiber::new(stack, context, self.kernel.entry) });
         }
-        let mut block = Box::new(Block::new(index, sequence, fibers, shared, &mut self.random));
+        let mut block =
+            Box::new(Block::new(index, sequence, fibers, shared, self.schedule.threads, &mut self.random));
         let address: *mut Block = &mut *block;
         for thread in &mut block.threads {
             if let Some(fiber) = &mut thread.fiber {
@@ -182,7 +206,9 @@ struct Group {
 pub(crate) fn run(launch: &mut Launch) -> std::io::Result<()> {
     let total = launch.grid.iter().map(|&extent| u64::from(extent)).product::<u64>();
     debug_assert!(total <= Actor::MAX_BLOCKS);
-    let mut order: Vec<u32> = (0..total as u32).collect();
+    // A cluster's blocks are neighbours in x, and run side by side.
+    let cluster = launch.kernel.cluster.max(1);
+    let mut order: Vec<u32> = (0..total as u32).step_by(cluster as usize).collect();
     if launch.schedule.threads != ThreadOrder::InOrder {
         for last in (1..order.len()).rev() {
             let other = launch.random.below(last + 1);
@@ -215,17 +241,24 @@ unsafe fn run_group(
             while group.blocks.len() < (*launch).schedule.resident_blocks.max(1)
                 && let Some(sequence) = waiting.next()
             {
-                add_block(launch, group, sequence)?;
+                add_cluster(launch, group, sequence)?;
             }
             if group.blocks.is_empty() {
                 return Ok(());
             }
+            if (*launch).schedule.completion == Completion::Random && (*launch).random.below(64) == 0 {
+                complete_load(launch);
+            }
             if !choose_block(launch, group) {
+                if complete_load(launch) {
+                    group.progress = true;
+                    continue;
+                }
                 if wake_spinning(group) {
                     continue;
                 }
                 if let Some(sequence) = waiting.next() {
-                    add_block(launch, group, sequence)?;
+                    add_cluster(launch, group, sequence)?;
                     continue;
                 }
                 if group.stalled < STALLED_ROUNDS && force_spinning(group) {
@@ -236,8 +269,7 @@ unsafe fn run_group(
                 return Ok(());
             }
             let block = group.blocks[group.current];
-            let schedule = (*launch).schedule;
-            let Some(thread) = (*block).next_ready(&schedule, &mut (*launch).random) else {
+            let Some(thread) = (*block).next_ready(&mut (*launch).random) else {
                 continue;
             };
             let Some(mut fiber) = (&mut (*block).threads)[thread].fiber.take() else {
@@ -255,10 +287,17 @@ unsafe fn run_group(
             if (&(*block).threads)[thread].status != Status::Spinning {
                 group.progress = true;
             }
-            if (*block).live == 0 {
-                let position = group.current;
-                let block = Box::from_raw(group.blocks.remove(position));
-                (*launch).recycle(*block);
+            let peers = &(*block).peers;
+            if peers.iter().all(|peer| (**peer).live == 0) {
+                let peers = peers.clone();
+                group.blocks.retain(|block| !peers.contains(block));
+                for peer in peers {
+                    // Of these only the last to run has its variables in place.
+                    if peer == block {
+                        (*peer).shared.clear_in_place();
+                    }
+                    (*launch).recycle(*Box::from_raw(peer));
+                }
                 group.current = 0;
                 if let Some(&next) = group.blocks.first() {
                     (*next).shared.swap_in();
@@ -268,18 +307,28 @@ unsafe fn run_group(
     }
 }
 
+/// Starts the blocks of a cluster, the first of which has this number.
+///
 /// # Safety
 /// As for [`run_group`].
-unsafe fn add_block(launch: *mut Launch, group: &mut Group, sequence: u32) -> std::io::Result<()> {
+unsafe fn add_cluster(launch: *mut Launch, group: &mut Group, first: u32) -> std::io::Result<()> {
     // SAFETY: the caller's condition.
     unsafe {
-        let block = Box::into_raw((*launch).start_block(sequence)?);
         if let Some(&current) = group.blocks.get(group.current) {
             (*current).shared.swap_out();
         }
-        group.blocks.push(block);
-        group.current = group.blocks.len() - 1;
-        (*block).shared.swap_in();
+        group.current = group.blocks.len();
+        let base = random_base((*launch).shared_bytes, (*launch).shared_limit, &mut (*launch).random);
+        for rank in 0..(*launch).kernel.cluster.max(1) {
+            let block = (*launch).start_block(first + rank, rank, base)?;
+            group.blocks.push(Box::into_raw(block));
+        }
+        let peers = group.blocks[group.current..].to_vec();
+        for (rank, &block) in peers.iter().enumerate() {
+            (*block).rank = rank;
+            (*block).peers = peers.clone();
+        }
+        (*group.blocks[group.current]).shared.swap_in();
     }
     group.progress = true;
     group.stalled = 0;
@@ -309,6 +358,26 @@ unsafe fn choose_block(launch: *mut Launch, group: &mut Group) -> bool {
         }
         true
     }
+}
+
+/// Brings a box that TMA owes; false if it owes none.
+///
+/// # Safety
+/// As for [`run_group`].
+unsafe fn complete_load(launch: *mut Launch) -> bool {
+    // SAFETY: the caller's condition.
+    unsafe {
+        let loads = &mut (*launch).loads;
+        let count = loads.len();
+        if count == 0 {
+            return false;
+        }
+        let random = (*launch).schedule.completion == Completion::Random;
+        let choice = if random { (*launch).random.below(count) } else { 0 };
+        let load = loads.remove(choice);
+        load.complete();
+    }
+    true
 }
 
 /// Lets threads that wait for a change of memory look again, if something has run since they did.
@@ -342,20 +411,31 @@ fn thread_ended(launch: &mut Launch, block: &mut Block, thread: usize) {
     let pc = block.threads[thread].pc;
     block.threads[thread].status = Status::Exited;
     block.live -= 1;
-    let in_flight = block.threads[thread].copies.in_flight();
     let mut caller = Caller { launch, block, thread, pc };
-    let result = if in_flight > 0 {
-        Err(RawFault::new(
-            FaultKind::InFlightAtExit,
-            format!("ends with {in_flight} cp.async copies that it never waited for"),
-        ))
-    } else {
-        warp::thread_ended(&mut caller)
-    };
+    let result = check_in_flight(&caller)
+        .and_then(|()| warp::thread_ended(&mut caller))
+        .and_then(|()| wgmma::thread_ended(&mut caller));
     barrier::thread_ended(&mut caller);
+    cluster::complete_if_full(&mut caller);
     if let Err(fault) = result {
         caller.launch.record(fault, caller.block.index, thread, pc);
     }
+}
+
+/// A thread that ends must have waited for what it started.
+fn check_in_flight(caller: &Caller<'_>) -> Result<(), RawFault> {
+    let thread = &caller.block.threads[caller.thread];
+    let loads = if caller.block.live == 0 { tma::in_flight_to(caller.launch, caller.block) } else { 0 };
+    for (count, what) in [
+        (thread.copies.in_flight(), "cp.async copies that it never waited for"),
+        (thread.stores.reading(), "TMA stores that may still read its shared memory"),
+        (loads, "TMA loads on their way to its block, whose last thread it is"),
+    ] {
+        if count > 0 {
+            return Err(RawFault::new(FaultKind::InFlightAtExit, format!("ends with {count} {what}")));
+        }
+    }
+    Ok(())
 }
 
 /// What every thread waits for, and how full every barrier is.
@@ -395,6 +475,12 @@ fn deadlock(launch: &Launch, group: &Group) -> RawFault {
             if let Some(text) = barrier.describe(id, block.live) {
                 message += &format!("\n    {text}");
             }
+        }
+        let more = (block.mbarriers.iter().map(|barrier| barrier.describe()))
+            .chain(block.cluster_barrier.describe())
+            .chain(block.warpgroups.iter().enumerate().filter_map(|(number, group)| group.describe(number)));
+        for text in more {
+            message += &format!("\n    {text}");
         }
         for (number, warp) in block.warps.iter().enumerate() {
             for collective in &warp.collectives {

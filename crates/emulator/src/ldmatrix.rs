@@ -34,6 +34,18 @@ fn check_row(
     Ok(row)
 }
 
+/// Passes over shared memory beyond the first for the eight rows of a matrix: rows in the same banks take turns.
+fn bank_conflicts(rows: &[usize; 8]) -> u64 {
+    const ROWS_IN_ALL_BANKS: usize = 8;
+    let mut passes = [0u64; ROWS_IN_ALL_BANKS];
+    for (index, row) in rows.iter().enumerate() {
+        if !rows[..index].contains(row) {
+            passes[row / ROW_BYTES % ROWS_IN_ALL_BANKS] += 1;
+        }
+    }
+    passes.into_iter().max().unwrap_or(1) - 1
+}
+
 /// The element that lane `lane` holds in half `part` of its register, as (row, column).
 fn element(lane: usize, part: usize, transposed: bool) -> (usize, usize) {
     let (group, within) = (lane / 4, lane % 4 * 2 + part);
@@ -49,11 +61,14 @@ pub(crate) fn load(
 ) -> Result<(), RawFault> {
     for index in 0..matrices {
         let mut matrix: Matrix = [[0; 8]; 8];
+        let mut rows = [0; 8];
         for (row, elements) in matrix.iter_mut().enumerate() {
             let address = check_row(caller, warp, collective, index * 8 + row, AccessKind::READ)?;
             // SAFETY: checked: 16 aligned bytes of the block's shared memory.
             *elements = unsafe { *(address as *const [u16; 8]) };
+            rows[row] = address;
         }
+        caller.launch.work.matrix_bank_conflicts += bank_conflicts(&rows);
         for lane in 0..WARP {
             let [low, high] = [0, 1].map(|part| {
                 let (row, column) = element(lane, part, transposed);
@@ -85,11 +100,27 @@ pub(crate) fn store(
                 matrix[row][column] = (register >> (16 * part)) as u16;
             }
         }
+        let mut rows = [0; 8];
         for (row, elements) in matrix.iter().enumerate() {
             let address = check_row(caller, warp, collective, index * 8 + row, AccessKind::WRITE)?;
             // SAFETY: checked: 16 aligned bytes of the block's shared memory.
             unsafe { *(address as *mut [u16; 8]) = *elements };
+            rows[row] = address;
         }
+        caller.launch.work.matrix_bank_conflicts += bank_conflicts(&rows);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_in_the_same_banks_take_turns() {
+        assert_eq!(bank_conflicts(&std::array::from_fn(|row| row * 144)), 0);
+        assert_eq!(bank_conflicts(&std::array::from_fn(|row| row * 128)), 7);
+        assert_eq!(bank_conflicts(&std::array::from_fn(|row| row * 64)), 3);
+        assert_eq!(bank_conflicts(&[256; 8]), 0);
+    }
 }

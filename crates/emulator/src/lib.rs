@@ -1,4 +1,64 @@
-//! Runs the CUDA kernels of lora-kernels on the CPU.
+//! Runs the CUDA kernels of lora-kernels on the CPU, to test them without a GPU.
+//!
+//! The kernels are the very files that nvcc compiles. A C++ compiler (GCC on 64-bit Linux) compiles them against the headers
+//! in `include/`, which stand in for CUDA's, with instrumentation that reports every load and store. Each CUDA thread is
+//! a fiber; barriers, tensor-core products and copies are done by this crate, in an order that a [`Schedule`] chooses.
+//!
+//! [`EmulatedCuda`] is the CUDA backend with this in the place of a GPU: the same planner, launch parameters and kernels.
+//! [`Emulator`] is its executor, for single launches.
+//!
+//! # Running one kernel under one schedule
+//!
+//! A report ends with the schedule that shows it. With that schedule the same launch does the same again, step by step:
+//!
+//! ```no_run
+//! use lora_emulator::{Completion, EmulatedCuda, Schedule, ThreadOrder};
+//! let mut cuda = EmulatedCuda::new()?;
+//! cuda.emulator_mut().set_schedule(Schedule {
+//!     threads: ThreadOrder::RandomWarpPriorities,
+//!     completion: Completion::Late,
+//!     resident_blocks: 1,
+//!     seed: 5,
+//! });
+//! // Upload, run an operation of `Backend`, and look at the result, or at `cuda.emulator().last_fault()`.
+//! # Ok::<(), lora_emulator::Error>(())
+//! ```
+//!
+//! A kernel is right if it passes [`Schedule::matrix`]. `cargo test -p lora-emulator` does that for all of them.
+//!
+//! # What it reports
+//!
+//! [`FaultKind`] lists it. Races are found from vector clocks, whatever the schedule does: two accesses to the same bytes,
+//! one of them a write, that no barrier orders. What orders memory:
+//!
+//! - `__syncthreads`, named barriers and cluster barriers order the threads that meet, `__syncwarp` the lanes in its mask.
+//!   Shuffles, votes, `ldmatrix` and `mma` bring lanes together but order nothing, as CUDA has it.
+//! - An mbarrier's wait orders after all arrivals, and all bytes, of the phases that have ended.
+//! - Atomic operations with release and acquire semantics, or relaxed ones between fences of device scope.
+//! - `cp.async` writes its destination and reads its source from the instruction until the thread waits for the group; TMA and
+//!   wgmma until the mbarrier or the group says so. Meanwhile nobody may touch them, whenever the bytes really move.
+//! - The end of a kernel.
+//!
+//! A C++ compiler may keep a value in a register that a GPU would load again, so an access can be missed that the source
+//! shows twice. Each four bytes remember five accesses: where more threads read than that, a conflict with some of
+//! them may be missed in one place, hardly in a whole tile.
+//!
+//! # What it counts
+//!
+//! [`StepRecord`]: bytes and sectors moved by each buffer's name, tensor-core operations, bank conflicts of `ldmatrix`.
+//!
+//! # What it cannot show
+//!
+//! - Time, occupancy, registers and spills.
+//! - Weak memory: values are always the latest ones; only the race detector knows of missing fences.
+//! - Whether this crate reads the PTX manual as the hardware does: fragment layouts, swizzles, descriptors. Its tests check
+//!   each mechanism against plain loops, written by the same people; a GPU has the last word.
+//! - The last bits of tensor-core sums, whose order hardware does not specify. Here it is ascending k, in `f32`.
+//! - An index that leaves one `__shared__` variable for another is not seen when written; dynamic shared memory and buffers
+//!   have exact bounds. Other blocks of a cluster are reached in dynamic shared memory only.
+//! - Registers of a wgmma in flight: reading them early gives old values when it completes late, and is not reported.
+//! - Memory beyond a kernel: streams, graphs, and launches that overlap.
+
 mod access;
 mod atomic;
 mod backend;
@@ -6,6 +66,7 @@ mod barrier;
 mod block;
 mod caller;
 mod clock;
+mod cluster;
 mod cp_async;
 mod emulator;
 mod error;
@@ -14,17 +75,22 @@ mod ffi;
 mod launch;
 mod ldmatrix;
 mod library;
+mod mbarrier;
 mod memory;
 mod mma;
 mod product;
+mod ready;
 mod schedule;
 mod shadow;
 mod shared;
 mod source;
+mod tensor_map;
 mod thread;
+mod tma;
 mod toolchain;
 mod traffic;
 mod warp;
+mod wgmma;
 
 pub use backend::EmulatedCuda;
 pub use emulator::{Emulator, WORKSPACE, available};
@@ -32,4 +98,5 @@ pub use error::{Error, Result};
 pub use fault::{Fault, FaultKind, SourceLine};
 pub use library::{KernelLibrary, LibraryBuilder};
 pub use schedule::{Completion, Schedule, ThreadOrder};
+pub use tensor_map::{Swizzle, TensorMap};
 pub use traffic::{StepRecord, Traffic};

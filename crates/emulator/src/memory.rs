@@ -1,7 +1,7 @@
 //! Global memory: named buffers with guard space around them.
 
 use crate::shadow::Shadow;
-use crate::traffic::Traffic;
+use crate::traffic::{Sectors, Traffic};
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 
 /// What never-written memory holds: NaN as `f32`, as two `bf16` and as two `f16`.
@@ -82,6 +82,7 @@ pub(crate) struct Buffer {
     pub bytes: usize,
     pub shadow: Shadow,
     pub traffic: Traffic,
+    pub sectors: Sectors,
 }
 
 /// An access outside every buffer, in words.
@@ -93,6 +94,10 @@ pub(crate) struct OutOfBounds(pub String);
 pub(crate) struct GlobalMemory {
     buffers: Vec<Buffer>,
     last: usize,
+    /// Blocks of all earlier launches.
+    earlier_blocks: u32,
+    /// Blocks of this launch.
+    blocks: u32,
 }
 
 impl GlobalMemory {
@@ -108,6 +113,7 @@ impl GlobalMemory {
             bytes,
             shadow: Shadow::new(bytes),
             traffic: Traffic::default(),
+            sectors: Sectors::new(bytes),
         };
         let index = self.buffers.partition_point(|other| other.start < start);
         self.buffers.insert(index, buffer);
@@ -121,10 +127,6 @@ impl GlobalMemory {
         self.buffers.retain(|buffer| buffer.start as u64 != address);
         self.last = 0;
         self.buffers.len() < before
-    }
-
-    pub fn buffers(&self) -> &[Buffer] {
-        &self.buffers
     }
 
     pub fn buffers_mut(&mut self) -> &mut [Buffer] {
@@ -191,9 +193,16 @@ impl GlobalMemory {
     }
 
     /// What follows is ordered after all accesses so far.
-    pub fn next_launch(&mut self) {
+    pub fn next_launch(&mut self, blocks: u32) {
+        self.earlier_blocks = self.earlier_blocks.wrapping_add(self.blocks);
+        self.blocks = blocks;
         for buffer in &mut self.buffers {
             buffer.shadow.next_generation();
         }
+    }
+
+    /// A number for a block of this launch that no other block has.
+    pub fn block_number(&self, sequence: u32) -> u32 {
+        self.earlier_blocks.wrapping_add(sequence).wrapping_add(1)
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::fault::{FaultKind, RawFault};
 use crate::memory::GlobalMemory;
+use crate::shadow::Fresh;
 use half::{bf16, f16};
 use lora_kernels::DType;
 use lora_kernels::cuda::step::{F32Math, Operand, Product};
@@ -86,9 +87,8 @@ fn load(
                 ),
             ));
         }
-        buffer.traffic.reads += 1;
-        buffer.traffic.bytes_read += bytes as u64;
-        buffer.traffic.unique_bytes_read += bytes as u64;
+        let fresh = Fresh { read: bytes as u64, written: 0 };
+        buffer.traffic.add(false, bytes as u64, fresh, bytes.div_ceil(32) as u64);
         memory.read(address, &mut line_bytes).map_err(out_of_bounds)?;
         for (index, element) in line_bytes.chunks_exact(dtype.size()).enumerate() {
             values[position(operand, line, index)] = match (dtype, element) {
@@ -122,9 +122,8 @@ fn store(memory: &mut GlobalMemory, operand: &Operand, dtype: DType, values: &[f
             )
         })?;
         if let Ok((buffer, _)) = memory.locate(address as usize, bytes.len()) {
-            buffer.traffic.writes += 1;
-            buffer.traffic.bytes_written += bytes.len() as u64;
-            buffer.traffic.unique_bytes_written += bytes.len() as u64;
+            let length = bytes.len() as u64;
+            buffer.traffic.add(true, length, Fresh { read: 0, written: length }, length.div_ceil(32));
         }
     }
     Ok(())

@@ -55,7 +55,7 @@ impl Schedule {
         Schedule {
             threads: if seed % 2 == 1 { ThreadOrder::RandomWarpPriorities } else { ThreadOrder::Random },
             completion: if seed % 3 == 2 { Completion::Late } else { Completion::Random },
-            resident_blocks: if seed % 4 == 0 { 3 } else { 1 },
+            resident_blocks: if seed.is_multiple_of(4) { 3 } else { 1 },
             seed,
         }
     }
@@ -90,7 +90,7 @@ impl Random {
 
     /// A number below `bound`, which is not 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        (u64::from(self.next()) * bound as u64 >> 32) as usize
+        ((u64::from(self.next()) * bound as u64) >> 32) as usize
     }
 
     pub fn coin(&mut self) -> bool {

@@ -7,6 +7,8 @@ use crate::library::StaticVariables;
 use crate::memory::{POISON, RawMemory};
 use crate::schedule::Random;
 use crate::shadow::Shadow;
+use std::cell::Cell;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Reach of a dynamic shared address.
@@ -25,8 +27,12 @@ pub(crate) struct SharedMemory {
     pub dynamic: Shadow,
     statics: StaticStorage,
     pub declared: Shadow,
-    /// Contents of the declared variables while another block's are in place.
+    /// Contents of the declared variables while another block's are in place; only `touched` of it means anything.
     saved: Vec<u8>,
+    /// The bytes of the declared variables that the block has accessed. The others are poison.
+    touched: Range<usize>,
+    /// Start and end of the variable that was accessed last.
+    last_variable: Cell<(usize, usize)>,
 }
 
 /// The thread-local storage that holds the library's `__shared__` variables, of the host thread that runs the launch.
@@ -35,6 +41,19 @@ pub(crate) struct StaticStorage {
     pub start: usize,
     pub bytes: usize,
     pub variables: Arc<StaticVariables>,
+}
+
+impl StaticStorage {
+    /// Poisons a part, which starts and ends at multiples of four bytes.
+    pub fn poison(&mut self, range: &Range<usize>) {
+        self.bytes_at(range).chunks_exact_mut(POISON.len()).for_each(|chunk| chunk.copy_from_slice(&POISON));
+    }
+
+    fn bytes_at(&mut self, range: &Range<usize>) -> &mut [u8] {
+        debug_assert!(range.end <= self.bytes);
+        // SAFETY: the storage is the running host thread's own, and no kernel code runs while it is borrowed.
+        unsafe { std::slice::from_raw_parts_mut((self.start + range.start) as *mut u8, range.len()) }
+    }
 }
 
 /// What an address in shared memory means.
@@ -48,6 +67,12 @@ pub(crate) enum SharedPlace {
     Ignored,
 }
 
+/// A place for `bytes` of dynamic shared memory, where `limit` is the most that a block may have.
+pub(crate) fn random_base(bytes: usize, limit: usize, random: &mut Random) -> usize {
+    let room = limit.saturating_sub(bytes) / BASE_ALIGNMENT;
+    BASE_ALIGNMENT * (1 + random.below(room + 1))
+}
+
 impl SharedMemory {
     pub fn new(statics: StaticStorage) -> Self {
         SharedMemory {
@@ -56,7 +81,9 @@ impl SharedMemory {
             bytes: 0,
             dynamic: Shadow::new(WINDOW_BYTES),
             declared: Shadow::new(statics.bytes),
-            saved: Vec::new(),
+            saved: vec![0; statics.bytes],
+            touched: 0..0,
+            last_variable: Cell::new((0, 0)),
             statics,
         }
     }
@@ -66,36 +93,32 @@ impl SharedMemory {
         (self.statics.start, self.statics.bytes) == (start, bytes)
     }
 
-    /// Poisons everything for a new block with `bytes` of dynamic shared memory. `limit` is the device's.
-    pub fn start_block(&mut self, bytes: usize, limit: usize, random: &mut Random) {
-        let room = limit.saturating_sub(bytes) / BASE_ALIGNMENT;
-        self.base = BASE_ALIGNMENT * (1 + random.below(room + 1));
+    /// Poisons everything for a new block with `bytes` of dynamic shared memory at `base`.
+    pub fn start_block(&mut self, bytes: usize, base: usize) {
+        self.base = base;
         self.bytes = bytes;
         self.arena.poison(self.base, bytes);
         self.dynamic.next_generation();
-        self.dynamic.set_written(0, WINDOW_BYTES, false);
+        self.dynamic.set_written(0, bytes.next_multiple_of(POISON.len()), false);
         self.declared.next_generation();
-        self.declared.set_written(0, self.statics.bytes, false);
-        self.saved.clear();
-        self.saved.extend(POISON.iter().cycle().take(self.statics.bytes));
+        self.declared.set_written(self.touched.start, self.touched.len(), false);
+        self.touched = 0..0;
     }
 
-    /// Puts this block's declared variables in place.
+    /// Puts this block's declared variables in place, where all is poison.
     pub fn swap_in(&mut self) {
-        // SAFETY: the storage is the running host thread's own, and no kernel code runs meanwhile.
-        unsafe {
-            (self.statics.start as *mut u8).copy_from_nonoverlapping(self.saved.as_ptr(), self.saved.len())
-        }
+        self.statics.bytes_at(&self.touched).copy_from_slice(&self.saved[self.touched.clone()]);
     }
 
-    /// Keeps this block's declared variables for later.
+    /// Keeps this block's declared variables for later, and leaves poison.
     pub fn swap_out(&mut self) {
-        // SAFETY: as in `swap_in`.
-        unsafe {
-            self.saved
-                .as_mut_ptr()
-                .copy_from_nonoverlapping(self.statics.start as *const u8, self.saved.len())
-        }
+        self.saved[self.touched.clone()].copy_from_slice(self.statics.bytes_at(&self.touched));
+        self.clear_in_place();
+    }
+
+    /// Leaves poison where this block's declared variables are in place.
+    pub fn clear_in_place(&mut self) {
+        self.statics.poison(&self.touched);
     }
 
     pub fn dynamic_pointer(&self) -> *mut u8 {
@@ -103,18 +126,65 @@ impl SharedMemory {
         unsafe { self.arena.pointer().add(self.base) }
     }
 
+    /// What is known of the memory at a place, and the offset in it; `None` for bookkeeping.
+    pub fn shadow(&mut self, place: SharedPlace) -> Option<(&mut Shadow, usize)> {
+        match place {
+            SharedPlace::Dynamic(offset) => Some((&mut self.dynamic, offset)),
+            SharedPlace::Declared(offset) => Some((&mut self.declared, offset)),
+            SharedPlace::Ignored => None,
+        }
+    }
+
+    /// Notes that the block uses these bytes of the declared variables.
+    pub fn touch(&mut self, place: SharedPlace, bytes: usize) {
+        let SharedPlace::Declared(offset) = place else { return };
+        let (start, end) = (offset & !(POISON.len() - 1), (offset + bytes).next_multiple_of(POISON.len()));
+        let end = end.min(self.statics.bytes);
+        if self.touched.is_empty() {
+            self.touched = start..end;
+        } else if start < self.touched.start || end > self.touched.end {
+            self.touched = start.min(self.touched.start)..end.max(self.touched.end);
+        }
+    }
+
+    /// [`shadow`](Self::shadow), to look at only.
+    pub fn shadow_ref(&self, place: SharedPlace) -> Option<(&Shadow, usize)> {
+        match place {
+            SharedPlace::Dynamic(offset) => Some((&self.dynamic, offset)),
+            SharedPlace::Declared(offset) => Some((&self.declared, offset)),
+            SharedPlace::Ignored => None,
+        }
+    }
+
+    /// Whether an address is in dynamic shared memory, or near it.
+    pub fn is_dynamic(&self, address: usize) -> bool {
+        address.wrapping_sub(self.arena.start()) < WINDOW_BYTES
+    }
+
+    /// Offset in dynamic shared memory of an address of the shared window, if it holds so many bytes there.
+    pub fn dynamic_offset(&self, window: u32, bytes: usize) -> Option<usize> {
+        let offset = (window as usize).checked_sub(self.base)?;
+        (offset <= self.bytes && bytes <= self.bytes - offset).then_some(offset)
+    }
+
+    /// The part of dynamic shared memory that holds these bytes; as [`locate`](Self::locate).
+    pub fn locate_dynamic(&self, address: usize, bytes: usize) -> Option<Result<SharedPlace, String>> {
+        self.is_dynamic(address).then(|| {
+            let place = address.wrapping_sub(self.arena.start()).wrapping_sub(self.base);
+            if place < self.bytes && bytes <= self.bytes - place {
+                return Ok(SharedPlace::Dynamic(place));
+            }
+            let place = place as isize;
+            Err(format!("at byte {place} of {} bytes of dynamic shared memory", self.bytes))
+        })
+    }
+
     /// The part of shared memory that holds these bytes: `None` if they are not in shared memory at all, an error in
     /// words if they reach beyond what the block has.
     #[inline]
     pub fn locate(&self, address: usize, bytes: usize) -> Option<Result<SharedPlace, String>> {
-        let offset = address.wrapping_sub(self.arena.start());
-        if offset < WINDOW_BYTES {
-            let place = offset.wrapping_sub(self.base);
-            if place < self.bytes && bytes <= self.bytes - place {
-                return Some(Ok(SharedPlace::Dynamic(place)));
-            }
-            let place = place as isize;
-            return Some(Err(format!("at byte {place} of {} bytes of dynamic shared memory", self.bytes)));
+        if let Some(place) = self.locate_dynamic(address, bytes) {
+            return Some(place);
         }
         let offset = address.wrapping_sub(self.statics.start);
         (offset < self.statics.bytes).then(|| self.locate_declared(offset, bytes))
@@ -122,9 +192,14 @@ impl SharedMemory {
 
     fn locate_declared(&self, offset: usize, bytes: usize) -> Result<SharedPlace, String> {
         let variables = &self.statics.variables;
+        let last = self.last_variable.get();
+        if offset >= last.0 && offset + bytes <= last.1 {
+            return Ok(SharedPlace::Declared(offset));
+        }
         match variables.find(offset) {
             Some(variable) if variable.bookkeeping && bytes == 1 => Ok(SharedPlace::Ignored),
             Some(variable) if !variable.bookkeeping && offset + bytes <= variable.start + variable.bytes => {
+                self.last_variable.set((variable.start, variable.start + variable.bytes));
                 Ok(SharedPlace::Declared(offset))
             }
             Some(variable) if !variable.bookkeeping => Err(format!(
@@ -160,7 +235,7 @@ impl SharedMemory {
     }
 
     /// The pointer that an address of the shared window stands for.
-    pub fn from_window(&self, address: u32) -> Option<usize> {
+    pub fn window_pointer(&self, address: u32) -> Option<usize> {
         let address = address as usize;
         if address < WINDOW_BYTES {
             return Some(self.arena.start() + address);

@@ -32,6 +32,7 @@ const KERNEL_FLAGS: &[&str] = &[
     "--param=tsan-distinguish-volatile=1",
     "--param=tsan-instrument-func-entry-exit=0",
     "-fno-tree-vectorize",
+    "-fno-optimize-sibling-calls",
     "-fno-strict-aliasing",
     "-ffp-contract=off",
     "-Wno-unknown-pragmas",

@@ -16,6 +16,7 @@ pub(crate) enum CollectiveKind {
     Mma(mma::Operands),
     LdMatrix { matrices: u32, transposed: bool },
     StMatrix { matrices: u32, transposed: bool },
+    SetMaxRegisters(u32),
 }
 
 impl std::fmt::Display for CollectiveKind {
@@ -28,6 +29,7 @@ impl std::fmt::Display for CollectiveKind {
             CollectiveKind::Mma(_) => "mma.sync",
             CollectiveKind::LdMatrix { .. } => "ldmatrix",
             CollectiveKind::StMatrix { .. } => "stmatrix",
+            CollectiveKind::SetMaxRegisters(_) => "setmaxnreg",
         })
     }
 }
@@ -144,7 +146,7 @@ fn execute(caller: &mut Caller<'_>, warp: usize, collective: &Collective) -> Res
         CollectiveKind::SyncWarp => {
             if let Some(vector) = Clocks::merge(&collective.stamps) {
                 for lane in collective.lanes() {
-                    caller.block.clocks.acquire(first + lane, &vector);
+                    caller.block.clocks.adopt(first + lane, &vector);
                 }
             }
         }
@@ -175,8 +177,10 @@ fn execute(caller: &mut Caller<'_>, warp: usize, collective: &Collective) -> Res
                 caller.block.threads[first + lane].result = equal.fold(0, |mask, other| mask | 1 << other);
             }
         }
+        // Registers are not counted here.
+        CollectiveKind::SetMaxRegisters(_) => {}
         CollectiveKind::Mma(operands) => {
-            caller.launch.tensor_core_operations += mma::execute(operands, collective);
+            caller.launch.work.tensor_core_operations += mma::execute(operands, collective);
         }
         CollectiveKind::LdMatrix { matrices, transposed } => {
             ldmatrix::load(caller, warp, collective, matrices as usize, transposed)?;

@@ -119,7 +119,7 @@ fn other_faults_are_named() {
         &["byte 31 of dynamic"],
     );
     is_caught("faults", "reads_unwritten_global", 1, 32, 0, &[FaultKind::NeverWritten], &["`y`"]);
-    is_caught("faults", "divergent_shuffle", 1, 32, 16, &[FaultKind::Divergence], &["0xffff0000"]);
+    is_caught("faults", "divergent_shuffle", 1, 32, 16, &[FaultKind::Divergence], &["shuffle"]);
     is_caught("faults", "ended_lanes", 1, 32, 4, &[FaultKind::Divergence], &["0xffffffff"]);
     is_caught("faults", "half_a_warp_waits", 1, 64, 16, &[FaultKind::Deadlock], &["named barrier 3"]);
     is_caught("faults", "copy_never_waited_for", 1, 32, 0, &[FaultKind::InFlightAtExit], &["never waited"]);

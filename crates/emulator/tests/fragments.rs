@@ -9,9 +9,8 @@ use support::{arguments, device, download, launch, schedules, upload};
 
 /// Small integers, so that every order of summation gives the same bits.
 fn integers<T: Element>(count: usize, seed: u32) -> Vec<T> {
-    (0..count as u32)
-        .map(|i| T::from_f32(((i * 7 + seed) * 2654435761 >> 16) as i32 as f32 % 9.0 - 4.0))
-        .collect()
+    let draw = |i: u32| (i + seed * 1_000_003).wrapping_mul(2_654_435_761) >> 20;
+    (0..count as u32).map(|i| T::from_f32((draw(i) % 9) as f32 - 4.0)).collect()
 }
 
 fn multiplies<T: Element>(kernel: &str, k: usize) {
@@ -34,7 +33,13 @@ fn multiplies<T: Element>(kernel: &str, k: usize) {
             .run(&launch(kernel, 1, 32, 0, arguments(&addresses, &[])))
             .unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(download::<f32>(&mut emulator, addresses[2], 128), expected, "{schedule}");
-        assert_eq!(emulator.records()[0].tensor_core_operations, 2 * 16 * 8 * k as u64);
+        let record = &emulator.records()[0];
+        assert_eq!(record.tensor_core_operations, 2 * 16 * 8 * k as u64);
+        assert_eq!(record.matrix_bank_conflicts, 0);
+        let traffic = emulator.traffic("a");
+        let bytes = std::mem::size_of_val(a.as_slice()) as u64;
+        assert_eq!((traffic.bytes_read, traffic.unique_bytes_read, traffic.bytes_written), (bytes, bytes, 0));
+        assert_eq!(traffic.sectors_read, bytes / 32);
     }
 }
 

@@ -33,6 +33,58 @@ pub struct AdapterLayer {
     pub embedding: bool,
 }
 
+impl AdapterLayer {
+    /// Whether the tensors fit each other.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] naming the tensor of `module` that does not fit.
+    pub fn check(&self, module: &str) -> Result<()> {
+        let (a_name, b_name) = names(self.embedding);
+        let (a, b) = (&self.a, &self.b);
+        let wrong = |ending: &str, tensor: &Tensor, expected: String| {
+            Err(Error::tensor(
+                format!("{PREFIX}{module}.{ending}"),
+                format!("has shape {:?}, but {expected} is needed", tensor.shape()),
+            ))
+        };
+        if a.shape().len() < 2 || a.is_empty() {
+            return wrong(a_name, a, "a matrix or the kernel of a convolution".into());
+        }
+        if b.shape().len() != a.shape().len() || b.shape()[2..].iter().any(|&size| size != 1) || b.is_empty()
+        {
+            return wrong(b_name, b, format!("[out, r] with as many dimensions as A {:?}", a.shape()));
+        }
+        if b.shape()[1] != a.shape()[0] {
+            return wrong(b_name, b, format!("[out, {}] to fit A {:?}", a.shape()[0], a.shape()));
+        }
+        let out = b.shape()[0];
+        if let Some(bias) = &self.bias
+            && bias.shape() != [out]
+        {
+            return wrong("lora_B.bias", bias, format!("[{out}]"));
+        }
+        if let Some(magnitude) = &self.magnitude
+            && magnitude.shape() != self.magnitude_shape()
+        {
+            return wrong("lora_magnitude_vector", magnitude, format!("{:?}", self.magnitude_shape()));
+        }
+        Ok(())
+    }
+
+    /// \[out\], and for convolutions \[1, out, 1, …\].
+    pub(crate) fn magnitude_shape(&self) -> Vec<usize> {
+        let out = self.b.shape()[0];
+        match self.a.shape().len() {
+            2 => vec![out],
+            dimensions => {
+                let mut shape = vec![1; dimensions];
+                shape[1] = out;
+                shape
+            }
+        }
+    }
+}
+
 /// A configuration and the tensors that go with it.
 #[derive(Clone, Debug)]
 pub struct Adapter {
@@ -255,42 +307,16 @@ impl Parts {
         check_optional(&name("lora_B.bias"), self.bias.is_some(), config.lora_bias, "lora_bias")?;
         check_optional(&name("lora_magnitude_vector"), self.magnitude.is_some(), config.dora, "use_dora")?;
 
-        let wrong = |name: &str, tensor: &Tensor, expected: String| {
-            Error::tensor(name, format!("has shape {:?}, but {expected} is needed", tensor.shape()))
-        };
-        if a.shape().len() < 2 || a.is_empty() {
-            return Err(wrong(&a_name, &a, "a matrix or the kernel of a convolution".into()));
+        let layer = AdapterLayer { a, b, bias: self.bias, magnitude: self.magnitude, embedding };
+        layer.check(module)?;
+        let rank = matcher.rank(module)?;
+        if config.target_parameters.is_empty() && layer.a.shape()[0] != rank {
+            return Err(Error::tensor(
+                a_name,
+                format!("has shape {:?}, but the configuration says rank {rank}", layer.a.shape()),
+            ));
         }
-        if b.shape().len() != a.shape().len() || b.shape()[2..].iter().any(|&size| size != 1) || b.is_empty()
-        {
-            return Err(wrong(&b_name, &b, format!("[out, r] with as many dimensions as A {:?}", a.shape())));
-        }
-        if config.target_parameters.is_empty() {
-            let rank = matcher.rank(module)?;
-            if a.shape()[0] != rank {
-                return Err(wrong(&a_name, &a, format!("[{rank}, in] (the configuration says rank {rank})")));
-            }
-        }
-        if b.shape()[1] != a.shape()[0] {
-            return Err(wrong(&b_name, &b, format!("[out, {}] to fit A {:?}", a.shape()[0], a.shape())));
-        }
-        let out = b.shape()[0];
-        if let Some(bias) = &self.bias
-            && bias.shape() != [out]
-        {
-            return Err(wrong(&name("lora_B.bias"), bias, format!("[{out}]")));
-        }
-        if let Some(magnitude) = &self.magnitude {
-            let mut expected = vec![out];
-            if a.shape().len() > 2 {
-                expected = vec![1; a.shape().len()];
-                expected[1] = out;
-            }
-            if magnitude.shape() != expected {
-                return Err(wrong(&name("lora_magnitude_vector"), magnitude, format!("{expected:?}")));
-            }
-        }
-        Ok((module.to_owned(), AdapterLayer { a, b, bias: self.bias, magnitude: self.magnitude, embedding }))
+        Ok((module.to_owned(), layer))
     }
 }
 

@@ -56,6 +56,7 @@ pub fn bind(adapter: &Adapter, checkpoint: &Checkpoint) -> Result<Binding> {
     binder.check_complete(&targets.matched)?;
     let parameters = binder.parameters()?;
     for (key, layer) in &adapter.layers {
+        layer.check(key)?;
         let site = match parameters.get(key) {
             Some(parameter) => binder.parameter_site(key, layer, parameter)?,
             None => binder.module_site(key, layer, &mut binding.untied)?,

@@ -4,15 +4,20 @@ use crate::error::AtPath;
 use crate::tensor::{Dtype, Tensor, float_type};
 use crate::{Error, Result};
 use memmap2::{Mmap, MmapOptions};
-use safetensors::{SafeTensorError, SafeTensors};
+use safetensors::SafeTensorError;
+use safetensors::tensor::Metadata;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Names that a directory's checkpoint may have, the first found counting.
 const STEMS: [&str; 3] = ["model", "diffusion_pytorch_model", "pytorch_model"];
+
+/// Bytes of a header, at most: as the safetensors crate has it.
+const MAX_HEADER: u64 = 100_000_000;
 
 /// What a file says about a tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -182,10 +187,7 @@ impl Checkpoint {
 
     fn open_shard(&mut self, path: &Path, file_name: String) -> Result<()> {
         let file = File::open(path).at(path)?;
-        let map = map(&file, path, 0..file.metadata().at(path)?.len())?;
-        let (header, metadata) =
-            SafeTensors::read_metadata(&map).map_err(|error| Error::malformed(path, header_error(&error)))?;
-        let data = 8 + header as u64;
+        let (metadata, data) = read_header(&file, path)?;
         let names = metadata.offset_keys();
         for name in &names {
             let Some(info) = metadata.info(name) else { continue };
@@ -266,8 +268,41 @@ impl Checkpoint {
         let dtype = float_type(info.dtype).ok_or_else(|| {
             Error::tensor(name, format!("holds {}; only F32, F16 and BF16 can be computed with", info.dtype))
         })?;
-        Ok(Tensor::from_bytes(dtype, &info.shape, &self.bytes(name)?))
+        // Reading is cheaper than mapping for bytes that are used once and copied anyway.
+        let mut tensor = Tensor::zeros(dtype, &info.shape);
+        let path = &self.shards[info.shard].path;
+        let mut file = File::open(path).at(path)?;
+        file.seek(SeekFrom::Start(info.range.start)).at(path)?;
+        file.read_exact(tensor.bytes_mut()).at(path)?;
+        Ok(tensor)
     }
+}
+
+/// The header, checked against the file's length, and where the data begins.
+fn read_header(file: &File, path: &Path) -> Result<(Metadata, u64)> {
+    let len = file.metadata().at(path)?.len();
+    let malformed = |error: &SafeTensorError| Error::malformed(path, header_error(error));
+    if len < 8 {
+        return Err(malformed(&SafeTensorError::HeaderTooSmall));
+    }
+    let size = map(file, path, 0..8)?;
+    let size = size.iter().rev().fold(0, |size: u64, byte| size << 8 | u64::from(*byte));
+    if size > MAX_HEADER {
+        return Err(malformed(&SafeTensorError::HeaderTooLarge));
+    }
+    if 8 + size > len {
+        return Err(malformed(&SafeTensorError::InvalidHeaderLength));
+    }
+    // Only the header is mapped: the whole file may be larger than the memory that this process may have.
+    let header = map(file, path, 0..8 + size)?;
+    let text = std::str::from_utf8(&header[8..])
+        .map_err(|error| malformed(&SafeTensorError::InvalidHeader(error)))?;
+    let metadata: Metadata = serde_json::from_str(text)
+        .map_err(|error| malformed(&SafeTensorError::InvalidHeaderDeserialization(error)))?;
+    if 8 + size + metadata.data_len() as u64 != len {
+        return Err(malformed(&SafeTensorError::MetadataIncompleteBuffer));
+    }
+    Ok((metadata, 8 + size))
 }
 
 fn map(file: &File, path: &Path, range: Range<u64>) -> Result<Mmap> {

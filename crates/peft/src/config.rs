@@ -186,8 +186,8 @@ impl AdapterConfig {
             "r" => self.rank = positive(&value).ok_or_else(|| expects("a positive integer"))?,
             "lora_alpha" => self.alpha = value.as_f64().ok_or_else(|| expects("a number"))?,
             "lora_dropout" => {
-                let probability = value.as_f64().filter(|p| (0.0..1.0).contains(p));
-                self.dropout = probability.ok_or_else(|| expects("a number from 0 to below 1"))? as f32;
+                let probability = value.as_f64().map(|p| p as f32).filter(|p| (0.0..1.0).contains(p));
+                self.dropout = probability.ok_or_else(|| expects("a number from 0 to below 1"))?;
             }
             "use_rslora" => self.rank_stabilized = boolean(&value).ok_or_else(|| expects("a boolean"))?,
             "use_dora" => self.dora = boolean(&value).ok_or_else(|| expects("a boolean"))?,

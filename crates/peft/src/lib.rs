@@ -1,4 +1,4 @@
-//! PEFT LoRA adapters on whole models: load, save, match, merge, unmerge, switch and extract, without Python.
+#![doc = include_str!("../README.md")]
 
 pub mod adapter;
 pub mod binding;

@@ -10,6 +10,9 @@ const BACKTRACK_LIMIT: usize = 100_000;
 /// The word that stands for every linear layer but the output head.
 pub const ALL_LINEAR: &str = "all-linear";
 
+/// What follows the name of a list of layers.
+const LAYER_INDEX: &str = r"\.(?<layer_index>\d+)\.";
+
 /// What a configuration says about a module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Match {
@@ -58,7 +61,7 @@ impl Names {
     fn new(key: &'static str, names: &ModuleNames) -> Result<Self> {
         Ok(match names {
             ModuleNames::Pattern(text) => {
-                Names::Pattern { key, pattern: compile(key, &format!(r"\A(?:{text})\z"))? }
+                Names::Pattern { key, pattern: compile(key, r"\A(?:", text, r")\z")? }
             }
             ModuleNames::List(list) => Names::List(list.clone()),
         })
@@ -83,13 +86,13 @@ impl Matcher {
             Some(ModuleNames::Pattern(word)) if word.to_lowercase() == ALL_LINEAR => Targets::AllLinear,
             Some(names) => Targets::Names(Names::new("target_modules", names)?),
         };
-        let saved = |name: &String| compile("modules_to_save", &format!(r"\A(?:^|.*\.)(?:{name})(?:$|\..*)"));
-        let pattern = |key: &'static str, text: &str| compile(key, &format!(r"\A(?:.*\.)?(?:{text})$"));
+        let saved = |name: &String| compile("modules_to_save", r"\A(?:^|.*\.)(?:", name, r")(?:$|\..*)");
+        let pattern = |key: &'static str, text: &str| compile(key, r"\A(?:.*\.)?(?:", text, ")$");
         let layer_patterns = if config.layers_pattern.is_empty() {
-            vec![compile("layers_pattern", r"\A.*?\.[^.]*\.(?<layer_index>\d+)\.")?]
+            vec![compile("layers_pattern", r"\A.*?\.", "[^.]*", LAYER_INDEX)?]
         } else {
             let layer = |name: &String| {
-                compile("layers_pattern", &format!(r"\A(?:|.*?\.)(?:{name})\.(?<layer_index>\d+)\."))
+                compile("layers_pattern", r"\A(?:|.*?\.)(?:", name, &format!("){LAYER_INDEX}"))
             };
             config.layers_pattern.iter().map(layer).collect::<Result<_>>()?
         };
@@ -217,11 +220,16 @@ fn first_match<T: Copy>(key: &'static str, patterns: &[(Regex, T)], path: &str) 
     Ok(None)
 }
 
-fn compile(key: &'static str, pattern: &str) -> Result<Regex> {
-    RegexBuilder::new(pattern)
-        .backtrack_limit(BACKTRACK_LIMIT)
-        .build()
-        .map_err(|error| Error::config(key, format!("invalid pattern: {error}")))
+/// Compiles `text` between two pieces of ours. It must be a pattern by itself, so that it cannot close their groups.
+fn compile(key: &'static str, before: &str, text: &str, after: &str) -> Result<Regex> {
+    let compile = |pattern: &str| {
+        RegexBuilder::new(pattern)
+            .backtrack_limit(BACKTRACK_LIMIT)
+            .build()
+            .map_err(|error| Error::config(key, format!("invalid pattern `{text}`: {error}")))
+    };
+    compile(text)?;
+    compile(&format!("{before}{text}{after}"))
 }
 
 fn is_match(key: &'static str, pattern: &Regex, path: &str) -> Result<bool> {
@@ -308,6 +316,8 @@ mod tests {
     fn bad_patterns_are_named() {
         let broken = config(r#""target_modules": "(""#);
         assert!(matches!(Matcher::new(&broken), Err(Error::Config { key, .. }) if key == "target_modules"));
+        let unbalanced = config(r#""target_modules": "a)(b""#);
+        assert!(Matcher::new(&unbalanced).is_err());
         let endless = config(r#""target_modules": "(a|aa)+\\1b""#);
         let path = "a".repeat(40);
         assert!(Matcher::new(&endless).unwrap().matches(&path).is_err());

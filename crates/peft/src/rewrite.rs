@@ -13,11 +13,14 @@ use crate::{Error, Result};
 use lora_kernels::DType;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::ScopedJoinHandle;
 
-/// Bytes that are copied before cancellation is looked at again.
+/// Bytes that are written before cancellation is looked at again, and before a sync is begun in the background:
+/// otherwise everything would wait for the disk at the end.
 const CHUNK: u64 = 64 << 20;
 
 /// Files that are weights in one format or another and would contradict the new ones, or would be taken for an adapter.
@@ -106,11 +109,15 @@ impl<'a> Rewrite<'a> {
         self.copy_side_files(directory)?;
         let (sender, receiver) = sync_channel(1);
         std::thread::scope(|scope| {
-            let writer = scope.spawn(|| self.write(receiver, progress));
+            let (handles, to_sync) = sync_channel(1);
+            let syncer = scope.spawn(|| sync(to_sync));
+            let writer = scope.spawn(|| self.write(receiver, handles, progress));
             let computed = self.send(directory.path(), progress, sender, compute);
-            let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            let joined = |thread: ScopedJoinHandle<'_, Result<()>>| {
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
             // A computation that stopped because the writer did is not the reason.
-            written.and(computed)
+            joined(writer).and(joined(syncer)).and(computed)
         })?;
         self.write_index(directory)
     }
@@ -152,7 +159,12 @@ impl<'a> Rewrite<'a> {
         Ok(())
     }
 
-    fn write(&self, receiver: Receiver<Message>, progress: &Progress) -> Result<()> {
+    fn write(
+        &self,
+        receiver: Receiver<Message>,
+        handles: SyncSender<(File, PathBuf)>,
+        progress: &Progress,
+    ) -> Result<()> {
         let mut current: Option<ShardWriter> = None;
         for message in receiver {
             match (message, &mut current) {
@@ -168,6 +180,7 @@ impl<'a> Rewrite<'a> {
                         writer.copy(&path, start..end)?;
                         progress.advance(end - start);
                         start = end;
+                        begin_sync(&handles, writer)?;
                     }
                 }
                 (Message::Write(tensor), Some(writer)) => {
@@ -175,6 +188,7 @@ impl<'a> Rewrite<'a> {
                         progress.check()?;
                         writer.write(chunk)?;
                         progress.advance(chunk.len() as u64);
+                        begin_sync(&handles, writer)?;
                     }
                 }
                 (Message::Finish, current) => {
@@ -237,4 +251,18 @@ impl<'a> Rewrite<'a> {
         let index = json!({ "metadata": metadata, "weight_map": files });
         write_synced(&directory.path().join(file_name), format!("{index:#}\n").as_bytes())
     }
+}
+
+/// Lets the syncing thread have the file, unless it is still busy.
+fn begin_sync(handles: &SyncSender<(File, PathBuf)>, writer: &ShardWriter) -> Result<()> {
+    // A full channel means that a sync is waiting already, a closed one that the syncing thread has an error to tell.
+    let _ = handles.try_send((writer.handle()?, writer.path().to_owned()));
+    Ok(())
+}
+
+fn sync(files: Receiver<(File, PathBuf)>) -> Result<()> {
+    for (file, path) in files {
+        file.sync_data().at(&path)?;
+    }
+    Ok(())
 }

@@ -2,10 +2,51 @@
 
 use crate::Result;
 use crate::checkpoint::Checkpoint;
-use crate::config::AdapterConfig;
+use crate::config::{AdapterConfig, ModuleNames};
 use crate::matching::{Match, Matcher};
 use crate::module::{LayerKind, adaptable_modules, is_output_head};
 use crate::naming::Naming;
+
+/// What PEFT 0.21 targets when a configuration names nothing, by the model's type.
+const DEFAULT_TARGETS: [(&[&str], &[&str]); 13] = [
+    (
+        &[
+            "bart",
+            "gemma",
+            "gemma2",
+            "gemma3_text",
+            "gptj",
+            "gpt_neo",
+            "llama",
+            "llama4",
+            "mistral",
+            "mixtral",
+            "opt",
+            "qwen2",
+            "qwen3",
+            "stablelm",
+        ],
+        &["q_proj", "v_proj"],
+    ),
+    (&["bert", "electra", "layoutlm", "roberta", "xlm-roberta"], &["query", "value"]),
+    (&["RefinedWeb", "RefinedWebModel", "bloom", "chatglm", "falcon", "gpt_neox"], &["query_key_value"]),
+    (&["gpt2", "gpt_bigcode"], &["c_attn"]),
+    (&["t5", "mt5"], &["q", "v"]),
+    (&["deberta-v2"], &["query_proj", "value_proj"]),
+    (&["deberta"], &["in_proj"]),
+    (&["mpt"], &["Wqkv"]),
+    (&["btlm"], &["c_proj", "c_attn"]),
+    (&["codegen"], &["qkv_proj"]),
+    (&["phi"], &["q_proj", "v_proj", "fc1", "fc2"]),
+    (&["blip-2"], &["q", "v", "q_proj", "v_proj"]),
+    (&["nemotron_h"], &["q_proj", "k_proj", "v_proj", "o_proj"]),
+];
+
+/// What PEFT targets in a model of this type when a configuration names nothing.
+pub fn default_targets(model_type: &str) -> Option<ModuleNames> {
+    let (_, targets) = DEFAULT_TARGETS.iter().find(|(types, _)| types.contains(&model_type))?;
+    Some(ModuleNames::List(targets.iter().map(|name| (*name).to_owned()).collect()))
+}
 
 /// A module that a configuration targets.
 #[derive(Clone, Debug, PartialEq)]

@@ -59,13 +59,18 @@ pub fn file_type(dtype: DType) -> Dtype {
     }
 }
 
+/// Number of elements of a shape; `None` if that is more than can be counted.
+fn elements(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |product, size| product.checked_mul(*size))
+}
+
 impl Tensor {
     /// A tensor of these values.
     ///
     /// # Errors
     /// [`Error::Tensor`] if the shape does not hold as many values.
     pub fn new<T: Element>(shape: &[usize], values: Vec<T>) -> Result<Self> {
-        if shape.iter().product::<usize>() != values.len() {
+        if elements(shape) != Some(values.len()) {
             return Err(Error::tensor("", format!("{} values for shape {shape:?}", values.len())));
         }
         Ok(Self::of(shape, values))
@@ -167,7 +172,7 @@ impl Tensor {
     /// # Errors
     /// [`Error::Tensor`] if the shape does not hold as many elements.
     pub fn reshape(self, shape: &[usize]) -> Result<Self> {
-        if shape.iter().product::<usize>() != self.len() {
+        if elements(shape) != Some(self.len()) {
             return Err(Error::tensor("", format!("shape {:?} cannot become {shape:?}", self.shape)));
         }
         Ok(Tensor { shape: shape.to_vec(), ..self })

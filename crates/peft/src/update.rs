@@ -313,6 +313,9 @@ fn measure(before: &Tensor, after: &Tensor, exact: &[f64]) -> MergeReport {
 
 /// bias ← bias + sign·Σ s·w·b, rounded once.
 pub(crate) fn update_bias(bias: &mut Tensor, parts: &[Part<'_>], sign: f64) {
+    if parts.iter().all(|part| part.layer.bias.is_none()) {
+        return;
+    }
     let mut exact: Vec<f64> = bias.to_f32().into_iter().map(f64::from).collect();
     for part in parts {
         let factor = sign * part.site.scale * part.weight;

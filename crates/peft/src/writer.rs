@@ -151,6 +151,19 @@ impl ShardWriter {
         Ok(())
     }
 
+    /// Another handle of the file, to sync what has been written so far while writing goes on.
+    ///
+    /// # Errors
+    /// The system has no handle left.
+    pub(crate) fn handle(&self) -> Result<File> {
+        self.file.try_clone().at(&self.path)
+    }
+
+    /// The file's path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Makes sure that everything is on the disk.
     ///
     /// # Errors

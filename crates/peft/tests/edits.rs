@@ -172,6 +172,20 @@ fn weights_scale_adapters() {
 }
 
 #[test]
+fn adapters_that_reshape_a_weight_are_merged_alone() {
+    let base = Checkpoint::open(&case("llama-attention").base).unwrap();
+    let (plain, pissa, dora) =
+        (case("llama-attention").adapters(), case("llama-pissa").adapters(), case("llama-dora").adapters());
+    for (first, second) in
+        [(&plain, &pissa), (&pissa, &plain), (&plain, &dora), (&dora, &plain), (&pissa, &pissa)]
+    {
+        let both = [one(&first[0], 1.0), one(&second[0], 1.0)].concat();
+        let edit = Edit::merge(&base, &both, EditOptions::default());
+        assert!(matches!(edit, Err(Error::Module { .. })), "{edit:?}");
+    }
+}
+
+#[test]
 fn switching_on_disk_is_exact_with_a_record() {
     let case = case("llama-bf16-two");
     let root = tempfile::tempdir().unwrap();
@@ -311,6 +325,11 @@ fn tied_weights_part_ways_when_one_changes() {
         let unmerged = write(unmerge, root.path().join(format!("{module} back")));
         same_tensors(&unmerged, &base);
         assert_eq!(unmerged.model_config(), base.model_config());
+        if module == "lm_head" {
+            let again =
+                Edit::switch(&merged, &one(&adapter, 1.0), &one(&adapter, 0.5), EditOptions::default());
+            assert!(matches!(again, Err(Error::Tensor { .. })), "{again:?}");
+        }
     }
 }
 
@@ -407,4 +426,53 @@ fn an_extracted_adapter_gives_the_tuned_model_back() {
         extract(&base, &base, ExtractOptions::default(), &Progress::new()),
         Err(Error::NoMatch(_))
     ));
+}
+
+/// The same adapter under names with another first component.
+fn renamed(adapter: &Adapter, rename: impl Fn(&str) -> String) -> Adapter {
+    let mut renamed = adapter.clone();
+    renamed.layers = adapter.layers.iter().map(|(name, layer)| (rename(name), layer.clone())).collect();
+    renamed.replaced = adapter.replaced.iter().map(|(name, tensor)| (rename(name), tensor.clone())).collect();
+    renamed
+}
+
+#[test]
+fn adapters_of_another_class_of_the_same_model_are_found_their_place() {
+    let root = tempfile::tempdir().unwrap();
+    // BertModel's checkpoint and an adapter trained on a class that holds it as `bert`; and the other way round.
+    for (base, name, rename) in [
+        ("bert-query", "bert-query", (|name: &str| format!("bert.{name}")) as fn(&str) -> String),
+        ("bert-classifier", "bert-classifier", |name| name.trim_start_matches("bert.").to_owned()),
+    ] {
+        let base = Checkpoint::open(&case(base).base).unwrap();
+        let adapter = &case(name).adapters()[0];
+        let other = renamed(adapter, rename);
+        let expected = Edit::merge(&base, &one(adapter, 1.0), EditOptions::default()).unwrap();
+        let expected = write(expected, root.path().join(format!("{name} expected")));
+        let found = Edit::merge(&base, &one(&other, 1.0), EditOptions::default()).unwrap();
+        same_tensors(&write(found, root.path().join(name)), &expected);
+    }
+}
+
+#[test]
+fn tensors_that_changed_after_the_merge_are_not_restored() {
+    for name in ["llama-attention", "llama-dora"] {
+        let case = case(name);
+        let root = tempfile::tempdir().unwrap();
+        let base = Checkpoint::open(&case.base).unwrap();
+        let adapters = case.adapters();
+        let edit = Edit::merge(&base, &one(&adapters[0], 1.0), recorded()).unwrap();
+        let merged = write(edit, root.path().join("merged"));
+        let range = merged.info("model.layers.0.self_attn.q_proj.weight").unwrap().range.clone();
+        drop(merged);
+        let path = root.path().join("merged/model.safetensors");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[range.start as usize] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let merged = Checkpoint::open(&root.path().join("merged")).unwrap();
+        let edit = Edit::unmerge(&merged, &one(&adapters[0], 1.0), EditOptions::default()).unwrap();
+        let error = edit.write(&mut Cpu::new(), &root.path().join("out"), &Progress::new()).unwrap_err();
+        assert!(error.to_string().contains("record"), "{name}: {error}");
+        assert!(!root.path().join("out").exists());
+    }
 }

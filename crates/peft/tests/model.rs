@@ -363,3 +363,49 @@ fn adapters_can_be_switched_off_and_deleted() {
     model.delete_adapter("a0").unwrap();
     assert!(model.adapter("a0").is_err() && model.active().is_empty());
 }
+
+#[test]
+fn configurations_without_targets_get_the_models_defaults() {
+    for (name, expected) in [("llama-attention", 4), ("gpt2-attention", 2), ("bert-query", 4)] {
+        let mut model = open(&case(name));
+        let config = AdapterConfig { target_modules: None, ..new_config(&[]) };
+        let report = model.create_adapter(&mut Cpu::new(), "new", config, 0).unwrap();
+        assert_eq!(report.matched.len(), expected, "{name}");
+    }
+    let mut model = open(&case("conv"));
+    let config = AdapterConfig { target_modules: None, ..new_config(&[]) };
+    assert!(matches!(model.create_adapter(&mut Cpu::new(), "new", config, 0), Err(Error::NoMatch(_))));
+}
+
+#[test]
+fn all_linear_leaves_embeddings_and_the_head_alone() {
+    let mut model = open(&case("llama-attention"));
+    let config =
+        AdapterConfig { target_modules: Some(ModuleNames::Pattern("all-linear".into())), ..new_config(&[]) };
+    let report = model.create_adapter(&mut Cpu::new(), "new", config, 0).unwrap();
+    assert_eq!(report.matched.len(), 14);
+    assert!(report.matched.iter().all(|target| target.module.ends_with("_proj")));
+}
+
+#[test]
+fn layers_that_were_changed_to_something_unfit_are_refused() {
+    let case = case("llama-attention");
+    let module = "model.layers.0.self_attn.q_proj";
+    let x = Tensor::new(&[1, 16], vec![1.0f32; 16]).unwrap();
+    let backend = &mut Cpu::new();
+    for a in [vec![], vec![0, 16], vec![64], vec![4, 8], vec![3, 16]] {
+        let (mut model, _) = loaded(&case);
+        model.set_trainable("a0", true).unwrap();
+        let len = a.iter().product();
+        model.layer_mut("a0", module).unwrap().a = Tensor::new(&a, vec![0.0f32; len]).unwrap();
+        assert!(model.forward(backend, module, &x, None).is_err(), "{a:?}");
+        assert!(model.merge(backend, None).is_err(), "{a:?}");
+    }
+    let (model, _) = loaded(&case);
+    for x in [Tensor::new(&[16], vec![1.0f32; 16]).unwrap(), Tensor::new(&[2, 8], vec![1.0f32; 16]).unwrap()]
+    {
+        assert!(model.forward(backend, module, &x, None).is_err());
+    }
+    assert!(model.embed(backend, module, &[0]).is_err(), "not an embedding");
+    assert!(Tensor::new(&[usize::MAX, 2], vec![1.0f32; 2]).is_err());
+}

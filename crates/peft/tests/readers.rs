@@ -15,6 +15,10 @@ fn weight_bytes() -> Vec<u8> {
 }
 
 fn read_everything(config: &[u8], weights: &[u8]) {
+    if let Ok(config) = AdapterConfig::from_slice(config) {
+        let text = config.to_json().to_string();
+        assert_eq!(AdapterConfig::from_slice(text.as_bytes()).unwrap().to_json(), config.to_json());
+    }
     if let Ok(config) = AdapterConfig::from_slice(config)
         && let Ok(adapter) = Adapter::from_parts(config, weights)
     {

@@ -169,7 +169,9 @@ mod tests {
     fn numbers_come_back_from_the_gpu() {
         match CudaDevice::new() {
             Ok(mut device) => write_and_read(&mut device),
-            Err(reason) if std::env::var("LORA_KERNELS_REQUIRE_GPU").is_ok_and(|value| value == "1") => panic!("{reason}"),
+            Err(reason) if std::env::var("LORA_KERNELS_REQUIRE_GPU").is_ok_and(|value| value == "1") => {
+                panic!("{reason}")
+            }
             Err(reason) => eprintln!("SKIPPED: {reason}"),
         }
     }

@@ -137,6 +137,13 @@ impl Memory for DeviceMemory {
     fn share<'b>(buffer: &'b DeviceMut<'_>) -> DeviceRef<'b> {
         DeviceRef(buffer.0)
     }
+    fn shorten<'short, 'long: 'short>(buffer: DeviceRef<'long>) -> DeviceRef<'short> {
+        buffer
+    }
+    unsafe fn extend(buffer: DeviceRef<'_>) -> DeviceRef<'static> {
+        // SAFETY: only the lifetime changes, and the caller keeps to the old one.
+        unsafe { std::mem::transmute::<DeviceRef<'_>, DeviceRef<'static>>(buffer) }
+    }
     fn reborrow<'b>(buffer: &'b mut DeviceMut<'_>) -> DeviceMut<'b> {
         DeviceMut(buffer.0)
     }

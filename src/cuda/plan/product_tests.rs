@@ -101,12 +101,14 @@ fn plan_backward(op: &BackwardSiblings<'_, Raw>) -> Plan {
 
 /// Names of the kernels; "product" for the library's.
 fn names(plan: &Plan) -> Vec<&str> {
-    let name = |step| match step {
-        &Step::Launch(ref launch) => launch.kernel.as_str(),
-        Step::Product(_) => "product",
-        Step::Zero(_) => "zero",
-    };
-    plan.steps.iter().map(name).collect()
+    plan.steps
+        .iter()
+        .map(|step| match step {
+            Step::Launch(launch) => launch.kernel.as_str(),
+            Step::Product(_) => "product",
+            Step::Zero(_) => "zero",
+        })
+        .collect()
 }
 
 fn launches<'a>(plan: &'a Plan, prefix: &str) -> Vec<&'a Launch> {

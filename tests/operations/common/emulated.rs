@@ -2,40 +2,14 @@
 
 use super::device::{Roundings, Size, TestDevice};
 use super::matrix::Data;
-use lora_emulator::Emulator;
-use lora_kernels::cuda::engine::{Engine, RawCodes};
+use lora_emulator::EmulatedCuda;
+use lora_kernels::cuda::engine::RawCodes;
 use lora_kernels::cuda::executor::Executor;
 use lora_kernels::memory::{Raw, RawBuffer};
-use lora_kernels::ops::{BackwardSiblings, ForwardSiblings};
-use lora_kernels::{Backend, Delta, Layout, MatrixMut, MatrixRef, MergeReport, Result, WeightUpdate};
+use lora_kernels::{Layout, MatrixMut, MatrixRef, Result};
 
-/// The engine of the CUDA backend over the emulator. Its buffers live as long as it does.
-pub struct Emulated(Engine<Emulator>);
-
-impl Backend for Emulated {
-    type Memory = Raw;
-    type Codes = RawCodes;
-
-    fn forward_siblings(&mut self, op: ForwardSiblings<'_, Raw>) -> Result<()> {
-        // SAFETY: views are of buffers that `upload` allocated, each argument in its own.
-        unsafe { self.0.forward_siblings(op) }
-    }
-
-    fn backward_siblings(&mut self, op: BackwardSiblings<'_, Raw>) -> Result<()> {
-        // SAFETY: as above.
-        unsafe { self.0.backward_siblings(op) }
-    }
-
-    fn update_weights(&mut self, op: WeightUpdate<'_, Raw, RawCodes>) -> Result<Option<MergeReport>> {
-        // SAFETY: as above.
-        unsafe { self.0.update_weights(op) }
-    }
-
-    fn delta(&mut self, op: Delta<'_, Raw>) -> Result<()> {
-        // SAFETY: as above.
-        unsafe { self.0.delta(op) }
-    }
-}
+/// The CUDA backend over the emulator.
+pub struct Emulated(EmulatedCuda);
 
 impl TestDevice for Emulated {
     const NAME: &'static str = "emulated CUDA backend";
@@ -43,33 +17,33 @@ impl TestDevice for Emulated {
     const ROUNDINGS: Roundings = Roundings { adapters: true, partial_sums: true };
     type Memory = Raw;
     type Codes = RawCodes;
-    type Backend = Emulated;
+    type Backend = EmulatedCuda;
     /// All of a buffer, and where views of it start.
     type Buffer = (RawBuffer, usize);
 
     fn open() -> Result<Self, String> {
-        Emulator::new().map(|emulator| Emulated(Engine::new(emulator))).map_err(|error| error.to_string())
+        EmulatedCuda::new().map(Emulated).map_err(|error| error.to_string())
     }
 
-    fn backend(&mut self) -> &mut Self {
-        self
+    fn backend(&mut self) -> &mut EmulatedCuda {
+        &mut self.0
     }
 
     fn upload(&mut self, data: &Data, offset: usize) -> (RawBuffer, usize) {
-        let emulator = self.0.executor_mut();
-        let address = emulator.allocate("argument", data.bytes().len());
-        emulator.write(address, data.bytes()).expect("the buffer was just allocated");
-        (RawBuffer { address, len: data.len(), dtype: data.dtype() }, offset)
+        let buffer = self.0.allocate("argument", data.dtype(), data.len());
+        let written = self.0.emulator_mut().write(buffer.address, data.bytes());
+        written.expect("the buffer was just allocated");
+        (buffer, offset)
     }
 
     fn download(&mut self, &(buffer, _): &(RawBuffer, usize)) -> Data {
         let mut data = Data::poisoned(buffer.dtype, buffer.len);
-        self.0.executor_mut().read(buffer.address, data.bytes_mut()).expect("the buffer is allocated");
+        self.0.emulator_mut().read(buffer.address, data.bytes_mut()).expect("the buffer is allocated");
         data
     }
 
     fn free(&mut self, (buffer, _): (RawBuffer, usize)) {
-        assert!(self.0.executor_mut().free(buffer.address), "the buffer was allocated");
+        assert!(self.0.emulator_mut().free(buffer.address), "the buffer was allocated");
     }
 
     fn view(buffer: &(RawBuffer, usize), layout: Layout) -> Result<MatrixRef<'_, Raw>> {

@@ -162,10 +162,6 @@ impl Matrix {
         self.data.set(index, value);
     }
 
-    pub fn bits(&self, row: usize, col: usize) -> u32 {
-        self.data.bits(self.index(row, col))
-    }
-
     /// The layout that the library is told, for a buffer that starts at the offset.
     pub fn layout(&self) -> Result<Layout> {
         let (rows, cols) = self.stored();

@@ -47,7 +47,7 @@ impl Dropout {
         let counter = [(col / 8) as u32, row as u32, low(self.offset), high(self.offset)];
         let words = philox(counter, [low(self.seed), high(self.seed)]);
         let word = words[(col % 8) / 2];
-        let draw = if col % 2 == 0 { word & 0xFFFF } else { word >> 16 };
+        let draw = if col.is_multiple_of(2) { word & 0xFFFF } else { word >> 16 };
         draw >= self.threshold()
     }
 }

@@ -55,7 +55,7 @@ impl Arrangements {
                 Arrangement { transposed: ["w", "a", "b", "da", "db"].contains(&name), ..plain }
             }
             Arrangements::Unaligned => {
-                Arrangement { gap: if cols % 2 == 0 { 1 } else { 2 }, offset: 1, ..plain }
+                Arrangement { gap: if cols.is_multiple_of(2) { 1 } else { 2 }, offset: 1, ..plain }
             }
             Arrangements::Padded => Arrangement { gap: cols.next_multiple_of(8) - cols, ..plain },
             Arrangements::Mixed(seed) => {

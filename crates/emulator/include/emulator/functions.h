@@ -13,6 +13,7 @@ enum AtomicOperation : uint32_t {
 enum MemoryOrder : uint32_t { order_relaxed = 0, order_acquire = 1, order_release = 2, order_acquire_release = 3 };
 enum Fence : uint32_t { fence_block, fence_device, fence_proxy_async, fence_mbarrier_init };
 enum MmaKind : uint32_t { mma_bf16, mma_f16, mma_tf32 };
+enum WgmmaFlags : uint32_t { wgmma_accumulate = 1, wgmma_a_transposed = 2, wgmma_b_transposed = 4 };
 enum VoteKind : uint32_t { vote_ballot, vote_match };
 
 }  // namespace emulator
@@ -39,4 +40,21 @@ enum VoteKind : uint32_t { vote_ballot, vote_match };
     X(void, cp_async, (void* shared, const void* global, uint32_t bytes, uint32_t source_bytes),                       \
       (shared, global, bytes, source_bytes))                                                                           \
     X(void, cp_async_commit, (), ())                                                                                   \
-    X(void, cp_async_wait, (uint32_t pending), (pending))
+    X(void, cp_async_wait, (uint32_t pending), (pending)) \
+    X(void, mbarrier_init, (const void* barrier, uint32_t arrivals), (barrier, arrivals))                              \
+    X(void, mbarrier_arrive, (const void* barrier, uint32_t bytes, int32_t block_rank), (barrier, bytes, block_rank))  \
+    X(void, mbarrier_wait, (const void* barrier, uint32_t parity), (barrier, parity))                                  \
+    X(void, cluster_arrive, (), ())                                                                                    \
+    X(void, cluster_wait, (), ())                                                                                      \
+    X(void*, cluster_pointer, (const void* own, uint32_t block_rank), (own, block_rank))                               \
+    X(void, tma_load, (void* shared, const void* map, const void* barrier, int32_t column, int32_t row, uint32_t blocks), \
+      (shared, map, barrier, column, row, blocks))                                                                     \
+    X(void, tma_store, (const void* map, const void* shared, int32_t column, int32_t row), (map, shared, column, row)) \
+    X(void, tma_store_commit, (), ())                                                                                  \
+    X(void, tma_store_wait, (uint32_t pending, uint32_t only_read), (pending, only_read))                              \
+    X(void, wgmma_fence, (), ())                                                                                       \
+    X(void, wgmma_commit, (), ())                                                                                      \
+    X(void, wgmma_wait, (uint32_t pending), (pending))                                                                 \
+    X(void, wgmma, (uint32_t kind, uint32_t n, uint32_t flags, float* d, const uint32_t* a_registers, uint64_t a, uint64_t b), \
+      (kind, n, flags, d, a_registers, a, b))                                                                          \
+    X(void, set_max_registers, (uint32_t count), (count))

@@ -6,6 +6,7 @@
 #include "arch/kernel.cuh"
 #include "arch/ldmatrix.cuh"
 #include "arch/mma.cuh"
+#include "arch/named_barrier.cuh"
 
 struct Vectors {
     uint64_t x, y;
@@ -116,7 +117,7 @@ LORA_KERNEL(ended_lanes, Vectors, 32) {
 LORA_KERNEL(half_a_warp_waits, Vectors, 64) {
     if (threadIdx.x < arguments.n) __syncwarp(0x0000ffffu);
     if (threadIdx.x < 32) __syncwarp(); else __syncthreads();
-    if (threadIdx.x == 0) while (true) __syncwarp(1u), emulator_barrier_sync(3, 64);
+    if (threadIdx.x == 0) while (true) __syncwarp(1u), named_barrier_sync(3, 64);
 }
 LORA_KERNEL(traps, Vectors, 32) { __trap(); }
 

@@ -234,7 +234,9 @@ impl LoraModel {
                     .for_each(|(sum, value)| *sum = (f64::from(*sum) + scale * f64::from(value)) as f32);
             }
         }
-        Ok(Layer { name: module, site, weight, bias, active })
+        let layer = Layer { name: module, site, weight, bias, active };
+        layer.check_adapters()?;
+        Ok(layer)
     }
 }
 
@@ -244,13 +246,31 @@ impl<'a> Layer<'a> {
         if is_input_major(self.site.kind) { (rows, columns) } else { (columns, rows) }
     }
 
-    fn check_input(&self, x: &Tensor) -> Result<()> {
-        match self.site.kind {
-            LayerKind::Embedding => return Err(Error::module(self.name, "an embedding takes indices")),
-            LayerKind::Experts | LayerKind::TransposedExperts => {
-                return Err(Error::module(self.name, "experts have no forward here; merge them"));
+    /// Layers can be changed from outside.
+    fn check_adapters(&self) -> Result<()> {
+        if matches!(self.site.kind, LayerKind::Experts | LayerKind::TransposedExperts) {
+            return Err(Error::module(self.name, "experts have no forward here; merge them"));
+        }
+        let (input, output) = self.features();
+        for Active { name, layer, .. } in &self.active {
+            layer.check(self.name)?;
+            let found = (layer.a.shape()[1..].iter().product(), layer.b.shape()[0]);
+            if found != (input, output) {
+                return Err(Error::module(
+                    self.name,
+                    format!(
+                        "adapter `{name}` is for {found:?} features, the layer has {:?}",
+                        (input, output)
+                    ),
+                ));
             }
-            _ => {}
+        }
+        Ok(())
+    }
+
+    fn check_input(&self, x: &Tensor) -> Result<()> {
+        if self.site.kind == LayerKind::Embedding {
+            return Err(Error::module(self.name, "an embedding takes indices"));
         }
         let (input, _) = self.features();
         if x.shape().len() != 2 || x.shape()[1] != input || x.dtype() != self.weight.dtype() {

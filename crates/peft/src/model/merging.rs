@@ -158,6 +158,9 @@ impl LoraModel {
         let mut undo = BTreeMap::new();
         for name in names {
             let loaded = self.loaded(name)?;
+            for (module, layer) in &loaded.adapter.layers {
+                layer.check(module)?;
+            }
             for (tensor, key) in &loaded.binding.replaced {
                 let new = &loaded.adapter.replaced[key];
                 let old = match self.weights.get(tensor) {

@@ -16,7 +16,7 @@ use crate::init::{cut_off, fresh};
 use crate::matching::Matcher;
 use crate::merge::Weighted;
 use crate::naming::Naming;
-use crate::targets::{TargetReport, find_targets};
+use crate::targets::{TargetReport, default_targets, find_targets};
 use crate::tensor::Tensor;
 use crate::update::{Directions, HostBackend, Part, UpdateOptions, update};
 use crate::{Error, Result};
@@ -145,7 +145,8 @@ impl LoraModel {
         Ok(())
     }
 
-    /// Finds the modules that a configuration targets and gives each a new layer. The same seed gives the same adapter,
+    /// Finds the modules that a configuration targets and gives each a new layer; a configuration that names none gets
+    /// PEFT's [defaults](default_targets) for the model's type. The same seed gives the same adapter,
     /// whatever else is in the model. The first adapter becomes active.
     ///
     /// # Errors
@@ -154,10 +155,15 @@ impl LoraModel {
         &mut self,
         backend: &mut HostBackend<'_>,
         name: &str,
-        config: AdapterConfig,
+        mut config: AdapterConfig,
         seed: u64,
     ) -> Result<TargetReport> {
         self.check_new(name)?;
+        if config.target_modules.is_none() {
+            let model_type =
+                self.checkpoint.model_config().get("model_type").and_then(serde_json::Value::as_str);
+            config.target_modules = model_type.and_then(default_targets);
+        }
         config.check()?;
         if !config.target_parameters.is_empty() {
             return Err(Error::config(
@@ -234,12 +240,8 @@ impl LoraModel {
             };
             let part = Part { site, layer: &layer, weight: 1.0 };
             let norms = Directions::new(backend, residual.as_ref().unwrap_or(weight), part)?.norms;
-            let mut shape = vec![norms.len()];
-            if layer.a.shape().len() > 2 {
-                shape = vec![1; layer.a.shape().len()];
-                shape[1] = norms.len();
-            }
-            let magnitude = Tensor::of(&shape, norms.into_iter().map(|norm| norm as f32).collect());
+            let magnitude =
+                Tensor::of(&layer.magnitude_shape(), norms.into_iter().map(|norm| norm as f32).collect());
             layer.magnitude = Some(magnitude);
         }
         Ok(layer)
@@ -445,10 +447,13 @@ impl LoraModel {
     /// An adapter without the unused rank that a swap may have left, as it is to be saved.
     ///
     /// # Errors
-    /// [`Error::Adapter`] if there is none of that name.
+    /// There is none of that name, or a layer was changed to something that does not fit together.
     pub fn compact(&self, name: &str) -> Result<Adapter> {
         let loaded = self.loaded(name)?;
         let mut adapter = loaded.adapter.clone();
+        for (module, layer) in &adapter.layers {
+            layer.check(module)?;
+        }
         if adapter.config.target_parameters.is_empty() {
             for site in &loaded.binding.sites {
                 if let Some(layer) = adapter.layers.get_mut(&site.layer) {

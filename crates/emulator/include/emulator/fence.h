@@ -1,0 +1,4 @@
+// The emulator's side of kernels/arch/fence.cuh.
+#pragma once
+
+EMULATOR_INLINE void fence_async_shared() { emulator_fence(emulator::fence_proxy_async); }

@@ -1,0 +1,200 @@
+//! Merging adapters into checkpoints, taking them out, and exchanging them: from one directory into a new one.
+
+mod plan;
+mod write;
+
+use crate::Result;
+use crate::adapter::{Adapter, AdapterLayer};
+use crate::binding::Binding;
+use crate::checkpoint::Checkpoint;
+use crate::config::Init;
+use crate::module::LayerKind;
+use crate::record::Records;
+use crate::rewrite::{Changes, Rewrite};
+use crate::update::joined;
+use crate::writer::Outline;
+use lora_kernels::restore::RestoreMethod;
+use lora_kernels::{DType, MergeReport, Rounding};
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// An adapter, what to call it, and a factor on it.
+#[derive(Clone, Debug)]
+pub struct Weighted<'a> {
+    /// For reports and records.
+    pub name: String,
+    /// The adapter.
+    pub adapter: &'a Adapter,
+    /// The factor on its s·B·A and on its `lora_bias`; 1 for the adapter as it was trained.
+    pub weight: f64,
+}
+
+/// How a checkpoint is edited.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EditOptions {
+    /// How changed weights are rounded.
+    pub rounding: Rounding,
+    /// Whether to measure what rounding lost, module by module.
+    pub report: bool,
+    /// Whether a merge leaves a record in the new checkpoint that makes taking the adapters out exact. A switch renews
+    /// the record it finds.
+    pub restore: Option<RestoreMethod>,
+    /// Element type of the new checkpoint; that of the old one if `None`.
+    pub dtype: Option<DType>,
+}
+
+/// One weight that an edit changed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChangedWeight {
+    /// Name of the weight.
+    pub weight: String,
+    /// How the adapters act on it.
+    pub kind: LayerKind,
+    /// Names of the adapters that were taken out.
+    pub removed: Vec<String>,
+    /// Names of the adapters that were put in.
+    pub added: Vec<String>,
+    /// What rounding lost, if that was asked for. Weights restored from a record lose nothing and have no report.
+    pub report: Option<MergeReport>,
+}
+
+/// What an edit did.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Summary {
+    /// The weights that adapters changed, in the order of writing.
+    pub weights: Vec<ChangedWeight>,
+    /// Tensors replaced by the adapters' own: biases, saved modules, embeddings.
+    pub replaced: Vec<String>,
+    /// Tensors that the old checkpoint does not have: untied embeddings and new heads.
+    pub new_tensors: Vec<String>,
+    /// Bytes of tensors written.
+    pub bytes: u64,
+}
+
+/// A planned edit of a checkpoint: everything is checked, nothing has been written.
+#[derive(Debug)]
+pub struct Edit<'a> {
+    checkpoint: &'a Checkpoint,
+    options: EditOptions,
+    records: Option<Records>,
+    remove: Vec<Bound<'a>>,
+    add: Vec<Bound<'a>>,
+    changes: BTreeMap<String, Change>,
+    new_tensors: Vec<Outline>,
+    dropped: BTreeSet<String>,
+    model_config: Option<Map<String, Value>>,
+}
+
+#[derive(Debug)]
+struct Bound<'a> {
+    weighted: Weighted<'a>,
+    binding: Binding,
+}
+
+/// Adapter and site.
+type Place = (usize, usize);
+
+/// What happens to one tensor.
+#[derive(Clone, Debug, Default)]
+struct Change {
+    /// The tensor that a new one starts as a copy of.
+    untied_from: Option<String>,
+    /// Adapter and key of the tensor that replaces this one.
+    replaced: Option<(usize, String)>,
+    remove: Vec<Place>,
+    add: Vec<Place>,
+    remove_bias: Vec<Place>,
+    add_bias: Vec<Place>,
+    /// Only a record can tell what the tensor was before the adapters that are taken out.
+    needs_record: bool,
+}
+
+impl<'a> Edit<'a> {
+    /// Puts adapters into a base checkpoint. Several adapters on one weight are summed before the one rounding.
+    ///
+    /// # Errors
+    /// An adapter does not fit the checkpoint, or two adapters do not go together.
+    pub fn merge(
+        checkpoint: &'a Checkpoint,
+        adapters: &[Weighted<'a>],
+        options: EditOptions,
+    ) -> Result<Self> {
+        Self::plan(checkpoint, &[], adapters, options, None)
+    }
+
+    /// Takes adapters out of a merged checkpoint, in the order and with the weights that they were merged in. Exact with
+    /// the merge's record, and otherwise as close as rounding allows: see [`is_exact`](Self::is_exact).
+    ///
+    /// # Errors
+    /// An adapter does not fit the checkpoint, the record is of other adapters, or what an adapter replaced (DoRA,
+    /// biases, saved modules) cannot be known without a record.
+    pub fn unmerge(
+        checkpoint: &'a Checkpoint,
+        adapters: &[Weighted<'a>],
+        options: EditOptions,
+    ) -> Result<Self> {
+        let records = Records::open(checkpoint)?;
+        Self::plan(checkpoint, adapters, &[], options, records)
+    }
+
+    /// Exchanges the adapters of a merged checkpoint in one pass.
+    ///
+    /// # Errors
+    /// As [`merge`](Self::merge) and [`unmerge`](Self::unmerge).
+    pub fn switch(
+        checkpoint: &'a Checkpoint,
+        from: &[Weighted<'a>],
+        to: &[Weighted<'a>],
+        options: EditOptions,
+    ) -> Result<Self> {
+        let records = Records::open(checkpoint)?;
+        let restore = if records.is_some() { Some(options.restore.unwrap_or_default()) } else { None };
+        Self::plan(checkpoint, from, to, EditOptions { restore, ..options }, records)
+    }
+
+    /// Whether the adapters that are taken out will leave exactly the base weights: there is a record. Merging takes
+    /// nothing out and is always exact in this sense.
+    pub fn is_exact(&self) -> bool {
+        self.remove.is_empty() || self.records.is_some()
+    }
+
+    /// Names of the tensors that will change.
+    pub fn changed(&self) -> impl Iterator<Item = &str> {
+        self.changes.keys().map(String::as_str)
+    }
+
+    /// Bytes of tensors that will be written.
+    pub fn bytes(&self) -> u64 {
+        self.rewrite().bytes()
+    }
+
+    fn rewrite(&self) -> Rewrite<'a> {
+        let new: BTreeSet<&String> = self.new_tensors.iter().map(|outline| &outline.name).collect();
+        let changes = Changes {
+            computed: self.changes.keys().filter(|name| !new.contains(name)).cloned().collect(),
+            added: self.new_tensors.clone(),
+            removed: self.dropped.clone(),
+            dtype: self.options.dtype,
+        };
+        let mut rewrite = Rewrite::new(self.checkpoint, &changes);
+        rewrite.model_config = self.model_config.clone();
+        rewrite
+    }
+}
+
+impl Summary {
+    /// All reports together; `None` if there are none.
+    pub fn total(&self) -> Option<MergeReport> {
+        self.weights.iter().filter_map(|weight| weight.report).reduce(|one, two| joined(&one, &two))
+    }
+}
+
+fn layer<'b>(bound: &'b Bound<'_>, index: usize) -> &'b AdapterLayer {
+    &bound.weighted.adapter.layers[&bound.binding.sites[index].layer]
+}
+
+/// Whether merging is nothing but W + s·B·A.
+fn is_plain(bound: &Bound<'_>, index: usize) -> bool {
+    let init = &bound.weighted.adapter.config.init;
+    layer(bound, index).magnitude.is_none() && !matches!(init, Init::Pissa | Init::Olora)
+}

@@ -1,0 +1,215 @@
+//! Computing and writing the new tensors.
+
+use super::{Bound, Change, ChangedWeight, Edit, Place, Summary, is_plain, layer};
+use crate::init::cut_off;
+use crate::progress::Progress;
+use crate::record::{RecordWriter, Records, TensorRecord, content_fingerprint};
+use crate::tensor::{Tensor, float_type};
+use crate::update::{
+    HostBackend, Part, UpdateOptions, empty_records, name_stream, reseed, update, update_bias, update_dora,
+};
+use crate::writer::{NewDirectory, Outline};
+use crate::{Error, Result};
+use lora_kernels::restore::RestoreRecord;
+use lora_kernels::{DType, MergeReport};
+use std::path::Path;
+
+impl<'a> Edit<'a> {
+    /// Writes the new checkpoint into a directory that does not exist yet. It appears there complete or not at all.
+    ///
+    /// # Errors
+    /// A file cannot be read or written, a record does not fit, the backend failed, or `progress` was cancelled.
+    pub fn write(&self, backend: &mut HostBackend<'_>, out: &Path, progress: &Progress) -> Result<Summary> {
+        let directory = NewDirectory::create(out)?;
+        let keeps_records = self.options.restore.filter(|_| !self.add.is_empty());
+        let mut writer = match keeps_records {
+            Some(_) => Some(RecordWriter::create(directory.path())?),
+            None => None,
+        };
+        let mut summary = Summary::default();
+        let rewrite = self.rewrite();
+        summary.bytes = rewrite.bytes();
+        summary.new_tensors = self.new_tensors.iter().map(|outline| outline.name.clone()).collect();
+        rewrite.run(&directory, progress, &mut |outline| {
+            let (tensor, record) = self.compute(backend, outline, &mut summary)?;
+            if let (Some(writer), Some(record)) = (&mut writer, record) {
+                writer.add(&outline.name, &record)?;
+            }
+            Ok(tensor)
+        })?;
+        if let Some(writer) = writer {
+            let adapters: Vec<_> =
+                self.add.iter().map(|bound| (bound.weighted.name.clone(), bound.weighted.weight)).collect();
+            let original = self.records.as_ref().and_then(Records::model_config);
+            let config =
+                self.model_config.as_ref().map(|_| original.unwrap_or(self.checkpoint.model_config()));
+            writer.finish(&adapters, &summary.new_tensors, config)?;
+        }
+        directory.commit()?;
+        Ok(summary)
+    }
+
+    /// The new value of a tensor, and the record of the change if one is wanted.
+    fn compute(
+        &self,
+        backend: &mut HostBackend<'_>,
+        outline: &Outline,
+        summary: &mut Summary,
+    ) -> Result<(Tensor, Option<TensorRecord>)> {
+        let name = &outline.name;
+        let wanted = float_type(outline.dtype)
+            .ok_or_else(|| Error::tensor(name, format!("holds {} and cannot be changed", outline.dtype)))?;
+        let Some(change) = self.changes.get(name) else {
+            return Ok((self.checkpoint.tensor(name)?.cast(wanted), None));
+        };
+        let in_file = self.checkpoint.tensors().contains_key(name) && !self.dropped.contains(name);
+        let mut tensor = if in_file {
+            self.checkpoint.tensor(name)?
+        } else {
+            match (&change.untied_from, &change.replaced) {
+                (Some(source), _) => self.checkpoint.tensor(source)?,
+                (None, Some((adapter, key))) => self.add[*adapter].weighted.adapter.replaced[key].clone(),
+                (None, None) => return Err(Error::tensor(name, "not in the checkpoint")),
+            }
+        };
+        if tensor.dtype() != wanted {
+            // The sum is rounded once, to the new type.
+            tensor = tensor.cast(DType::F32);
+        }
+        let remove = self.parts(&self.remove, &change.remove);
+        let add = self.parts(&self.add, &change.add);
+        let plain =
+            change.replaced.is_none() && change.add.iter().all(|&(a, index)| is_plain(&self.add[a], index));
+        let mut record = None;
+        let mut report = None;
+
+        let kept = match &self.records {
+            Some(records) if records.contains(name) => Some(records.read(name)?),
+            _ => None,
+        };
+        let options = UpdateOptions {
+            rounding: reseed(self.options.rounding, name_stream(name)),
+            report: self.options.report,
+        };
+        let mut pending = true;
+        match kept {
+            Some(TensorRecord::Original { original, changed }) => {
+                if content_fingerprint(&tensor) != changed {
+                    return Err(Error::Record(format!("`{name}` has changed since the merge")));
+                }
+                tensor = original;
+            }
+            Some(TensorRecord::Codes(mut records)) if plain && !add.is_empty() => {
+                report = update(backend, &mut tensor, &remove, &add, options, Some(&mut records))?;
+                record = Some(TensorRecord::Codes(records));
+                pending = false;
+            }
+            Some(TensorRecord::Codes(mut records)) => {
+                update(backend, &mut tensor, &remove, &[], options, Some(&mut records))?;
+            }
+            None if !remove.is_empty() && plain => {
+                report = update(backend, &mut tensor, &remove, &add, options, None)?;
+                pending = false;
+            }
+            None => {
+                if !remove.is_empty() {
+                    update(backend, &mut tensor, &remove, &[], options, None)?;
+                }
+                update_bias(&mut tensor, &self.parts(&self.remove, &change.remove_bias), -1.0);
+            }
+        }
+        if pending {
+            let before = self.options.restore.map(|_| tensor.clone());
+            let (changed, codes) = self.add_to(backend, name, change, &mut tensor, options)?;
+            report = changed;
+            record = match (codes, before) {
+                (Some(codes), _) => Some(TensorRecord::Codes(codes)),
+                (None, Some(original)) if in_file => {
+                    let changed = content_fingerprint(&tensor);
+                    Some(TensorRecord::Original { original, changed })
+                }
+                _ => None,
+            };
+        }
+        if tensor.dtype() != wanted {
+            tensor = tensor.cast(wanted);
+        }
+        if !tensor.is_finite() {
+            return Err(Error::tensor(name, "becomes NaN or infinite"));
+        }
+        self.summarize(name, change, report, summary);
+        Ok((tensor, record))
+    }
+
+    /// Puts the added adapters into a tensor that holds nothing of the removed ones any more.
+    fn add_to(
+        &self,
+        backend: &mut HostBackend<'_>,
+        name: &str,
+        change: &Change,
+        tensor: &mut Tensor,
+        options: UpdateOptions,
+    ) -> Result<(Option<MergeReport>, Option<Vec<RestoreRecord>>)> {
+        if let Some((adapter, key)) = &change.replaced {
+            *tensor = self.add[*adapter].weighted.adapter.replaced[key].cast(tensor.dtype());
+        }
+        update_bias(tensor, &self.parts(&self.add, &change.add_bias), 1.0);
+        let parts = self.parts(&self.add, &change.add);
+        let (Some(part), Some(&(adapter, index))) = (parts.first(), change.add.first()) else {
+            return Ok((None, None));
+        };
+        if part.layer.magnitude.is_some() {
+            return Ok((update_dora(backend, tensor, *part, options)?, None));
+        }
+        let bound = &self.add[adapter];
+        if !is_plain(bound, index) {
+            let init = cut_off(&bound.weighted.adapter.config.init, part.site, tensor)?;
+            let kept = Part { layer: &init, weight: -part.weight, ..*part };
+            return Ok((update(backend, tensor, &[], &[*part, kept], options, None)?, None));
+        }
+        let in_file = self.checkpoint.tensors().contains_key(name) && !self.dropped.contains(name);
+        match self.options.restore {
+            Some(method) if in_file && change.replaced.is_none() => {
+                let mut records = empty_records(part.site.kind, tensor, method);
+                let report = update(backend, tensor, &[], &parts, options, Some(&mut records))?;
+                Ok((report, Some(records)))
+            }
+            _ => Ok((update(backend, tensor, &[], &parts, options, None)?, None)),
+        }
+    }
+
+    fn parts<'b>(&self, bounds: &'b [Bound<'a>], places: &[Place]) -> Vec<Part<'b>> {
+        let part = |&(adapter, index): &Place| {
+            let bound = &bounds[adapter];
+            Part {
+                site: &bound.binding.sites[index],
+                layer: layer(bound, index),
+                weight: bound.weighted.weight,
+            }
+        };
+        places.iter().map(part).collect()
+    }
+
+    fn summarize(&self, name: &str, change: &Change, report: Option<MergeReport>, summary: &mut Summary) {
+        if change.replaced.is_some() || !change.add_bias.is_empty() || !change.remove_bias.is_empty() {
+            summary.replaced.push(name.to_owned());
+        }
+        let names = |bounds: &[Bound<'_>], places: &[Place]| -> Vec<String> {
+            places.iter().map(|&(adapter, _)| bounds[adapter].weighted.name.clone()).collect()
+        };
+        let site = change
+            .add
+            .first()
+            .map(|&(a, i)| &self.add[a].binding.sites[i])
+            .or(change.remove.first().map(|&(a, i)| &self.remove[a].binding.sites[i]));
+        if let Some(site) = site {
+            summary.weights.push(ChangedWeight {
+                weight: name.to_owned(),
+                kind: site.kind,
+                removed: names(&self.remove, &change.remove),
+                added: names(&self.add, &change.add),
+                report,
+            });
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! A model larger than the memory that the process may have is merged nevertheless.
+#![cfg(target_os = "linux")]
+
+use lora_kernels::cpu::Cpu;
+use lora_peft::config::ModuleNames;
+use lora_peft::tensor::Tensor;
+use lora_peft::{Adapter, AdapterConfig, AdapterLayer, Checkpoint, Edit, EditOptions, Progress, Weighted};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+const SIZE: usize = 1024;
+const LAYERS: usize = 192;
+/// KiB of data that the process may have: a sixth of the model.
+const LIMIT: usize = 64 << 10;
+const _: () = assert!(2 * SIZE * SIZE * LAYERS >= 6 * 1024 * LIMIT);
+const DIRECTORY: &str = "LORA_PEFT_TEST_DIRECTORY";
+
+/// Tensors of zeros, in a file with holes.
+fn write_model(path: &Path) {
+    let mut header = serde_json::Map::new();
+    let bytes = 2 * SIZE * SIZE;
+    for layer in 0..LAYERS {
+        let offsets = [layer * bytes, (layer + 1) * bytes];
+        let info = serde_json::json!({ "dtype": "BF16", "shape": [SIZE, SIZE], "data_offsets": offsets });
+        header.insert(name(layer), info);
+    }
+    let header = serde_json::Value::Object(header).to_string();
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header.as_bytes());
+    std::fs::write(path, &file).unwrap();
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.set_len((8 + header.len() + LAYERS * bytes) as u64).unwrap();
+}
+
+fn name(layer: usize) -> String {
+    format!("layers.{layer:03}.weight")
+}
+
+fn adapter() -> Adapter {
+    let layer = AdapterLayer {
+        a: Tensor::new(&[1, SIZE], vec![1.0f32; SIZE]).unwrap(),
+        b: Tensor::new(&[SIZE, 1], vec![2.0f32; SIZE]).unwrap(),
+        bias: None,
+        magnitude: None,
+        embedding: false,
+    };
+    // Two of three layers are changed, one is copied.
+    let layers: BTreeMap<String, AdapterLayer> = (0..LAYERS)
+        .filter(|index| index % 3 != 0)
+        .map(|index| (name(index).trim_end_matches(".weight").to_owned(), layer.clone()))
+        .collect();
+    let config = AdapterConfig {
+        rank: 1,
+        alpha: 1.0,
+        target_modules: Some(ModuleNames::List(layers.keys().cloned().collect())),
+        ..Default::default()
+    };
+    Adapter { config, layers, replaced: BTreeMap::new() }
+}
+
+/// Runs in a process of its own, under the limit.
+#[test]
+fn merge_under_a_limit() {
+    let Some(directory) = std::env::var_os(DIRECTORY) else { return };
+    let directory = Path::new(&directory);
+    let base = Checkpoint::open(&directory.join("model.safetensors")).unwrap();
+    let adapter = adapter();
+    let weighted = [Weighted { name: "one".into(), adapter: &adapter, weight: 1.0 }];
+    let edit = Edit::merge(&base, &weighted, EditOptions::default()).unwrap();
+    edit.write(&mut Cpu::new(), &directory.join("merged"), &Progress::new()).unwrap();
+}
+
+#[test]
+fn models_larger_than_memory_are_merged() {
+    let directory = tempfile::tempdir().unwrap();
+    write_model(&directory.path().join("model.safetensors"));
+    let status = Command::new("sh")
+        .arg("-c")
+        .arg(format!("ulimit -d {LIMIT} && exec \"$0\" --exact merge_under_a_limit --test-threads 1"))
+        .arg(std::env::current_exe().unwrap())
+        .env(DIRECTORY, directory.path())
+        .env("RAYON_NUM_THREADS", "2")
+        .status()
+        .unwrap();
+    assert!(status.success(), "the merge did not do with {LIMIT} KiB");
+    let merged = Checkpoint::open(&directory.path().join("merged")).unwrap();
+    for layer in [0, 1, LAYERS - 1] {
+        let expected = if layer % 3 == 0 { 0.0 } else { 2.0 };
+        assert!(
+            merged.tensor(&name(layer)).unwrap().to_f32().iter().all(|value| *value == expected),
+            "{layer}"
+        );
+    }
+}
