@@ -1,0 +1,125 @@
+//! `lora bench`.
+
+mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod problem;
+mod record;
+
+use crate::arguments::Bench;
+use crate::console::Console;
+use crate::failure::{Failure, Result};
+use half::{bf16, f16};
+use lora_kernels::{DType, Element};
+use lora_peft::Progress;
+pub use problem::LayerShape;
+use problem::{Pass, Problem, System};
+use record::{Record, document, quartiles, table};
+use std::time::Instant;
+
+/// A layer on a device, ready to be run any number of times.
+trait Layer {
+    /// The systems that this device has for a pass, the first being what the others are compared with.
+    fn systems(&self, pass: Pass) -> &'static [System];
+
+    /// Runs a system once, and returns when it has finished.
+    fn run(&mut self, pass: Pass, system: System) -> Result<()>;
+}
+
+pub fn run(arguments: &Bench, console: &Console, progress: &Progress) -> Result<()> {
+    let shapes = if arguments.shape.is_empty() { LayerShape::standard() } else { arguments.shape.clone() };
+    let gpu = arguments.device.gpu();
+    let mut records = Vec::new();
+    for shape in shapes {
+        let problem = Problem::new(shape, arguments.rank as usize);
+        let mut layer = layer(problem, arguments.dtype.into(), gpu)?;
+        measure(layer.as_mut(), problem, arguments, progress, &mut records)?;
+        if !arguments.json {
+            console.result(&table(problem, arguments.dtype.into(), &records))?;
+        }
+    }
+    if arguments.json {
+        console
+            .result(&format!("{:#}\n", document(gpu, &device_name(gpu), arguments.dtype.into(), &records)))?;
+    }
+    Ok(())
+}
+
+fn layer(problem: Problem, dtype: DType, gpu: Option<usize>) -> Result<Box<dyn Layer>> {
+    match dtype {
+        DType::F32 => typed_layer::<f32>(problem, gpu),
+        DType::F16 => typed_layer::<f16>(problem, gpu),
+        DType::Bf16 => typed_layer::<bf16>(problem, gpu),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn typed_layer<T: Element + cuda::Product>(problem: Problem, gpu: Option<usize>) -> Result<Box<dyn Layer>> {
+    match gpu {
+        Some(ordinal) => Ok(Box::new(cuda::CudaLayer::<T>::new(problem, ordinal)?)),
+        None => Ok(Box::new(cpu::CpuLayer::<T>::new(problem))),
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn typed_layer<T: Element>(problem: Problem, gpu: Option<usize>) -> Result<Box<dyn Layer>> {
+    if gpu.is_some() {
+        lora_kernels::cuda::availability()?;
+    }
+    Ok(Box::new(cpu::CpuLayer::<T>::new(problem)))
+}
+
+/// Every round runs everything once, so that whatever slows the machine for a while slows all alike.
+fn measure(
+    layer: &mut dyn Layer,
+    problem: Problem,
+    arguments: &Bench,
+    progress: &Progress,
+    records: &mut Vec<Record>,
+) -> Result<()> {
+    let cases: Vec<(Pass, System)> = Pass::ALL
+        .into_iter()
+        .flat_map(|pass| layer.systems(pass).iter().map(move |&system| (pass, system)))
+        .collect();
+    let mut times = vec![Vec::new(); cases.len()];
+    // The first round warms caches, pages and scratch memory.
+    for round in 0..=arguments.rounds {
+        for (&(pass, system), times) in cases.iter().zip(&mut times) {
+            if progress.is_cancelled() {
+                return Err(Failure::Interrupted);
+            }
+            let start = Instant::now();
+            layer.run(pass, system)?;
+            if round > 0 {
+                times.push(start.elapsed().as_secs_f64() * 1e3);
+            }
+        }
+    }
+    for (&(pass, system), own) in cases.iter().zip(&times) {
+        let first = cases.iter().position(|(other, _)| *other == pass).unwrap_or(0);
+        let ratios = own.iter().zip(&times[first]).map(|(time, reference)| time / reference).collect();
+        records.push(Record {
+            problem,
+            pass,
+            system,
+            milliseconds: quartiles(own.clone())[1],
+            ratios: quartiles(ratios),
+            rounds: own.len(),
+        });
+    }
+    Ok(())
+}
+
+/// The processor's or the GPU's name.
+fn device_name(gpu: Option<usize>) -> String {
+    match gpu {
+        #[cfg(feature = "cuda")]
+        Some(ordinal) => cuda::device_name(ordinal).unwrap_or_else(|_| format!("GPU {ordinal}")),
+        _ => {
+            let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+            let name = info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+            let name = name.trim_start_matches([' ', '\t', ':']);
+            if name.is_empty() { std::env::consts::ARCH.to_owned() } else { name.to_owned() }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! What merge, unmerge and switch have in common.
+
+use crate::adapters::NamedAdapter;
+use crate::arguments::{Output, RoundingMode, Update};
+use crate::console::Console;
+use crate::destination::Destination;
+use crate::failure::{About, Failure, Result};
+use crate::{device, summary};
+use lora_kernels::Rounding;
+use lora_peft::{Edit, EditOptions, Progress};
+use std::path::Path;
+use std::time::Instant;
+
+/// The options of an edit.
+pub struct Job<'a> {
+    pub checkpoint: &'a Path,
+    pub output: &'a Output,
+    pub update: &'a Update,
+}
+
+impl Job<'_> {
+    pub fn destination(&self, adapters: &[&[NamedAdapter]]) -> Result<Destination> {
+        let adapters = adapters.iter().copied().flatten().map(|named| named.path.as_path());
+        let inputs: Vec<&Path> = std::iter::once(self.checkpoint).chain(adapters).collect();
+        Destination::new(&self.output.out, self.output.force, &inputs)
+    }
+
+    pub fn options(&self) -> EditOptions {
+        let rounding = match self.update.rounding {
+            RoundingMode::Nearest => Rounding::Nearest,
+            RoundingMode::Stochastic => Rounding::Stochastic { seed: self.update.seed },
+        };
+        EditOptions { rounding, report: self.update.report, ..EditOptions::default() }
+    }
+
+    /// Says which files a plan is about that cannot be made.
+    pub fn planned<'e>(
+        &self,
+        plan: lora_peft::Result<Edit<'e>>,
+        adapters: &[&[NamedAdapter]],
+    ) -> Result<Edit<'e>> {
+        plan.map_err(|error| {
+            let paths = adapters.iter().copied().flatten().map(|named| named.path.display().to_string());
+            let paths = paths.collect::<Vec<_>>().join(" and ");
+            Failure::Failed(format!("{} with {paths}: {error}", self.checkpoint.display()))
+        })
+    }
+
+    /// Writes the new checkpoint, and says what was done.
+    pub fn write(
+        &self,
+        edit: &Edit<'_>,
+        destination: Destination,
+        done: &str,
+        console: &Console,
+        progress: &Progress,
+    ) -> Result<()> {
+        let (mut backend, device) = device::open(self.update.device)?;
+        let start = Instant::now();
+        let result = console
+            .watch("writing", progress, || edit.write(backend.as_mut(), destination.path(), progress))
+            .about(self.checkpoint)?;
+        destination.finish()?;
+        if self.update.report {
+            console.result(&summary::report(&result))?;
+        }
+        console.note(done)?;
+        console.note(&summary::written(&result, &self.output.out, &device, start.elapsed()))
+    }
+}
+
+/// What to say of the exactness of taking adapters out: `exact`, or a warning now.
+pub fn exactness(edit: &Edit<'_>, exact: &str, console: &Console) -> String {
+    if edit.is_exact() {
+        return format!("{exact}\n");
+    }
+    console.warning(
+        "not exact: the checkpoint has no restore record, so what rounding lost when it was merged stays lost; \
+         `lora merge --exact` keeps a record",
+    );
+    String::new()
+}

@@ -1,0 +1,219 @@
+//! What an adapter holds, and what it does to a base.
+
+use super::base::{kind_name, parameters};
+use super::grouped::{counted, grouped, pattern};
+use crate::failure::{About, Failure, Result};
+use crate::table::Table;
+use crate::units;
+use lora_peft::binding::{Binding, bind};
+use lora_peft::config::ModuleNames;
+use lora_peft::matching::Matcher;
+use lora_peft::targets::{TargetReport, find_targets};
+use lora_peft::{Adapter, AdapterLayer, Checkpoint, Tensor};
+use serde_json::{Value, json};
+use std::path::Path;
+
+#[derive(Debug)]
+pub struct AdapterInfo<'a> {
+    path: &'a Path,
+    adapter: &'a Adapter,
+    layers: Vec<Layer<'a>>,
+    base: Option<BaseMatch>,
+}
+
+#[derive(Debug)]
+struct Layer<'a> {
+    module: &'a str,
+    scale: f64,
+    tensors: &'a AdapterLayer,
+}
+
+/// How the adapter fits a base, or why it does not.
+#[derive(Debug)]
+struct BaseMatch {
+    base: String,
+    parameters: u64,
+    found: Result<(Binding, TargetReport), String>,
+}
+
+impl<'a> AdapterInfo<'a> {
+    pub fn new(path: &'a Path, adapter: &'a Adapter) -> Result<Self> {
+        let matcher = Matcher::new(&adapter.config).about(path)?;
+        let layer = |(module, tensors): (&'a String, &'a AdapterLayer)| {
+            Ok(Layer { module, scale: matcher.scale(module).about(path)?, tensors })
+        };
+        let layers = adapter.layers.iter().map(layer).collect::<Result<_>>()?;
+        Ok(AdapterInfo { path, adapter, layers, base: None })
+    }
+
+    /// Looks for the adapter's modules in a base.
+    pub fn match_with(&mut self, path: &Path, checkpoint: &Checkpoint) -> Result<()> {
+        let bound = bind(self.adapter, checkpoint).and_then(|binding| {
+            let targets = find_targets(&self.adapter.config, checkpoint, &binding.naming)?;
+            Ok((binding, targets))
+        });
+        // The scales of stacked experts are known by the parameter only.
+        if let Ok((binding, _)) = &bound {
+            for layer in &mut self.layers {
+                if let Some(site) = binding.sites.iter().find(|site| site.layer == layer.module) {
+                    layer.scale = site.scale;
+                }
+            }
+        }
+        let error = bound.as_ref().err().map(|error| {
+            Failure::Failed(format!("{} does not fit {}: {error}", self.path.display(), path.display()))
+        });
+        self.base = Some(BaseMatch {
+            base: path.display().to_string(),
+            parameters: parameters(checkpoint),
+            found: bound.map_err(|error| error.to_string()),
+        });
+        error.map_or(Ok(()), Err)
+    }
+
+    fn bytes(&self) -> u64 {
+        let layer = |layer: &Layer<'_>| -> usize {
+            let AdapterLayer { a, b, bias, magnitude, .. } = layer.tensors;
+            [a, b].into_iter().chain(bias).chain(magnitude).map(|tensor| tensor.bytes().len()).sum()
+        };
+        let layers: usize = self.layers.iter().map(layer).sum();
+        let replaced: usize = self.adapter.replaced.values().map(|tensor| tensor.bytes().len()).sum();
+        (layers + replaced) as u64
+    }
+
+    fn trainable_percent(&self, base: &BaseMatch) -> f64 {
+        let own = self.adapter.parameters();
+        100.0 * own as f64 / (base.parameters + own).max(1) as f64
+    }
+
+    pub fn json(&self) -> Value {
+        let layer = |layer: &Layer<'_>| {
+            let AdapterLayer { a, b, bias, magnitude, .. } = layer.tensors;
+            json!({
+                "module": layer.module, "rank": a.shape()[0], "scale": layer.scale, "dtype": a.dtype().to_string(),
+                "a": a.shape(), "b": b.shape(), "lora_bias": bias.is_some(), "dora": magnitude.is_some(),
+            })
+        };
+        let replaced =
+            |(name, tensor): (&String, &Tensor)| json!({ "tensor": name, "shape": tensor.shape() });
+        json!({
+            "path": self.path.display().to_string(),
+            "type": "adapter",
+            "config": self.adapter.config.to_json(),
+            "parameters": self.adapter.parameters(),
+            "bytes": self.bytes(),
+            "modules": self.layers.iter().map(layer).collect::<Vec<_>>(),
+            "replaced": self.adapter.replaced.iter().map(replaced).collect::<Vec<_>>(),
+            "match": self.base.as_ref().map(|base| self.match_json(base)),
+        })
+    }
+
+    fn match_json(&self, base: &BaseMatch) -> Value {
+        let (binding, targets) = match &base.found {
+            Ok(found) => found,
+            Err(error) => return json!({ "base": base.base, "fits": false, "error": error }),
+        };
+        let site = |site: &lora_peft::binding::Site| {
+            json!({
+                "module": site.layer, "weight": site.weight, "kind": kind_name(site.kind), "rank": site.rank,
+                "scale": site.scale,
+            })
+        };
+        json!({
+            "base": base.base,
+            "fits": true,
+            "trainable_percent": self.trainable_percent(base),
+            "weights": binding.sites.iter().map(site).collect::<Vec<_>>(),
+            "replaced": binding.replaced.keys().collect::<Vec<_>>(),
+            "untied": binding.untied.keys().collect::<Vec<_>>(),
+            "excluded": targets.excluded,
+            "not_adapted": targets.unmatched,
+        })
+    }
+
+    pub fn text(&self) -> String {
+        let config = &self.adapter.config;
+        let name = |names: &ModuleNames| match names {
+            ModuleNames::Pattern(pattern) => pattern.clone(),
+            ModuleNames::List(list) => counted(list.iter().map(String::as_str)),
+        };
+        let mut lines = vec![(
+            "base model",
+            config
+                .other
+                .get("base_model_name_or_path")
+                .and_then(Value::as_str)
+                .unwrap_or("not named")
+                .to_owned(),
+        )];
+        lines.push(("rank, alpha", format!("{}, {}", config.rank, config.alpha)));
+        let variants = [
+            (config.rank_stabilized, "rsLoRA"),
+            (config.dora, "DoRA"),
+            (config.lora_bias, "bias on B"),
+            (config.fan_in_fan_out, "fan_in_fan_out"),
+        ];
+        let variants: Vec<&str> = variants.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
+        if !variants.is_empty() {
+            lines.push(("variant", variants.join(", ")));
+        }
+        if let Some(targets) = &config.target_modules {
+            lines.push(("targets", name(targets)));
+        }
+        if !config.target_parameters.is_empty() {
+            lines.push(("parameters of", config.target_parameters.join(", ")));
+        }
+        if let Some(excluded) = &config.exclude_modules {
+            lines.push(("excluded", name(excluded)));
+        }
+        if !self.adapter.replaced.is_empty() {
+            lines.push(("whole tensors", counted(self.adapter.replaced.keys().map(String::as_str))));
+        }
+        lines.push(("parameters", units::count(self.adapter.parameters())));
+        lines.push(("size", units::bytes(self.bytes())));
+        let mut text = format!("{}: LoRA adapter\n", self.path.display());
+        for (label, value) in lines {
+            text += &format!("  {label:<14}  {value}\n");
+        }
+        let mut table = Table::new(&["module", "rank", "scale", "type", "count"]);
+        let rows = self.layers.iter().map(|layer| {
+            let a = &layer.tensors.a;
+            ((pattern(layer.module), a.shape()[0], layer.scale, a.dtype()), ())
+        });
+        for ((module, rank, scale, dtype), members) in grouped(rows) {
+            let scale = (scale * 1e6).round() / 1e6;
+            let count = members.len().to_string();
+            table.row(vec![module, rank.to_string(), scale.to_string(), dtype.to_string(), count]);
+        }
+        text += &format!("\n{}", table.text());
+        if let Some(base) = &self.base {
+            text += &self.match_text(base);
+        }
+        text
+    }
+
+    fn match_text(&self, base: &BaseMatch) -> String {
+        let (binding, targets) = match &base.found {
+            Ok(found) => found,
+            Err(_) => return format!("\n  Does not fit {}.\n", base.base),
+        };
+        let mut text = format!(
+            "\n  Fits {}: {} weights change, {} tensors are replaced; {:.4} % of the parameters are trained.\n",
+            base.base,
+            binding.sites.len(),
+            binding.replaced.len(),
+            self.trainable_percent(base),
+        );
+        let lists = [
+            ("parts from its tied tensor", binding.untied.keys().map(String::as_str).collect::<Vec<_>>()),
+            ("excluded", targets.excluded.iter().map(String::as_str).collect()),
+            ("not adapted", targets.unmatched.iter().map(String::as_str).collect()),
+        ];
+        for (label, names) in lists {
+            if !names.is_empty() {
+                text += &format!("  {label}: {}\n", counted(names));
+            }
+        }
+        text
+    }
+}

@@ -1,0 +1,42 @@
+//! Names that differ only in numbers, as one.
+
+/// `model.layers.17.mlp` becomes `model.layers.*.mlp`.
+pub fn pattern(name: &str) -> String {
+    let component = |part: &str| {
+        if part.bytes().all(|byte| byte.is_ascii_digit()) { "*".into() } else { part.to_owned() }
+    };
+    name.split('.').map(component).collect::<Vec<_>>().join(".")
+}
+
+/// Items with equal keys together, in the order of their first appearance.
+pub fn grouped<K: PartialEq, T>(items: impl IntoIterator<Item = (K, T)>) -> Vec<(K, Vec<T>)> {
+    let mut groups: Vec<(K, Vec<T>)> = Vec::new();
+    for (key, item) in items {
+        match groups.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, members)) => members.push(item),
+            None => groups.push((key, vec![item])),
+        }
+    }
+    groups
+}
+
+/// Names by pattern, with how many there are of each.
+pub fn counted<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let groups = grouped(names.into_iter().map(|name| (pattern(name), ())));
+    let show = |(pattern, members): &(String, Vec<()>)| match members.len() {
+        1 => pattern.clone(),
+        count => format!("{pattern} ({count})"),
+    };
+    groups.iter().map(show).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_components_are_numbers() {
+        assert_eq!(pattern("model.layers.17.w2.0"), "model.layers.*.w2.*");
+        assert_eq!(counted(["h.0.q", "h.1.q", "lm_head"]), "h.*.q (2), lm_head");
+    }
+}

@@ -1,0 +1,10 @@
+//! One module a subcommand.
+
+pub mod bench;
+pub mod completions;
+mod edit;
+pub mod extract;
+pub mod info;
+pub mod merge;
+pub mod switch;
+pub mod unmerge;

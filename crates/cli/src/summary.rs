@@ -1,0 +1,50 @@
+//! What an edit did, in words and numbers.
+
+use crate::table::Table;
+use crate::units;
+use lora_kernels::MergeReport;
+use lora_peft::merge::Summary;
+use std::path::Path;
+use std::time::Duration;
+
+/// Where the result is, and how long it took.
+pub fn written(summary: &Summary, out: &Path, device: &str, elapsed: Duration) -> String {
+    let seconds = elapsed.as_secs_f64();
+    let mut changed = format!("{} weights changed", summary.weights.len());
+    if !summary.replaced.is_empty() {
+        changed += &format!(", {} tensors replaced", summary.replaced.len());
+    }
+    if !summary.new_tensors.is_empty() {
+        changed += &format!(", {} tensors added", summary.new_tensors.len());
+    }
+    format!(
+        "{changed}; {} written to {} in {seconds:.1} s ({}/s, computed on {device}).\n",
+        units::bytes(summary.bytes),
+        out.display(),
+        units::bytes((summary.bytes as f64 / seconds.max(1e-9)) as u64),
+    )
+}
+
+/// One row a weight, and one for all together.
+pub fn report(summary: &Summary) -> String {
+    let mut table = Table::new(&["weight", "elements", "unchanged", "max error", "RMS error"]);
+    let mut row = |name: &str, report: &MergeReport| {
+        table.row(vec![
+            name.to_owned(),
+            report.elements.to_string(),
+            units::percent(report.unchanged, report.elements),
+            format!("{:.3e}", report.max_error),
+            format!("{:.3e}", report.rms_error),
+        ]);
+    };
+    for weight in &summary.weights {
+        if let Some(report) = &weight.report {
+            row(&weight.weight, report);
+        }
+    }
+    match summary.total() {
+        Some(total) => row("all", &total),
+        None => return "No report: all changed weights were restored from the record or replaced.\n".into(),
+    }
+    table.text()
+}

@@ -1,0 +1,54 @@
+//! Columns of text.
+
+/// Rows under a heading, padded to the widest cell; numbers to the right.
+#[derive(Debug)]
+pub struct Table {
+    heading: Vec<&'static str>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub fn new(heading: &[&'static str]) -> Self {
+        Table { heading: heading.to_vec(), rows: Vec::new() }
+    }
+
+    pub fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+
+    /// The first column starts at the left margin; the others hold numbers or short words.
+    pub fn text(&self) -> String {
+        let heading: Vec<String> = self.heading.iter().map(|&cell| cell.to_owned()).collect();
+        let lines = || std::iter::once(&heading).chain(&self.rows);
+        let width = |column: usize| {
+            lines().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..self.heading.len()).map(width).collect();
+        let mut text = String::new();
+        for row in lines() {
+            let mut line = String::new();
+            for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
+                let padding = " ".repeat(width - cell.chars().count());
+                match column {
+                    0 => line.extend([cell.as_str(), &padding]),
+                    _ => line.extend(["  ", &padding, cell]),
+                }
+            }
+            text.extend([line.trim_end(), "\n"]);
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let mut table = Table::new(&["module", "r"]);
+        table.row(vec!["layers.0.q_proj".into(), "16".into()]);
+        table.row(vec!["é".into(), "8".into()]);
+        assert_eq!(table.text(), "module            r\nlayers.0.q_proj  16\né                 8\n");
+    }
+}
