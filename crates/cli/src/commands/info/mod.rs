@@ -16,7 +16,7 @@ use std::path::Path;
 
 /// One path of the command line, opened.
 enum Input {
-    Base(Checkpoint),
+    Base(Box<Checkpoint>),
     Adapter(Box<Adapter>),
 }
 
@@ -29,7 +29,7 @@ pub fn run(arguments: &Info, console: &Console) -> Result<()> {
     let bases: Vec<(&Path, &Checkpoint)> = inputs
         .iter()
         .filter_map(|(path, input)| match input {
-            Input::Base(checkpoint) => Some((*path, checkpoint)),
+            Input::Base(checkpoint) => Some((*path, checkpoint.as_ref())),
             Input::Adapter(_) => None,
         })
         .collect();
@@ -71,5 +71,5 @@ fn open(path: &Path) -> Result<Input> {
     if path.join(CONFIG_FILE).exists() {
         return Ok(Input::Adapter(Box::new(Adapter::load(path).about(path)?)));
     }
-    Ok(Input::Base(Checkpoint::open(path).about(path)?))
+    Ok(Input::Base(Box::new(Checkpoint::open(path).about(path)?)))
 }
