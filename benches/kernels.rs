@@ -1,4 +1,5 @@
-//! Bandwidth of each of this crate's kernels that streams a matrix, against a copy on the same GPU.
+//! Bandwidth of each step of forward, backward and merge, against a copy on the same GPU; the library's product both
+//! with β = 0 and with β = 1.
 //!
 //! Prints a table; `LORA_BENCH_JSON=FILE` also writes it as JSON. `LORA_BENCH_DTYPE=f32,f16,bf16` (default bf16),
 //! `LORA_BENCH_ROUNDS`, `LORA_BENCH_GRID=full`, `LORA_BENCH_SMOKE=1`.

@@ -33,14 +33,17 @@ fn adapter() -> Adapter<'static, Raw> {
     Adapter { a: read(1, R, K).t(), b: read(2, R, N), scale: 1.0 }
 }
 
-/// Operation and bytes of every launch.
+/// Operation and bytes of every step.
 fn traffic_of(steps: &[Step]) -> Vec<(&str, u64)> {
-    let launches = steps.iter().filter_map(|step| match step {
-        Step::Launch(launch) => Some(launch),
-        Step::Product(_) | Step::Zero(_) => None,
+    let traffic = steps.iter().map(|step| {
+        let name = match step {
+            Step::Launch(launch) => traffic::operation(&launch.kernel),
+            Step::Product(_) => "product",
+            Step::Zero(_) => "zero",
+        };
+        (name, traffic::bytes::<bf16>(step).expect("all kernels are known"))
     });
-    let bytes = |launch| traffic::bytes::<bf16>(launch).expect("all kernels are known");
-    launches.map(|launch| (traffic::operation(&launch.kernel), bytes(launch))).collect()
+    traffic.collect()
 }
 
 #[test]
@@ -74,6 +77,8 @@ fn the_forwards_traffic_is_x_and_y_and_little_more() {
         ("shrink", 2 * (M * K + R * K) + slabs),
         ("finalize", slabs + 2 * M * R),
         ("expand", 2 * (M * R + R * N + M * N)),
+        // With β = 1 Y is read, too.
+        ("product", 2 * (M * K + K * N + 2 * M * N)),
     ];
     assert_eq!(traffic_of(&plan.steps), expected.map(|(name, bytes)| (name, bytes as u64)));
 }
@@ -104,6 +109,7 @@ fn the_backwards_traffic_counts_all_partial_sums() {
         // Accumulated: dA is read, too.
         ("finalize", da + 2 * 2 * K * R),
         ("expand", 2 * (M * R + R * K + M * K)),
+        ("product", 2 * (M * N + K * N + 2 * M * K)),
     ];
     assert_eq!(traffic_of(&plan.steps), expected.map(|(name, bytes)| (name, bytes as u64)));
 }
@@ -144,5 +150,5 @@ fn an_unknown_kernel_has_no_traffic() {
         shared_bytes: 0,
         arguments: Vec::new(),
     };
-    assert_eq!(traffic::bytes::<f32>(&launch), None);
+    assert_eq!(traffic::bytes::<f32>(&Step::Launch(launch)), None);
 }

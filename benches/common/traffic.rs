@@ -1,18 +1,31 @@
-//! The bytes that a kernel must move: each operand once, partial sums included.
+//! The bytes that a step must move: each operand once, partial sums included.
 
 use lora_kernels::cuda::arguments::products::{
     BackwardAArguments, BackwardDyArguments, ExpandArguments, FinalizeArguments, PackArguments,
     ShrinkArguments, View, dtype_code,
 };
 use lora_kernels::cuda::arguments::weights::{DeltaTerm, WeightUpdateArguments};
-use lora_kernels::cuda::step::Launch;
+use lora_kernels::cuda::step::{Launch, Operand, Step};
 use lora_kernels::{DType, Element};
 
 /// Bytes of one partial sum.
 const PARTIAL: u64 = size_of::<f32>() as u64;
 
-/// Bytes read and written by the launch; `None` for a kernel that is not benchmarked. `dtype` is the layer's.
-pub fn bytes<T: Element>(launch: &Launch) -> Option<u64> {
+/// Bytes read and written by a step of a layer of `T`; `None` for a kernel that is not benchmarked.
+pub fn bytes<T: Element>(step: &Step) -> Option<u64> {
+    match step {
+        Step::Launch(launch) => launch_bytes::<T>(launch),
+        Step::Zero(zero) => Some(zero.bytes),
+        Step::Product(product) => {
+            let elements = |operand: Operand| operand.rows * operand.cols;
+            let passes = 1 + u64::from(product.accumulate);
+            let read = elements(product.a) + elements(product.b);
+            Some(product.dtype.size() as u64 * (read + passes * elements(product.c)))
+        }
+    }
+}
+
+fn launch_bytes<T: Element>(launch: &Launch) -> Option<u64> {
     let size = size_of::<T>() as u64;
     let arguments = launch.arguments.as_slice();
     Some(match operation(&launch.kernel) {

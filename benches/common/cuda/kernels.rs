@@ -13,7 +13,7 @@ use lora_kernels::cuda::cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use lora_kernels::cuda::driver::DriverExecutor;
 use lora_kernels::cuda::executor::Executor;
 use lora_kernels::cuda::plan::{Plan, backward::backward, forward::forward, weights};
-use lora_kernels::cuda::step::{F32Math, Launch, Step};
+use lora_kernels::cuda::step::{F32Math, Product, Step};
 use lora_kernels::memory::{Raw, RawBuffer};
 use lora_kernels::ops::{Backward, Output};
 use lora_kernels::{Adapter, DType, Dropout, Forward, Layout, MatrixMut, MatrixRef, WeightUpdate};
@@ -118,50 +118,53 @@ impl Bench {
         sets.iter().map(|set| plan(set, base)).collect()
     }
 
-    /// Each launch of the plan on its own, on one set of matrices after the other. Scratch memory is the same for all
+    /// Each step of the plan on its own, on one set of matrices after the other. Scratch memory is the same for all
     /// sets, as it is from layer to layer in training: small partial sums may be read from the cache.
     fn time_steps<T: Scalar>(&mut self, problem: Problem, probability: f32, plans: &[Plan]) -> Result<()> {
         for step in plans.iter().flat_map(|plan| &plan.steps) {
             self.executor.run(step)?;
         }
-        for (index, step) in plans[0].steps.iter().enumerate() {
-            let Step::Launch(launch) = step else { continue };
-            let mut times = Vec::new();
-            for _ in 0..self.rounds {
-                let start = self.device.mark()?;
-                for plan in plans {
-                    self.executor.run(&plan.steps[index])?;
+        for index in 0..plans[0].steps.len() {
+            let steps: Vec<_> = plans.iter().map(|plan| plan.steps[index].clone()).collect();
+            for (name, steps) in variants(steps) {
+                let Some(bytes) = traffic::bytes::<T>(&steps[0]) else { continue };
+                let mut times = Vec::new();
+                for _ in 0..self.rounds {
+                    let start = self.device.mark()?;
+                    for step in &steps {
+                        self.executor.run(step)?;
+                    }
+                    let end = self.device.mark()?;
+                    times.push(f64::from(start.elapsed_ms(&end)?) * 1e3 / steps.len() as f64);
                 }
-                let end = self.device.mark()?;
-                times.push(f64::from(start.elapsed_ms(&end)?) * 1e3 / plans.len() as f64);
+                self.report(problem, T::DTYPE, probability, &name, bytes, quartiles(times));
             }
-            self.report::<T>(problem, probability, launch, quartiles(times));
         }
         Ok(())
     }
 
-    fn report<T: Scalar>(
+    fn report(
         &mut self,
         problem: Problem,
+        dtype: DType,
         probability: f32,
-        launch: &Launch,
+        name: &str,
+        bytes: u64,
         [low, median, high]: [f64; 3],
     ) {
-        let Some(bytes) = traffic::bytes::<T>(launch) else { return };
         let speed = speed(bytes, median);
         println!(
-            "{:<22} {probability:>4}  {:<26} {median:>10.2} {:>10.3} {speed:>8.0}  {:.0}%",
+            "{:<22} {probability:>4}  {name:<26} {median:>10.2} {:>10.3} {speed:>8.0}  {:.0}%",
             problem.to_string(),
-            launch.kernel,
             bytes as f64 / 1e6,
             speed / self.copy * 100.0
         );
         let Problem { m, k, n, r } = problem;
         self.rows.push(json!({
-            "kernel": launch.kernel,
-            "operation": traffic::operation(&launch.kernel),
+            "kernel": name,
+            "operation": traffic::operation(name),
             "m": m, "k": k, "n": n, "r": r,
-            "dtype": T::DTYPE.to_string(),
+            "dtype": dtype.to_string(),
             "p": rounded(f64::from(probability), 3),
             "microseconds": rounded(median, 3),
             "microseconds_quartiles": [rounded(low, 3), rounded(high, 3)],
@@ -170,6 +173,22 @@ impl Bench {
             "of_copy": rounded(speed / self.copy, 3),
             "rounds": self.rounds,
         }));
+    }
+}
+
+/// The same step for every set of matrices, named; a product both with β = 0 and with β = 1.
+fn variants(steps: Vec<Step>) -> Vec<(String, Vec<Step>)> {
+    let product = |accumulate| {
+        let steps = steps.iter().map(|step| match step {
+            Step::Product(product) => Step::Product(Product { accumulate, ..product.clone() }),
+            other => other.clone(),
+        });
+        (format!("product_{}", if accumulate { "beta1" } else { "beta0" }), steps.collect())
+    };
+    match &steps[0] {
+        Step::Product(_) => vec![product(false), product(true)],
+        Step::Launch(launch) => vec![(launch.kernel.clone(), steps)],
+        Step::Zero(_) => Vec::new(),
     }
 }
 
