@@ -124,13 +124,22 @@ impl Adapter {
             .map_err(|error| Error::malformed(Path::new(WEIGHTS_FILE), header_error(&error)))?;
         let mut parts: BTreeMap<String, Parts> = BTreeMap::new();
         let mut replaced = BTreeMap::new();
+        let mut repeated = Vec::new();
         for (name, view) in file.iter() {
             let tensor = read(name, &view)?;
             let own = name.strip_prefix(PREFIX).ok_or_else(|| {
                 Error::tensor(name, format!("nothing uses it: names of LoRA tensors start with `{PREFIX}`"))
             })?;
             match part_of(own) {
-                Some((module, part)) => parts.entry(module.to_owned()).or_default().put(part, tensor),
+                Some((module, part)) => {
+                    if !parts.entry(module.to_owned()).or_default().put(part, tensor) {
+                        return Err(Error::tensor(name, "found twice, under two names"));
+                    }
+                }
+                None if is_original_of_saved(own, &matcher) => {}
+                None if own.contains(SAVED_COPY) => {
+                    repeated.push((name.to_owned(), own.replacen(SAVED_COPY, ".", 1), tensor));
+                }
                 None => {
                     let base = own.replace(".base_layer.", ".");
                     if !is_used(&base, &config, &matcher) {
@@ -141,6 +150,14 @@ impl Adapter {
                     }
                     replaced.insert(base, tensor);
                 }
+            }
+        }
+        for (name, twin, tensor) in repeated {
+            if replaced.get(&twin) != Some(&tensor) {
+                return Err(Error::tensor(
+                    name,
+                    format!("nothing uses it: PEFT writes it only beside an equal `{PREFIX}{twin}`"),
+                ));
             }
         }
         let layers = parts
@@ -247,8 +264,20 @@ fn part_of(name: &str) -> Option<(&str, Part)> {
         (".lora_embedding_B", Part::EmbeddingB),
         (".lora_B.bias", Part::Bias),
         (".lora_magnitude_vector", Part::Magnitude),
+        // As the parameter is called in memory since PEFT 0.12; it loads this name too.
+        (".lora_magnitude_vector.weight", Part::Magnitude),
     ];
     endings.into_iter().find_map(|(ending, part)| Some((name.strip_suffix(ending)?, part)))
+}
+
+/// With saved embeddings or biases, PEFT writes modules of `modules_to_save` three times: under their own name, as
+/// `….modules_to_save.…`, and as `….original_module.…`, which is what they were before training.
+const SAVED_COPY: &str = ".modules_to_save.";
+const SAVED_ORIGINAL: &str = ".original_module.";
+
+/// Whether this is what a saved module was before training: the saved one takes its place.
+fn is_original_of_saved(name: &str, matcher: &Matcher) -> bool {
+    name.split_once(SAVED_ORIGINAL).is_some_and(|(module, _)| matcher.saves(module))
 }
 
 /// Whether a tensor that is not LoRA's own has a reason to be in the file.
@@ -273,7 +302,8 @@ struct Parts {
 }
 
 impl Parts {
-    fn put(&mut self, part: Part, tensor: Tensor) {
+    /// Whether the place was free.
+    fn put(&mut self, part: Part, tensor: Tensor) -> bool {
         let place = match part {
             Part::A => &mut self.a,
             Part::B => &mut self.b,
@@ -282,7 +312,7 @@ impl Parts {
             Part::Bias => &mut self.bias,
             Part::Magnitude => &mut self.magnitude,
         };
-        *place = Some(tensor);
+        place.replace(tensor).is_none()
     }
 
     /// A and B must both be there and fit each other, the configuration and the rank it gives this module.

@@ -68,6 +68,18 @@ pub fn bind(adapter: &Adapter, checkpoint: &Checkpoint) -> Result<Binding> {
     Ok(binding)
 }
 
+/// Biases that an adapter trained and its file has lost: with `bias` = `lora_only`, older versions of PEFT (0.10 and 0.14
+/// among them) save none. Like PEFT's, a merge keeps the base model's.
+pub fn lost_biases<'a>(adapter: &Adapter, binding: &'a Binding) -> impl Iterator<Item = &'a str> {
+    let lost = has_lost_biases(adapter);
+    binding.sites.iter().filter(move |_| lost).filter_map(|site| site.bias.as_deref())
+}
+
+fn has_lost_biases(adapter: &Adapter) -> bool {
+    let has_bias = |module: &String| adapter.replaced.contains_key(&format!("{module}.bias"));
+    adapter.config.bias == BiasMode::LoraOnly && !adapter.layers.keys().any(has_bias)
+}
+
 struct Binder<'a> {
     adapter: &'a Adapter,
     checkpoint: &'a Checkpoint,
@@ -294,6 +306,9 @@ impl Binder<'_> {
             let key = match self.adapter.config.bias {
                 BiasMode::All if name == "bias" || name.ends_with(".bias") => "bias",
                 BiasMode::LoraOnly if name.ends_with(".bias") && self.adapter.layers.contains_key(module) => {
+                    if has_lost_biases(self.adapter) {
+                        continue;
+                    }
                     "bias"
                 }
                 _ if self.saves(module) => "modules_to_save",

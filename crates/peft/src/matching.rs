@@ -102,8 +102,8 @@ impl Matcher {
                 Some(names) => Some(Names::new("exclude_modules", names)?),
                 None => None,
             },
-            saved: config.modules_to_save.iter().map(saved).collect::<Result<_>>()?,
-            saved_suffixes: config.modules_to_save.clone(),
+            saved: config.saved_modules().iter().map(saved).collect::<Result<_>>()?,
+            saved_suffixes: config.saved_modules(),
             parameters: config.target_parameters.clone(),
             layers: config.layers_to_transform.clone(),
             layer_patterns,
@@ -176,7 +176,7 @@ impl Matcher {
         self.parameters.iter().any(|target| name == target || has_suffix(name, target))
     }
 
-    /// Whether `modules_to_save` names this module: by any suffix, as PEFT does.
+    /// Whether this is one of the [saved modules](AdapterConfig::saved_modules): by any suffix, as PEFT does.
     pub fn saves(&self, path: &str) -> bool {
         self.saved_suffixes.iter().any(|name| path.ends_with(name.as_str()))
     }

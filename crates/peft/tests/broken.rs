@@ -212,8 +212,48 @@ fn tensors_are_checked_one_by_one() {
         tensor_name(with_config(LLAMA, |config| config["use_dora"] = json!(true)))
             .ends_with("lora_magnitude_vector")
     );
+    // A magnitude under both of its names.
+    let q = "layers.0.self_attn.q_proj.lora_magnitude_vector";
+    let twice = with_tensors("llama-dora", |tensors| {
+        let (name, tensor) = tensors.iter().find(|(name, _)| name.ends_with(q)).unwrap().clone();
+        tensors.push((format!("{name}.weight"), tensor));
+    });
+    assert!(tensor_name(twice).contains(q));
     // The rank in the configuration is not the tensors'.
     assert!(tensor_name(with_config(LLAMA, |config| config["r"] = json!(5))).ends_with("lora_A.weight"));
+}
+
+#[test]
+fn magnitudes_may_have_the_name_of_their_parameter() {
+    let renamed = with_tensors("llama-dora", |tensors| {
+        for (name, _) in tensors.iter_mut().filter(|(name, _)| name.ends_with("magnitude_vector")) {
+            *name += ".weight";
+        }
+    });
+    assert_eq!(renamed.unwrap().layers, case("llama-dora").adapters()[0].layers);
+}
+
+#[test]
+fn copies_of_saved_modules_must_be_copies() {
+    let head = "base_model.model.lm_head";
+    let with = |name: String, change: &dyn Fn(Tensor) -> Tensor| {
+        with_tensors("llama-saved", |tensors| {
+            let saved = tensors.iter().find(|(name, _)| *name == format!("{head}.weight")).unwrap().1.clone();
+            tensors.push((name, change(saved)));
+        })
+    };
+    let zeros = |tensor: Tensor| Tensor::zeros(tensor.dtype(), tensor.shape());
+    let copy = format!("{head}.modules_to_save.weight");
+    let original = format!("{head}.original_module.weight");
+    let plain = &case("llama-saved").adapters()[0];
+    assert_eq!(with(copy.clone(), &|saved| saved).unwrap().replaced, plain.replaced);
+    assert_eq!(tensor_name(with(copy.clone(), &zeros)), copy);
+    assert_eq!(with(original, &zeros).unwrap().replaced, plain.replaced);
+    // Of modules that are not saved there is neither.
+    let original = "base_model.model.model.norm.original_module.weight";
+    assert_eq!(tensor_name(with(original.into(), &|saved| saved)), original);
+    let copy = "base_model.model.model.norm.modules_to_save.weight";
+    assert_eq!(tensor_name(with(copy.into(), &|saved| saved)), copy);
 }
 
 #[test]

@@ -55,6 +55,7 @@ impl Job<'_> {
         console: &Console,
         progress: &Progress,
     ) -> Result<()> {
+        edit.warnings().iter().for_each(|warning| console.warning(warning));
         let (mut backend, device) = device::open(self.update.device)?;
         let start = Instant::now();
         let result = console

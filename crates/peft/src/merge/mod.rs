@@ -5,7 +5,7 @@ mod write;
 
 use crate::Result;
 use crate::adapter::{Adapter, AdapterLayer};
-use crate::binding::Binding;
+use crate::binding::{Binding, lost_biases};
 use crate::checkpoint::Checkpoint;
 use crate::config::Init;
 use crate::module::LayerKind;
@@ -156,6 +156,21 @@ impl<'a> Edit<'a> {
     /// nothing out and is always exact in this sense.
     pub fn is_exact(&self) -> bool {
         self.remove.is_empty() || self.records.is_some()
+    }
+
+    /// What the user should know: parts of the adapters that their files have lost.
+    pub fn warnings(&self) -> Vec<String> {
+        let lost = |bound: &Bound<'a>| {
+            let biases: Vec<&str> = lost_biases(bound.weighted.adapter, &bound.binding).collect();
+            Some(format!(
+                "`{}` trained biases (`bias` is `lora_only`) that the PEFT which saved it left out, {} of them, the first \
+                 of which is `{}`; the base model's are kept, as PEFT does",
+                bound.weighted.name,
+                biases.len(),
+                biases.first()?
+            ))
+        };
+        self.add.iter().filter_map(lost).collect()
     }
 
     /// Names of the tensors that will change.
