@@ -203,6 +203,30 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// The same files without some of their tensors, and with another `config.json`: what a checkpoint was before it was
+    /// given these.
+    pub(crate) fn without(&self, hidden: &[String], model_config: &Map<String, Value>) -> Result<Self> {
+        let shard = |shard: &Shard| {
+            Ok(Shard {
+                file_name: shard.file_name.clone(),
+                path: shard.path.clone(),
+                file: shard.file.try_clone().at(&shard.path)?,
+                metadata: shard.metadata.clone(),
+                names: shard.names.iter().filter(|name| !hidden.contains(name)).cloned().collect(),
+            })
+        };
+        let mut tensors = self.tensors.clone();
+        tensors.retain(|name, _| !hidden.contains(name));
+        Ok(Checkpoint {
+            directory: self.directory.clone(),
+            shards: self.shards.iter().map(shard).collect::<Result<_>>()?,
+            tensors,
+            index: self.index.clone(),
+            model_config: model_config.clone(),
+            owns_directory: self.owns_directory,
+        })
+    }
+
     /// The directory that holds the files.
     pub fn directory(&self) -> &Path {
         &self.directory

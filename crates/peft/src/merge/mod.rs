@@ -3,7 +3,6 @@
 mod plan;
 mod write;
 
-use crate::Result;
 use crate::adapter::{Adapter, AdapterLayer};
 use crate::binding::{Binding, lost_biases};
 use crate::checkpoint::Checkpoint;
@@ -13,6 +12,7 @@ use crate::record::Records;
 use crate::rewrite::{Changes, Rewrite};
 use crate::update::joined;
 use crate::writer::Outline;
+use crate::{Error, Result};
 use lora_kernels::restore::RestoreMethod;
 use lora_kernels::{DType, MergeReport, Rounding};
 use serde_json::{Map, Value};
@@ -212,4 +212,8 @@ fn layer<'b>(bound: &'b Bound<'_>, index: usize) -> &'b AdapterLayer {
 fn is_plain(bound: &Bound<'_>, index: usize) -> bool {
     let init = &bound.weighted.adapter.config.init;
     layer(bound, index).magnitude.is_none() && !matches!(init, Init::Pissa | Init::Olora)
+}
+
+fn part_of_replacement(tensor: &str, adapter: &str) -> Error {
+    Error::tensor(tensor, format!("`{adapter}` replaces it, which cannot be done by a part of it"))
 }
