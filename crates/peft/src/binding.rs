@@ -7,8 +7,10 @@ use crate::matching::{Match, Matcher};
 use crate::module::{self, LayerKind};
 use crate::naming::Naming;
 use crate::targets::{Target, find_targets};
-use crate::{Error, Result};
+use crate::tensor::float_type;
+use crate::{Error, Result, experts, quantized};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// One weight of the base model that an adapter's layer changes.
@@ -80,6 +82,16 @@ fn has_lost_biases(adapter: &Adapter) -> bool {
     adapter.config.bias == BiasMode::LoraOnly && !adapter.layers.keys().any(has_bias)
 }
 
+/// [`bind`], after taking stacked experts apart where the checkpoint has them apart: see [`experts`].
+///
+/// # Errors
+/// As [`bind`].
+pub fn fit<'a>(adapter: &'a Adapter, checkpoint: &Checkpoint) -> Result<(Cow<'a, Adapter>, Binding)> {
+    let adapter = experts::apart(adapter, checkpoint)?;
+    let binding = bind(&adapter, checkpoint)?;
+    Ok((adapter, binding))
+}
+
 struct Binder<'a> {
     adapter: &'a Adapter,
     checkpoint: &'a Checkpoint,
@@ -124,6 +136,7 @@ impl Binder<'_> {
             ));
         }
         let weight = self.file_name(&format!("{key}.weight"));
+        quantized::check_module(self.checkpoint, weight.trim_end_matches(".weight"))?;
         let shape = match self.shape(&weight) {
             Some(shape) => shape,
             None => {
@@ -228,8 +241,10 @@ impl Binder<'_> {
         if let Some(unfound) = self.adapter.config.target_parameters.iter().find(|target| {
             !found.values().any(|name| name == *target || name.ends_with(&format!(".{target}")))
         }) {
+            quantized::check_missing_parameter(self.checkpoint, unfound)?;
             return Err(Error::NoMatch(format!(
-                "the checkpoint has no parameter `{unfound}` (`target_parameters`)"
+                "the checkpoint has no parameter `{unfound}` (`target_parameters`){}",
+                experts::hint(self.checkpoint)
             )));
         }
         Ok(found)
@@ -237,6 +252,7 @@ impl Binder<'_> {
 
     fn parameter_site(&self, key: &str, layer: &AdapterLayer, parameter: &str) -> Result<Site> {
         let weight = self.file_name(parameter);
+        quantized::check_tensor(self.checkpoint, &weight)?;
         let shape = self.shape(&weight).unwrap_or_default();
         let (a, b) = (layer.a.shape(), layer.b.shape());
         let rank = self.matcher.rank(parameter)?;
@@ -290,12 +306,11 @@ impl Binder<'_> {
                     format!("has shape {:?}, but the base model's has {shape:?}", tensor.shape()),
                 ));
             }
+            quantized::check_tensor(self.checkpoint, &name)?;
             // PEFT saves adapted embeddings along, usually unchanged.
-            let unchanged =
-                match self.checkpoint.info(&name).map(|info| crate::tensor::float_type(info.dtype))? {
-                    Some(dtype) => tensor.cast(dtype).bytes() == &*self.checkpoint.bytes(&name)?,
-                    None => false,
-                };
+            let bytes = self.checkpoint.bytes(&name)?;
+            let dtype = float_type(self.checkpoint.info(&name)?.dtype);
+            let unchanged = dtype.is_some_and(|dtype| tensor.cast(dtype).bytes() == &*bytes);
             if !unchanged {
                 binding.replaced.insert(name, key.clone());
             }

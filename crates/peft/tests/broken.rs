@@ -5,7 +5,8 @@ mod common;
 use common::{case, golden};
 use lora_peft::binding::bind;
 use lora_peft::merge::{Edit, EditOptions, Weighted};
-use lora_peft::tensor::Tensor;
+use lora_peft::tensor::{Dtype, Tensor};
+use lora_peft::writer::{Outline, ShardWriter};
 use lora_peft::{Adapter, AdapterConfig, Checkpoint, Error};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -274,6 +275,105 @@ fn adapters_that_do_not_fit_the_base_are_refused() {
     says(bind(&missing, &with_biases), ".bias");
     let saved = with_config(LLAMA, |config| config["modules_to_save"] = json!(["model.norm"])).unwrap();
     says(bound(saved), "model.norm.weight");
+}
+
+/// The base of a case with one tensor replaced by others, of zeros.
+fn with_base_tensors(
+    name: &str,
+    replaced: &str,
+    tensors: &[(&str, Dtype, &[usize])],
+    config: Value,
+) -> TempDir {
+    let source = Checkpoint::open(&case(name).base).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let kept = source.tensors().iter().filter(|(name, _)| *name != replaced);
+    let mut outlines: Vec<Outline> = kept
+        .map(|(name, info)| Outline { name: name.clone(), dtype: info.dtype, shape: info.shape.clone() })
+        .collect();
+    let new = |(name, dtype, shape): &(&str, Dtype, &[usize])| Outline {
+        name: (*name).to_owned(),
+        dtype: *dtype,
+        shape: shape.to_vec(),
+    };
+    outlines.extend(tensors.iter().map(new));
+    let path = directory.path().join("model.safetensors");
+    let mut writer = ShardWriter::create(&path, &Default::default(), &outlines).unwrap();
+    for outline in &outlines {
+        match source.bytes(&outline.name).ok().filter(|_| outline.name != replaced) {
+            Some(bytes) => writer.write(&bytes).unwrap(),
+            None => writer.write(&vec![0; outline.bytes() as usize]).unwrap(),
+        }
+    }
+    writer.finish().unwrap();
+    let mut all = source.model_config().clone();
+    all.extend(config.as_object().unwrap().clone());
+    std::fs::write(directory.path().join("config.json"), Value::Object(all).to_string()).unwrap();
+    directory
+}
+
+#[test]
+fn quantized_weights_are_refused_by_name() {
+    let module = "model.layers.0.self_attn.q_proj";
+    let weight = format!("{module}.weight");
+    let beside = |name: &str| format!("{module}.{name}");
+    let adapters = case(LLAMA).adapters();
+    let merge = |tensors: &[(&str, Dtype, &[usize])], config: Value| {
+        let base = with_base_tensors(LLAMA, &weight, tensors, config);
+        let base = Checkpoint::open(base.path()).unwrap();
+        let weighted = [Weighted { name: "a".into(), adapter: &adapters[0], weight: 1.0 }];
+        Edit::merge(&base, &weighted, EditOptions::default()).map(|_| ()).unwrap_err().to_string()
+    };
+    for (tensors, named) in [
+        // bitsandbytes in 8 and 4 bits, FP8 with scales, a weight in double precision.
+        (vec![(weight.clone(), Dtype::I8, vec![16, 16]), (beside("SCB"), Dtype::F32, vec![16])], &weight),
+        (vec![(weight.clone(), Dtype::U8, vec![128, 1])], &weight),
+        (vec![(weight.clone(), Dtype::F8_E4M3, vec![16, 16])], &weight),
+        (vec![(weight.clone(), Dtype::F64, vec![16, 16])], &weight),
+        // A scale says that even a weight in plain numbers is not the whole truth.
+        (
+            vec![(weight.clone(), Dtype::BF16, vec![16, 16]), (beside("weight_scale"), Dtype::F32, vec![1])],
+            &beside("weight_scale"),
+        ),
+        // GPTQ and compressed-tensors have no `weight`.
+        (
+            vec![(beside("qweight"), Dtype::I32, vec![2, 16]), (beside("scales"), Dtype::F16, vec![1, 16])],
+            &beside("qweight"),
+        ),
+        (vec![(beside("weight_packed"), Dtype::I32, vec![16, 2])], &beside("weight_packed")),
+    ] {
+        let dtype = tensors.iter().find(|(name, ..)| name == named).unwrap().1.to_string();
+        let tensors: Vec<_> = tensors.iter().map(|(n, d, s)| (n.as_str(), *d, s.as_slice())).collect();
+        let error = merge(&tensors, json!({ "quantization_config": { "quant_method": "some_method" } }));
+        for words in [named.as_str(), &dtype, "some_method", "quantise"] {
+            assert!(error.contains(words), "`{error}` does not say `{words}`");
+        }
+        assert!(merge(&tensors, json!({})).contains(named.as_str()));
+    }
+}
+
+#[test]
+fn quantized_weights_that_stay_are_copied_but_not_converted() {
+    let packed: &[(&str, Dtype, &[usize])] = &[("model.layers.0.mlp.up_proj.weight", Dtype::U8, &[160, 1])];
+    let config = json!({ "quantization_config": { "load_in_4bit": true } });
+    let base = with_base_tensors(LLAMA, "model.layers.0.mlp.up_proj.weight", packed, config);
+    let base = Checkpoint::open(base.path()).unwrap();
+    let adapters = case(LLAMA).adapters();
+    let weighted = [Weighted { name: "a".into(), adapter: &adapters[0], weight: 1.0 }];
+    assert!(Edit::merge(&base, &weighted, EditOptions::default()).is_ok());
+    let options = EditOptions { dtype: Some(lora_kernels::DType::Bf16), ..Default::default() };
+    says(Edit::merge(&base, &weighted, options).map(|_| ()), "quantised");
+}
+
+#[test]
+fn quantized_tensors_are_not_replaced() {
+    let head: &[(&str, Dtype, &[usize])] = &[("lm_head.weight", Dtype::I8, &[24, 16])];
+    let base = with_base_tensors("llama-saved", "lm_head.weight", head, json!({}));
+    let base = Checkpoint::open(base.path()).unwrap();
+    says(bind(&case("llama-saved").adapters()[0], &base), "lm_head.weight");
+    let stacked: &[(&str, Dtype, &[usize])] = &[("experts.gate_up_proj_blocks", Dtype::U8, &[3, 12, 4])];
+    let base = with_base_tensors("moe", "experts.gate_up_proj", stacked, json!({}));
+    let base = Checkpoint::open(base.path()).unwrap();
+    says(bind(&case("moe").adapters()[0], &base), "experts.gate_up_proj_blocks");
 }
 
 fn sharded() -> TempDir {

@@ -16,6 +16,7 @@ use crate::{Error, Result};
 use lora_kernels::restore::RestoreMethod;
 use lora_kernels::{DType, MergeReport, Rounding};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An adapter, what to call it, and a factor on it.
@@ -88,6 +89,8 @@ pub struct Edit<'a> {
 #[derive(Debug)]
 struct Bound<'a> {
     weighted: Weighted<'a>,
+    /// The adapter with a layer for each of the binding's sites.
+    adapter: Cow<'a, Adapter>,
     binding: Binding,
 }
 
@@ -161,7 +164,7 @@ impl<'a> Edit<'a> {
     /// What the user should know: parts of the adapters that their files have lost.
     pub fn warnings(&self) -> Vec<String> {
         let lost = |bound: &Bound<'a>| {
-            let biases: Vec<&str> = lost_biases(bound.weighted.adapter, &bound.binding).collect();
+            let biases: Vec<&str> = lost_biases(&bound.adapter, &bound.binding).collect();
             Some(format!(
                 "`{}` trained biases (`bias` is `lora_only`) that the PEFT which saved it left out, {} of them, the first \
                  of which is `{}`; the base model's are kept, as PEFT does",
@@ -205,12 +208,12 @@ impl Summary {
 }
 
 fn layer<'b>(bound: &'b Bound<'_>, index: usize) -> &'b AdapterLayer {
-    &bound.weighted.adapter.layers[&bound.binding.sites[index].layer]
+    &bound.adapter.layers[&bound.binding.sites[index].layer]
 }
 
 /// Whether merging is nothing but W + s·B·A.
 fn is_plain(bound: &Bound<'_>, index: usize) -> bool {
-    let init = &bound.weighted.adapter.config.init;
+    let init = &bound.adapter.config.init;
     layer(bound, index).magnitude.is_none() && !matches!(init, Init::Pissa | Init::Olora)
 }
 

@@ -1,7 +1,7 @@
 //! Finding out what happens to each tensor, before anything is written.
 
 use super::{Bound, Change, Edit, EditOptions, Place, Weighted, is_plain, layer, part_of_replacement};
-use crate::binding::bind;
+use crate::binding::fit;
 use crate::checkpoint::Checkpoint;
 use crate::record::Records;
 use crate::tensor::{Dtype, file_type, float_type};
@@ -36,7 +36,8 @@ impl<'a> Edit<'a> {
                         format!("weight {} is not finite", weighted.weight),
                     ));
                 }
-                Ok(Bound { weighted: weighted.clone(), binding: bind(weighted.adapter, base)? })
+                let (adapter, binding) = fit(weighted.adapter, base)?;
+                Ok(Bound { weighted: weighted.clone(), adapter, binding })
             };
             weighted.iter().map(bind_one).collect()
         };
@@ -54,6 +55,12 @@ impl<'a> Edit<'a> {
         if options.dtype.is_some() && (options.restore.is_some() || edit.records.is_some()) {
             return Err(Error::Record(
                 "records hold for one element type; it cannot be changed at the same time".into(),
+            ));
+        }
+        if let (Some(_), Some(method)) = (options.dtype, crate::quantized::method(checkpoint)) {
+            return Err(Error::malformed(
+                &checkpoint.directory().join("config.json"),
+                format!("the checkpoint is quantised ({method}); its element types cannot be changed"),
             ));
         }
         edit.plan_removals()?;
@@ -105,7 +112,7 @@ impl<'a> Edit<'a> {
                     "`{name}` was merged in a way that cannot be undone without a record; merge with one"
                 )));
             }
-            let replaced = self.remove.iter().find_map(|bound| bound.weighted.adapter.replaced.keys().next());
+            let replaced = self.remove.iter().find_map(|bound| bound.adapter.replaced.keys().next());
             if let Some(name) = replaced {
                 return Err(Error::Record(format!(
                     "the adapter replaced `{name}`, whose old values are not known without a record; merge with one"
@@ -170,7 +177,7 @@ impl<'a> Edit<'a> {
                     }
                 }
                 (None, Some((adapter, key))) => {
-                    let tensor = &self.add[*adapter].weighted.adapter.replaced[key];
+                    let tensor = &self.add[*adapter].adapter.replaced[key];
                     let dtype = self.options.dtype.unwrap_or(tensor.dtype());
                     Outline { name: name.clone(), dtype: file_type(dtype), shape: tensor.shape().to_vec() }
                 }

@@ -68,7 +68,7 @@ impl<'a> Edit<'a> {
         } else {
             match (&change.untied_from, &change.replaced) {
                 (Some(source), _) => self.before_additions(backend, source)?,
-                (None, Some((adapter, key))) => self.add[*adapter].weighted.adapter.replaced[key].clone(),
+                (None, Some((adapter, key))) => self.add[*adapter].adapter.replaced[key].clone(),
                 (None, None) => return Err(Error::tensor(name, "not in the checkpoint")),
             }
         };
@@ -177,7 +177,7 @@ impl<'a> Edit<'a> {
         let mut replaced = false;
         if let Some((adapter, key)) = &change.replaced {
             let weighted = &self.add[*adapter].weighted;
-            let new = weighted.adapter.replaced[key].cast(tensor.dtype());
+            let new = self.add[*adapter].adapter.replaced[key].cast(tensor.dtype());
             // PEFT saves adapted embeddings along, usually as they are in the base.
             replaced = new != *tensor;
             if replaced && weighted.weight != 1.0 {
@@ -195,7 +195,7 @@ impl<'a> Edit<'a> {
         }
         let bound = &self.add[adapter];
         if !is_plain(bound, index) {
-            let init = cut_off(&bound.weighted.adapter.config.init, part.site, tensor)?;
+            let init = cut_off(&bound.adapter.config.init, part.site, tensor)?;
             let kept = Part { layer: &init, weight: -part.weight, ..*part };
             return Ok((update(backend, tensor, &[], &[*part, kept], options, None)?, None));
         }
