@@ -1,7 +1,7 @@
 //! An adapter in PEFT's files: `adapter_config.json` and `adapter_model.safetensors`.
 
 use crate::checkpoint::header_error;
-use crate::config::AdapterConfig;
+use crate::config::{AdapterConfig, CONFIG_FILE};
 use crate::error::AtPath;
 use crate::matching::Matcher;
 use crate::tensor::{Tensor, file_type, float_type};
@@ -105,6 +105,7 @@ impl Adapter {
     /// A file is missing or malformed; a key cannot be honoured; a tensor has no use, has not its partner, has the
     /// wrong shape, or holds NaN or infinity. The error names it.
     pub fn load(directory: &Path) -> Result<Self> {
+        check_place(directory)?;
         let config = AdapterConfig::load(directory)?;
         let path = directory.join(WEIGHTS_FILE);
         let bytes = std::fs::read(&path).at(&path)?;
@@ -229,6 +230,39 @@ impl Adapter {
         let replaced: usize = self.replaced.values().map(Tensor::len).sum();
         (layers + replaced) as u64
     }
+}
+
+/// Says what is there instead where there is no adapter.
+fn check_place(directory: &Path) -> Result<()> {
+    if !std::fs::metadata(directory).at(directory)?.is_dir() {
+        return Err(Error::malformed(
+            directory,
+            "not a directory; an adapter is the directory that holds its files",
+        ));
+    }
+    let holds = |directory: &Path, file: &str| directory.join(file).exists();
+    if !holds(directory, CONFIG_FILE) {
+        // PEFT saves adapters that have a name of their own in directories of that name.
+        let entries = std::fs::read_dir(directory).at(directory)?.flatten();
+        let inside = entries.map(|entry| entry.path()).filter(|path| holds(path, CONFIG_FILE));
+        let mut inside: Vec<String> = inside.map(|path| format!("`{}`", path.display())).collect();
+        inside.sort();
+        return Err(Error::malformed(
+            directory,
+            match inside.is_empty() {
+                true => format!("not an adapter: it has no {CONFIG_FILE}"),
+                false => format!("no {CONFIG_FILE} here, but in {}", inside.join(", ")),
+            },
+        ));
+    }
+    if !holds(directory, WEIGHTS_FILE) && holds(directory, "adapter_model.bin") {
+        return Err(Error::malformed(
+            directory,
+            "it has adapter_model.bin, which can hold programs and is not read; load and save it with PEFT to get \
+             adapter_model.safetensors",
+        ));
+    }
+    Ok(())
 }
 
 fn names(embedding: bool) -> (&'static str, &'static str) {

@@ -196,9 +196,22 @@ impl Binder<'_> {
         }
     }
 
+    /// The checkpoint has no such module; perhaps it has none of the adapter's.
+    fn missing(&self, key: &str) -> Error {
+        let is_found = |module: &String| self.shape(&self.file_name(&format!("{module}.weight"))).is_some();
+        if self.adapter.layers.keys().any(is_found) {
+            return Error::module(key, "the checkpoint has no such module");
+        }
+        let base = self.adapter.config.other.get("base_model_name_or_path").and_then(Value::as_str);
+        Error::NoMatch(format!(
+            "the checkpoint has none of the adapter's modules, `{key}` for one; the adapter was made for {}",
+            base.map_or("another model".to_owned(), |base| format!("`{base}`"))
+        ))
+    }
+
     /// The input embedding that a missing output head shares its weight with.
     fn tied_source(&self, key: &str, layer: &AdapterLayer) -> Result<String> {
-        let missing = || Error::module(key, "the checkpoint has no such module");
+        let missing = || self.missing(key);
         if !module::is_output_head(key) || layer.a.shape().len() != 2 {
             return Err(missing());
         }

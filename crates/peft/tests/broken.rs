@@ -267,7 +267,14 @@ fn adapters_that_do_not_fit_the_base_are_refused() {
     says(bound(more), "k_proj.lora_A.weight");
     let fewer = with_config(LLAMA, |config| config["target_modules"] = json!(["q_proj"])).unwrap();
     says(bound(fewer), "does not target it");
-    says(bound(Adapter::load(&case("bert-query").directory.join("adapter")).unwrap()), "no such module");
+    says(
+        bound(Adapter::load(&case("bert-query").directory.join("adapter")).unwrap()),
+        "none of the adapter's modules, `encoder.layer.0.attention.self.query` for one; the adapter was made for `tiny-bert`",
+    );
+    let mut one_too_many = case(LLAMA).adapters().remove(0);
+    let layer = one_too_many.layers["model.layers.0.self_attn.q_proj"].clone();
+    one_too_many.layers.insert("model.layers.7.self_attn.q_proj".into(), layer);
+    says(bound(one_too_many), "`model.layers.7.self_attn.q_proj`: the checkpoint has no such module");
     let biased = with_config(LLAMA, |config| config["bias"] = json!("all")).unwrap();
     assert!(bound(biased).is_ok(), "this base has no bias");
     let with_biases = Checkpoint::open(&case("llama-bias-all").base).unwrap();

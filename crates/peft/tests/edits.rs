@@ -346,7 +346,7 @@ fn switching_is_exact_whichever_of_two_tied_weights_an_adapter_changes() {
     ];
     for (from, removed) in &adapters {
         let merge = Edit::merge(&base, &one(removed, 1.0), recorded()).unwrap();
-        let merged = write(merge, root.path().join(format!("{from}")));
+        let merged = write(merge, root.path().join(from));
         for (to, added) in &adapters {
             let direct = Edit::merge(&base, &one(added, 0.5), recorded());
             let direct = write(direct.unwrap(), root.path().join(format!("{from} direct {to}")));

@@ -60,6 +60,7 @@ impl Job<'_> {
         let start = Instant::now();
         let result = console
             .watch("writing", progress, || edit.write(backend.as_mut(), destination.path(), progress))
+            .map_err(|error| destination.explain(error))
             .about(self.checkpoint)?;
         destination.finish()?;
         if self.update.report {

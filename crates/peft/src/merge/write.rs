@@ -21,6 +21,17 @@ impl<'a> Edit<'a> {
     /// A file cannot be read or written, a record does not fit, the backend failed, or `progress` was cancelled.
     pub fn write(&self, backend: &mut HostBackend<'_>, out: &Path, progress: &Progress) -> Result<Summary> {
         let directory = NewDirectory::create(out)?;
+        let summary = self.fill(&directory, backend, progress).map_err(|error| directory.explain(error))?;
+        directory.commit()?;
+        Ok(summary)
+    }
+
+    fn fill(
+        &self,
+        directory: &NewDirectory,
+        backend: &mut HostBackend<'_>,
+        progress: &Progress,
+    ) -> Result<Summary> {
         let keeps_records = self.options.restore.filter(|_| !self.add.is_empty());
         let mut writer = match keeps_records {
             Some(_) => Some(RecordWriter::create(directory.path())?),
@@ -30,7 +41,7 @@ impl<'a> Edit<'a> {
         let rewrite = self.rewrite();
         summary.bytes = rewrite.bytes();
         summary.new_tensors = self.new_tensors.iter().map(|outline| outline.name.clone()).collect();
-        rewrite.run(&directory, progress, &mut |outline| {
+        rewrite.run(directory, progress, &mut |outline| {
             let (tensor, record) = self.compute(backend, outline, &mut summary)?;
             if let (Some(writer), Some(record)) = (&mut writer, record) {
                 writer.add(&outline.name, &record, &tensor)?;
@@ -45,7 +56,6 @@ impl<'a> Edit<'a> {
             let config = original.or(changed);
             writer.finish(&adapters, &summary.new_tensors, config)?;
         }
-        directory.commit()?;
         Ok(summary)
     }
 
