@@ -16,7 +16,7 @@ thread_local! {
 }
 
 /// A `model.safetensors`.
-pub fn safetensors(bytes: &[u8]) {
+pub fn safetensors(bytes: &[u8]) -> bool {
     DIRECTORY.with(|directory| {
         let path = directory.path().join("model.safetensors");
         std::fs::write(&path, bytes).expect("room for a file");
@@ -24,8 +24,10 @@ pub fn safetensors(bytes: &[u8]) {
         let expected = SafeTensors::deserialize(bytes);
         let checkpoint = match (Checkpoint::open(&path), &expected) {
             (Ok(checkpoint), Ok(_)) => checkpoint,
-            (Err(_), Err(_)) => return,
-            (found, expected) => panic!("{:?}, but the format's crate says {:?}", found.err(), expected.as_ref().err()),
+            (Err(_), Err(_)) => return false,
+            (found, expected) => {
+                panic!("{:?}, but the format's crate says {:?}", found.err(), expected.as_ref().err())
+            }
         };
         let expected = expected.expect("matched above");
         assert_eq!(checkpoint.tensors().len(), expected.len());
@@ -42,15 +44,16 @@ pub fn safetensors(bytes: &[u8]) {
                 (found, dtype) => panic!("{dtype:?} becomes {found:?}"),
             }
         }
-    });
+        true
+    })
 }
 
 /// A `model.safetensors.index.json` beside two shards.
-pub fn index(bytes: &[u8]) {
+pub fn index(bytes: &[u8]) -> bool {
     SHARDED.with(|directory| {
         let path = directory.path().join("model.safetensors.index.json");
         std::fs::write(&path, bytes).expect("room for a file");
-        let Ok(checkpoint) = Checkpoint::open(&path) else { return };
+        let Ok(checkpoint) = Checkpoint::open(&path) else { return false };
         let index: Value = serde_json::from_slice(bytes).expect("an index was read from it");
         let map = index["weight_map"].as_object().expect("an index was read from it");
         assert_eq!(checkpoint.tensors().len(), map.len());
@@ -61,7 +64,8 @@ pub fn index(bytes: &[u8]) {
         }
         let metadata = index["metadata"].as_object().cloned().unwrap_or_default();
         assert_eq!(checkpoint.index_metadata(), metadata);
-    });
+        true
+    })
 }
 
 fn shards() -> TempDir {

@@ -1,5 +1,6 @@
 //! What must hold for any bytes that the readers of `lora-peft` are given: no panic, and what was accepted survives
-//! being written and read. One function a fuzz target; `tests/readers.rs` runs them too.
+//! being written and read. One function a fuzz target, which returns whether the bytes were accepted; `tests/readers.rs`
+//! runs them too.
 
 mod adapter;
 mod checkpoint;

@@ -14,21 +14,23 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use tempfile::TempDir;
 
-const LIST: &str = "merged/lora_restore/restore.json";
-const DATA: &str = "merged/lora_restore/00000.safetensors";
+const RECORDS: &str = "merged/lora_restore";
+const INPUT: &str = "input.safetensors";
 
 thread_local! {
     static MERGED: Merged = Merged::new(RestoreMethod::Codes);
 }
 
-/// A `restore.json`, a zero byte, and the file of one tensor's record, in a merged checkpoint that is otherwise right.
-pub fn record(bytes: &[u8]) {
-    let Some((list, data)) = two_files(bytes) else { return };
+/// A `restore.json`, a zero byte, and the file `input.safetensors` of one tensor's record, in a merged checkpoint that is
+/// otherwise right.
+pub fn record(bytes: &[u8]) -> bool {
+    let Some((list, data)) = two_files(bytes) else { return false };
     MERGED.with(|merged| {
         let directory = merged.directory.path();
-        std::fs::write(directory.join(LIST), list).expect("room for a file");
-        std::fs::write(directory.join(DATA), data).expect("room for a file");
-        if merged.unmerge("merged", "restored") {
+        std::fs::write(directory.join(RECORDS).join("restore.json"), list).expect("room for a file");
+        std::fs::write(directory.join(RECORDS).join(INPUT), data).expect("room for a file");
+        let accepted = merged.unmerge("merged", "restored");
+        if accepted {
             // Whatever the record made of the weights: merging into them and taking out again must be exact.
             if merged.merge("restored", "merged-again", RestoreMethod::Codes) {
                 assert!(merged.unmerge("merged-again", "restored-again"), "the record was just written");
@@ -38,26 +40,27 @@ pub fn record(bytes: &[u8]) {
             merged.remove(&["restored"]);
         }
         assert_eq!(entries(directory), ["base", "merged"], "nothing is left behind");
-    });
+        accepted
+    })
 }
 
-/// Records as merges write them, one for each method and tensor, by name.
+/// Records as merges write them, one for each tensor and way to keep it, by name.
 pub fn record_seeds() -> BTreeMap<String, Vec<u8>> {
+    let plain = Merged::new(RestoreMethod::Codes);
+    let backup = Merged::new(RestoreMethod::Backup);
+    let list = plain.list();
     let mut seeds = BTreeMap::new();
-    for (method, word) in [(RestoreMethod::Codes, "codes"), (RestoreMethod::Backup, "backup")] {
-        let merged = Merged::new(method);
-        let directory = merged.directory.path();
-        let list = std::fs::read(directory.join(LIST)).expect("the merge wrote it");
-        let list: Value = serde_json::from_slice(&list).expect("a JSON text");
-        for (name, entry) in list["tensors"].as_object().expect("the tensors") {
-            let mut one = list.clone();
-            one["tensors"] = json!({ name: entry });
-            one["tensors"][name]["file"] = json!("00000.safetensors");
-            let data = directory.join("merged/lora_restore").join(entry["file"].as_str().expect("a name"));
-            let mut seed = one.to_string().into_bytes();
+    for merged in [&plain, &backup] {
+        for (name, mut entry) in merged.list()["tensors"].as_object().expect("the tensors").clone() {
+            let file = entry["file"].as_str().expect("a name").to_owned();
+            let kind = entry["parts"][0]["method"].as_str().unwrap_or("original").to_owned();
+            entry["file"] = json!(INPUT);
+            let mut seed = list.clone();
+            seed["tensors"][&name] = entry;
+            let mut seed = seed.to_string().into_bytes();
             seed.push(0);
-            seed.extend(std::fs::read(data).expect("the merge wrote it"));
-            seeds.insert(format!("{word}-{name}"), seed);
+            seed.extend(std::fs::read(merged.directory.path().join(RECORDS).join(file)).expect("written"));
+            seeds.insert(format!("{kind}-{name}"), seed);
         }
     }
     seeds
@@ -110,6 +113,12 @@ impl Merged {
         edit.write(&mut Cpu::new(), &self.directory.path().join(to), &Progress::new()).is_ok()
     }
 
+    /// The list of the records that the merge wrote.
+    fn list(&self) -> Value {
+        let bytes = std::fs::read(self.directory.path().join(RECORDS).join("restore.json"));
+        serde_json::from_slice(&bytes.expect("written")).expect("a JSON text")
+    }
+
     fn adapters(&self) -> [Weighted<'_>; 1] {
         [Weighted { name: "adapter".into(), adapter: &self.adapter, weight: 1.0 }]
     }
@@ -128,7 +137,8 @@ impl Merged {
 
     fn remove(&self, names: &[&str]) {
         for name in names {
-            std::fs::remove_dir_all(self.directory.path().join(name)).expect("a directory that was just written");
+            std::fs::remove_dir_all(self.directory.path().join(name))
+                .expect("a directory that was just written");
         }
     }
 }
