@@ -64,12 +64,12 @@ fn seeds() {
     }
 }
 
-/// What a fuzz target once failed on.
+/// What a fuzz target once failed on or should not have accepted.
 #[test]
 fn regressions() {
     for (name, target) in TARGETS {
         for path in files(&format!("regressions/{name}")) {
-            target(&read(&path));
+            assert!(!target(&read(&path)), "{path:?} is accepted");
         }
     }
 }
@@ -88,6 +88,32 @@ fn record_seeds_are_what_merges_write() {
         assert_eq!(&read(&path), seed, "{name}");
     }
     assert_eq!(files("seeds/record").len(), seeds.len());
+}
+
+/// The fuzz targets' own changes give well-formed texts, and headers as long as they say.
+#[test]
+fn mutations_keep_texts_well_formed() {
+    let input = adapter_input(&case("llama-attention").directory.join("adapter"));
+    let mut changed = [0; 2];
+    for seed in 0..200 {
+        let mutant = fuzz::mutate_json(&input, seed).unwrap();
+        let files = [&input, &mutant]
+            .map(|bytes| bytes.split_at(bytes.iter().position(|&byte| byte == 0).unwrap() + 1));
+        let texts = files.map(|(config, weights)| {
+            let length = header_length(weights);
+            assert_eq!(weights.len() - length, files[0].1.len() - header_length(files[0].1));
+            [&config[..config.len() - 1], &weights[8..8 + length]]
+                .map(|text| serde_json::from_slice::<serde_json::Value>(text).unwrap())
+        });
+        for (changed, (one, two)) in changed.iter_mut().zip(texts[0].iter().zip(&texts[1])) {
+            *changed += usize::from(one != two);
+        }
+    }
+    assert!(changed.iter().all(|&count| count > 50), "{changed:?}");
+}
+
+fn header_length(weights: &[u8]) -> usize {
+    u64::from_le_bytes(weights[..8].try_into().unwrap()) as usize
 }
 
 proptest! {

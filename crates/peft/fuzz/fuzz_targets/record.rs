@@ -1,6 +1,4 @@
 //! Any bytes as the restore record of a merged checkpoint.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    lora_peft_fuzz::record(bytes);
-});
+lora_peft_fuzz::target!(lora_peft_fuzz::record);
