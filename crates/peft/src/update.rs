@@ -141,11 +141,19 @@ pub(crate) fn update(
     options: UpdateOptions,
     mut records: Option<&mut [RestoreRecord]>,
 ) -> Result<Option<MergeReport>> {
-    let Some(kind) = add.iter().chain(remove).map(|part| part.site.kind).next() else {
+    let kind = add.iter().chain(remove).map(|part| part.site.kind).next();
+    let count = kind.map_or(0, |kind| slices(kind, weight).0);
+    if let Some(records) = &records
+        && records.len() != count
+    {
+        let found = records.len();
+        return Err(Error::Record(format!("{found} parts for a weight of which {count} matrices change")));
+    }
+    let Some(kind) = kind else {
         return Ok(None);
     };
     let mut total: Option<MergeReport> = None;
-    for slice in 0..slices(kind, weight).0 {
+    for slice in 0..count {
         let (removed, added) = (Stacked::new(remove, slice), Stacked::new(add, slice));
         let report = backend.update_weights(WeightUpdate {
             w: slice_mut(kind, weight, slice)?,
