@@ -8,7 +8,7 @@ use crate::module::{self, LayerKind};
 use crate::naming::Naming;
 use crate::targets::{Target, find_targets};
 use crate::tensor::float_type;
-use crate::{Error, Result, experts, quantized};
+use crate::{Error, Result, experts, parameters, quantized};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -222,45 +222,17 @@ impl Binder<'_> {
         embedding.map(|(name, _)| name.clone()).ok_or_else(missing)
     }
 
-    /// Which parameter each layer for `target_parameters` belongs to.
+    /// Which parameter each layer for `target_parameters` belongs to; each must have one.
     fn parameters(&self) -> Result<BTreeMap<String, String>> {
-        let mut found = BTreeMap::new();
-        if self.adapter.config.target_parameters.is_empty() {
-            return Ok(found);
+        let config = &self.adapter.config;
+        let found = parameters::targeted(config, &self.matcher, self.checkpoint, self.naming)?;
+        match found.iter().find(|(key, _)| !self.adapter.layers.contains_key(*key)) {
+            Some((key, name)) => Err(Error::tensor(
+                format!("base_model.model.{key}.lora_A.weight"),
+                format!("missing, although the configuration targets the parameter `{name}`"),
+            )),
+            None => Ok(found),
         }
-        let mut modules: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for name in self.checkpoint.tensors().keys() {
-            let name = self.naming.to_model(name);
-            if self.matcher.targets_parameter(&name)
-                && let Some((module, _)) = name.rsplit_once('.')
-            {
-                modules.entry(module.to_owned()).or_default().push(name.clone());
-            }
-        }
-        for (module, mut names) in modules {
-            // PEFT wraps the parameters in the order of their definition; the last one is the outermost.
-            names.sort_by_key(|name| (name.ends_with("down_proj"), name.clone()));
-            for (index, name) in names.iter().enumerate() {
-                let key = format!("{module}{}", ".base_layer".repeat(names.len() - 1 - index));
-                if !self.adapter.layers.contains_key(&key) {
-                    return Err(Error::tensor(
-                        format!("base_model.model.{key}.lora_A.weight"),
-                        format!("missing, although the configuration targets the parameter `{name}`"),
-                    ));
-                }
-                found.insert(key, name.clone());
-            }
-        }
-        if let Some(unfound) = self.adapter.config.target_parameters.iter().find(|target| {
-            !found.values().any(|name| name == *target || name.ends_with(&format!(".{target}")))
-        }) {
-            quantized::check_missing_parameter(self.checkpoint, unfound)?;
-            return Err(Error::NoMatch(format!(
-                "the checkpoint has no parameter `{unfound}` (`target_parameters`){}",
-                experts::hint(self.checkpoint)
-            )));
-        }
-        Ok(found)
     }
 
     fn parameter_site(&self, key: &str, layer: &AdapterLayer, parameter: &str) -> Result<Site> {
@@ -273,7 +245,7 @@ impl Binder<'_> {
             [out, input] if *a == [rank, input] && *b == [out, rank] => LayerKind::Linear,
             [experts, rows, columns] if a[0] == experts * rank && b[1] == a[0] => {
                 match ([b[0], a[1]] == [rows, columns], [a[1], b[0]] == [rows, columns]) {
-                    (true, true) if module::has_transposed_experts(self.checkpoint) => {
+                    (true, true) if module::marks_transposed_experts(self.checkpoint) => {
                         LayerKind::TransposedExperts
                     }
                     (true, _) => LayerKind::Experts,
@@ -283,14 +255,9 @@ impl Binder<'_> {
             }
             _ => return Err(self.unfit_parameter(key, layer, parameter, shape)),
         };
-        Ok(Site {
-            layer: key.to_owned(),
-            weight,
-            bias: None,
-            kind,
-            rank,
-            scale: self.matcher.scale(parameter)?,
-        })
+        let bias = parameters::bias_beside(self.checkpoint, &weight);
+        let scale = self.matcher.scale(parameter)?;
+        Ok(Site { layer: key.to_owned(), weight, bias, kind, rank, scale })
     }
 
     fn unfit_parameter(&self, key: &str, layer: &AdapterLayer, parameter: &str, shape: &[usize]) -> Error {

@@ -15,6 +15,7 @@ pub mod merge;
 pub mod model;
 pub mod module;
 pub mod naming;
+mod parameters;
 pub mod progress;
 mod quantized;
 mod random;

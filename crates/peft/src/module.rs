@@ -30,7 +30,9 @@ const OTHER_EMBEDDINGS: [&str; 2] = ["wpe", "relative_attention_bias"];
 const TRANSPOSED_MODELS: [&str; 5] = ["gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp"];
 const TRANSPOSED_MODULES: [&str; 4] = ["c_attn", "c_proj", "c_fc", "q_attn"];
 /// Models whose stacked experts are \[experts, in, out\].
-const TRANSPOSED_EXPERTS: [&str; 2] = ["gpt_oss", "llama4"];
+const TRANSPOSED_EXPERTS: [&str; 4] = ["gpt_oss", "llama4", "aria", "openai_privacy_filter"];
+/// Those of them whose classes do not say so (`is_transposed` in transformers 5.24): PEFT takes them for \[experts, out, in\].
+const UNMARKED_EXPERTS: &str = "llama4";
 
 fn last(path: &str) -> &str {
     path.rsplit('.').next().unwrap_or(path)
@@ -68,10 +70,19 @@ pub(crate) fn is_transposed_module(path: &str) -> bool {
     TRANSPOSED_MODULES.contains(&last(path))
 }
 
-/// Whether the model's type says that stacked experts keep W \[experts, in, out\].
-pub(crate) fn has_transposed_experts(checkpoint: &Checkpoint) -> bool {
-    let model_type = checkpoint.model_config().get("model_type").and_then(Value::as_str);
-    model_type.is_some_and(|name| TRANSPOSED_EXPERTS.iter().any(|known| name.starts_with(known)))
+fn expert_type<'a>(checkpoint: &'a Checkpoint) -> Option<&'a str> {
+    let model_type = checkpoint.model_config().get("model_type").and_then(Value::as_str)?;
+    TRANSPOSED_EXPERTS.iter().any(|known| model_type.starts_with(known)).then_some(model_type)
+}
+
+/// Whether the model's type says that stacked experts are used as W \[experts, in, out\]; `None` if there is no type.
+pub(crate) fn has_transposed_experts(checkpoint: &Checkpoint) -> Option<bool> {
+    checkpoint.model_config().contains_key("model_type").then(|| expert_type(checkpoint).is_some())
+}
+
+/// Whether PEFT takes stacked experts of this model's type for W \[experts, in, out\].
+pub(crate) fn marks_transposed_experts(checkpoint: &Checkpoint) -> bool {
+    expert_type(checkpoint).is_some_and(|model_type| !model_type.starts_with(UNMARKED_EXPERTS))
 }
 
 /// The modules of a checkpoint that can be adapted, with the kind each one seems to be, in the order of their names.

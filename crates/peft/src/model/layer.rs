@@ -3,7 +3,7 @@
 //! X is \[M, in\], one row a position. For a convolution, a row holds the unfolded patch \[in·kernel\] of one output
 //! position: how patches are taken (stride, padding) is the caller's to know.
 
-use super::{Loaded, LoraModel};
+use super::LoraModel;
 use crate::adapter::AdapterLayer;
 use crate::binding::Site;
 use crate::module::LayerKind;
@@ -59,8 +59,8 @@ impl LoraModel {
     /// `dropout` is the mask on the adapters' input in training; `None` for inference.
     ///
     /// # Errors
-    /// No adapter has such a layer, X does not fit it, it is an embedding (see [`embed`](Self::embed)) or has experts,
-    /// or DoRA meets another adapter or dropout.
+    /// No adapter has such a layer, X does not fit it, it is an embedding (see [`embed`](Self::embed)) or has experts
+    /// (see [`forward_experts`](Self::forward_experts)), or DoRA meets another adapter or dropout.
     pub fn forward(
         &self,
         backend: &mut HostBackend<'_>,
@@ -200,9 +200,7 @@ impl LoraModel {
     }
 
     fn layer<'a>(&'a self, module: &'a str) -> Result<Layer<'a>> {
-        let find = |loaded: &'a Loaded| loaded.site(module);
-        let site = self.adapters.values().find_map(find);
-        let site = site.ok_or_else(|| Error::module(module, "no adapter has a layer for it"))?.clone();
+        let site = self.site(module)?.clone();
         let mut weight = self.weight(&site.weight)?;
         let mut bias = match &site.bias {
             Some(name) => Some(self.weight(name)?.to_f32()),
@@ -221,7 +219,7 @@ impl LoraModel {
                 if let Some(tensor) = site.bias.as_ref().and_then(replaced) {
                     bias = Some(tensor.to_f32());
                 }
-                if let (Some(site), Some(layer)) = (loaded.site(module), loaded.adapter.layers.get(module)) {
+                if let Some((site, layer)) = loaded.on(&site.weight) {
                     active.push(Active { name, site, layer });
                 }
             }
@@ -249,7 +247,10 @@ impl<'a> Layer<'a> {
     /// Layers can be changed from outside.
     fn check_adapters(&self) -> Result<()> {
         if matches!(self.site.kind, LayerKind::Experts | LayerKind::TransposedExperts) {
-            return Err(Error::module(self.name, "experts have no forward here; merge them"));
+            return Err(Error::module(
+                self.name,
+                "has experts; `forward_experts` and `backward_experts` take which one each row is for",
+            ));
         }
         let (input, output) = self.features();
         for Active { name, layer, .. } in &self.active {
@@ -505,7 +506,7 @@ fn factors(dora: &Active<'_>, directions: &Directions) -> Vec<f64> {
     magnitude.into_iter().zip(&directions.norms).map(|(m, norm)| f64::from(m) / norm).collect()
 }
 
-fn column_sums(dy: &Tensor) -> Tensor {
+pub(super) fn column_sums(dy: &Tensor) -> Tensor {
     let columns = dy.shape()[1];
     let mut sums = vec![0.0f64; columns];
     for (index, value) in dy.to_f32().into_iter().enumerate() {

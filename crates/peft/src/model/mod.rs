@@ -1,5 +1,7 @@
 //! A base model with named adapters, in memory.
 
+mod create;
+mod experts;
 mod layer;
 mod merging;
 mod trainable;
@@ -8,22 +10,16 @@ pub use layer::{Gradients, LayerGradients};
 pub use trainable::TrainableReport;
 
 use crate::adapter::{Adapter, AdapterLayer};
-use crate::binding::{Binding, Site, bind};
+use crate::binding::{Binding, Site, bind, fit};
 use crate::checkpoint::Checkpoint;
 use crate::combine::{Combination, combine};
-use crate::config::{AdapterConfig, Init};
-use crate::init::{cut_off, fresh};
-use crate::matching::Matcher;
+use crate::config::Init;
 use crate::merge::Weighted;
-use crate::naming::Naming;
-use crate::targets::{TargetReport, default_targets, find_targets};
 use crate::tensor::Tensor;
-use crate::update::{Directions, HostBackend, Part, UpdateOptions, update};
+use crate::update::HostBackend;
 use crate::{Error, Result};
 use lora_kernels::DType;
 use merging::Merged;
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
 use std::collections::BTreeMap;
 
 /// A base checkpoint and any number of named adapters on it.
@@ -48,8 +44,15 @@ struct Loaded {
 }
 
 impl Loaded {
-    fn site(&self, module: &str) -> Option<&Site> {
-        self.binding.sites.iter().find(|site| site.layer == module)
+    /// The site on a weight, with its layer.
+    fn on(&self, weight: &str) -> Option<(&Site, &AdapterLayer)> {
+        let site = self.binding.sites.iter().find(|site| site.weight == weight)?;
+        Some((site, self.adapter.layers.get(&site.layer)?))
+    }
+
+    /// Whether a site is the one of a layer's key or of a parameter's name.
+    fn is_named(&self, site: &Site, name: &str) -> bool {
+        site.layer == name || site.weight == name || self.binding.naming.to_model(&site.weight) == name
     }
 }
 
@@ -111,6 +114,31 @@ impl LoraModel {
         self.adapters.get(name).ok_or_else(|| Error::adapter(name, "there is none of that name"))
     }
 
+    /// The site of a layer's key or of a parameter's name. Adapters of different parameters of one module can have
+    /// different parameters under one key.
+    fn site(&self, name: &str) -> Result<&Site> {
+        let named = self
+            .adapters
+            .values()
+            .flat_map(|loaded| loaded.binding.sites.iter().filter(move |site| loaded.is_named(site, name)));
+        let mut found: Option<&Site> = None;
+        for site in named {
+            match found {
+                Some(first) if first.weight != site.weight => {
+                    return Err(Error::module(
+                        name,
+                        format!(
+                            "adapters mean different parameters by this key; name `{}` or `{}`",
+                            first.weight, site.weight
+                        ),
+                    ));
+                }
+                _ => found = found.or(Some(site)),
+            }
+        }
+        found.ok_or_else(|| Error::module(name, "no adapter has a layer for it"))
+    }
+
     fn check_new(&self, name: &str) -> Result<()> {
         if self.adapters.contains_key(name) {
             return Err(Error::adapter(name, "there already is one of that name"));
@@ -131,13 +159,17 @@ impl LoraModel {
     /// Adds an adapter that was loaded from files. The first one becomes active; it starts frozen if its configuration
     /// says `inference_mode`.
     ///
+    /// An adapter of stacked experts on a checkpoint that keeps them apart becomes one of the single matrices, as
+    /// [`fit`] has it, and is trained and saved as such.
+    ///
     /// An adapter that started by PiSSA or OLoRA takes its start off the base weights, as PEFT does when it loads one.
     ///
     /// # Errors
     /// The name is taken, the adapter does not fit the base, or adapters are merged.
     pub fn add_adapter(&mut self, backend: &mut HostBackend<'_>, name: &str, adapter: Adapter) -> Result<()> {
         self.check_new(name)?;
-        let binding = bind(&adapter, &self.checkpoint)?;
+        let (adapter, binding) = fit(&adapter, &self.checkpoint)?;
+        let adapter = adapter.into_owned();
         let inference = adapter.config.other.get("inference_mode") == Some(&serde_json::Value::Bool(true));
         self.load_weights(&binding)?;
         self.take_start_off(backend, &adapter.config, &binding.sites)?;
@@ -145,148 +177,11 @@ impl LoraModel {
         Ok(())
     }
 
-    /// Finds the modules that a configuration targets and gives each a new layer; a configuration that names none gets
-    /// PEFT's [defaults](default_targets) for the model's type. The same seed gives the same adapter,
-    /// whatever else is in the model. The first adapter becomes active.
-    ///
-    /// # Errors
-    /// The name is taken, no module matches, a module cannot be adapted that way, or adapters are merged.
-    pub fn create_adapter(
-        &mut self,
-        backend: &mut HostBackend<'_>,
-        name: &str,
-        mut config: AdapterConfig,
-        seed: u64,
-    ) -> Result<TargetReport> {
-        self.check_new(name)?;
-        if config.target_modules.is_none() {
-            let model_type =
-                self.checkpoint.model_config().get("model_type").and_then(serde_json::Value::as_str);
-            config.target_modules = model_type.and_then(default_targets);
-        }
-        config.check()?;
-        if !config.target_parameters.is_empty() {
-            return Err(Error::config(
-                "target_parameters",
-                "new adapters of parameters cannot be started here",
-            ));
-        }
-        let report = find_targets(&config, &self.checkpoint, &Naming::Same)?;
-        if report.matched.is_empty() {
-            return Err(Error::NoMatch(format!(
-                "`target_modules` matches none of the {} modules that could be adapted, {} are excluded",
-                report.unmatched.len() + report.excluded.len(),
-                report.excluded.len()
-            )));
-        }
-        let matcher = Matcher::new(&config)?;
-        let mut adapter = Adapter { config, layers: BTreeMap::new(), replaced: BTreeMap::new() };
-        let mut sites = Vec::new();
-        for target in &report.matched {
-            let weight = format!("{}.weight", target.module);
-            let bias = format!("{}.bias", target.module);
-            let site = Site {
-                layer: target.module.clone(),
-                bias: self.checkpoint.tensors().contains_key(&bias).then_some(bias),
-                kind: target.kind,
-                rank: target.rank,
-                scale: target.scale,
-                weight: weight.clone(),
-            };
-            self.load_weight(&weight)?;
-            let layer = self.start(backend, &adapter.config, &site, seed)?;
-            adapter.layers.insert(target.module.clone(), layer);
-            sites.push(site);
-        }
-        self.take_along(&mut adapter, &matcher)?;
-        let binding = Binding {
-            sites,
-            replaced: adapter.replaced.keys().map(|name| (name.clone(), name.clone())).collect(),
-            untied: BTreeMap::new(),
-            naming: Naming::Same,
-        };
-        self.take_start_off(backend, &adapter.config, &binding.sites)?;
-        self.insert(name, Loaded { adapter, binding, trainable: true });
-        Ok(report)
-    }
-
     fn insert(&mut self, name: &str, loaded: Loaded) {
         if self.adapters.is_empty() {
             self.active = vec![name.to_owned()];
         }
         self.adapters.insert(name.to_owned(), loaded);
-    }
-
-    /// A new layer for a site, with DoRA's magnitudes if asked for.
-    fn start(
-        &self,
-        backend: &mut HostBackend<'_>,
-        config: &AdapterConfig,
-        site: &Site,
-        seed: u64,
-    ) -> Result<AdapterLayer> {
-        let weight = self.weight(&site.weight)?;
-        let mut layer = match config.init {
-            Init::Pissa | Init::Olora => cut_off(&config.init, site, weight)?,
-            _ => {
-                let mut random = ChaCha8Rng::seed_from_u64(seed ^ crate::update::name_stream(&site.layer));
-                fresh(&config.init, site, weight.shape(), config.lora_bias, &mut random)?
-            }
-        };
-        if config.dora {
-            let residual = match config.init {
-                Init::Pissa | Init::Olora => Some(without_start(backend, weight, site, &layer)?),
-                _ => None,
-            };
-            let part = Part { site, layer: &layer, weight: 1.0 };
-            let norms = Directions::new(backend, residual.as_ref().unwrap_or(weight), part)?.norms;
-            let magnitude =
-                Tensor::of(&layer.magnitude_shape(), norms.into_iter().map(|norm| norm as f32).collect());
-            layer.magnitude = Some(magnitude);
-        }
-        Ok(layer)
-    }
-
-    /// PiSSA and OLoRA leave W − s·B₀·A₀ in the base.
-    fn take_start_off(
-        &mut self,
-        backend: &mut HostBackend<'_>,
-        config: &AdapterConfig,
-        sites: &[Site],
-    ) -> Result<()> {
-        if !matches!(config.init, Init::Pissa | Init::Olora) {
-            return Ok(());
-        }
-        let residuals = sites
-            .iter()
-            .map(|site| {
-                let weight = self.weight(&site.weight)?;
-                let start = cut_off(&config.init, site, weight)?;
-                Ok((site.weight.clone(), without_start(backend, weight, site, &start)?))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        self.weights.extend(residuals);
-        Ok(())
-    }
-
-    /// Copies of the biases and whole modules that the adapter trains.
-    fn take_along(&self, adapter: &mut Adapter, matcher: &Matcher) -> Result<()> {
-        for name in self.checkpoint.tensors().keys() {
-            let module = name.rsplit_once('.').map_or("", |(module, _)| module);
-            let bias = name == "bias" || name.ends_with(".bias");
-            let saved =
-                std::iter::successors(Some(module), |path| path.rsplit_once('.').map(|(parent, _)| parent))
-                    .any(|path| !path.is_empty() && matcher.saves(path));
-            let trained = match adapter.config.bias {
-                crate::config::BiasMode::All => bias,
-                crate::config::BiasMode::LoraOnly => bias && adapter.layers.contains_key(module),
-                crate::config::BiasMode::None => false,
-            };
-            if saved || trained {
-                adapter.replaced.insert(name.clone(), self.checkpoint.tensor(name)?);
-            }
-        }
-        Ok(())
     }
 
     fn load_weights(&mut self, binding: &Binding) -> Result<()> {
@@ -471,19 +366,6 @@ impl LoraModel {
     pub fn save_adapter(&self, name: &str, directory: &std::path::Path) -> Result<()> {
         self.compact(name)?.save(directory)
     }
-}
-
-/// W − s·B·A.
-fn without_start(
-    backend: &mut HostBackend<'_>,
-    weight: &Tensor,
-    site: &Site,
-    start: &AdapterLayer,
-) -> Result<Tensor> {
-    let mut residual = weight.clone();
-    let part = Part { site, layer: start, weight: -1.0 };
-    update(backend, &mut residual, &[], &[part], UpdateOptions::default(), None)?;
-    Ok(residual)
 }
 
 /// Copies a layer over a live one of the same or larger rank.

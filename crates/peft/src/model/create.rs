@@ -1,0 +1,216 @@
+//! New adapters of a model in memory.
+
+use super::{Loaded, LoraModel};
+use crate::adapter::{Adapter, AdapterLayer};
+use crate::binding::{Binding, Site};
+use crate::config::{AdapterConfig, Init};
+use crate::init::{cut_off, fresh};
+use crate::matching::Matcher;
+use crate::module::{LayerKind, marks_transposed_experts};
+use crate::naming::Naming;
+use crate::targets::{Target, TargetReport, default_targets, find_targets};
+use crate::tensor::Tensor;
+use crate::update::{Directions, HostBackend, Part, UpdateOptions, update};
+use crate::{Error, Result, parameters, quantized};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use std::collections::BTreeMap;
+
+impl LoraModel {
+    /// Finds the modules and parameters that a configuration targets and gives each a new layer; a configuration that
+    /// names no modules gets PEFT's [defaults](default_targets) for the model's type. The same seed gives the same
+    /// adapter, whatever else is in the model. The first adapter becomes active.
+    ///
+    /// Parameters (`target_parameters`) are matrices or stacked experts. PEFT keeps their layers under the path of
+    /// their module, with `.base_layer` for each targeted parameter that the module has after them; in the report,
+    /// which lists them after the modules, they have their own names.
+    ///
+    /// # Errors
+    /// The name is taken, nothing matches, a module or parameter cannot be adapted that way (PEFT could not either), or
+    /// adapters are merged.
+    pub fn create_adapter(
+        &mut self,
+        backend: &mut HostBackend<'_>,
+        name: &str,
+        mut config: AdapterConfig,
+        seed: u64,
+    ) -> Result<TargetReport> {
+        self.check_new(name)?;
+        if config.target_modules.is_none() {
+            let model_type =
+                self.checkpoint.model_config().get("model_type").and_then(serde_json::Value::as_str);
+            config.target_modules = model_type.and_then(default_targets);
+        }
+        config.check()?;
+        let mut report = find_targets(&config, &self.checkpoint, &Naming::Same)?;
+        let matcher = Matcher::new(&config)?;
+        let parameters = self.parameter_sites(&config, &matcher, &report)?;
+        if report.matched.is_empty() && parameters.is_empty() {
+            return Err(Error::NoMatch(format!(
+                "`target_modules` matches none of the {} modules that could be adapted, {} are excluded",
+                report.unmatched.len() + report.excluded.len(),
+                report.excluded.len()
+            )));
+        }
+        let mut sites: Vec<Site> = report.matched.iter().map(|target| self.module_site(target)).collect();
+        for site in &parameters {
+            let Site { weight, kind, rank, scale, .. } = site.clone();
+            report.matched.push(Target { module: weight, kind, rank, scale });
+        }
+        sites.extend(parameters);
+        let mut adapter = Adapter { config, layers: BTreeMap::new(), replaced: BTreeMap::new() };
+        for site in &sites {
+            self.load_weight(&site.weight)?;
+            let layer = self.start(backend, &adapter.config, site, seed)?;
+            adapter.layers.insert(site.layer.clone(), layer);
+        }
+        self.take_along(&mut adapter, &matcher)?;
+        let binding = Binding {
+            sites,
+            replaced: adapter.replaced.keys().map(|name| (name.clone(), name.clone())).collect(),
+            untied: BTreeMap::new(),
+            naming: Naming::Same,
+        };
+        self.take_start_off(backend, &adapter.config, &binding.sites)?;
+        self.insert(name, Loaded { adapter, binding, trainable: true });
+        Ok(report)
+    }
+
+    fn module_site(&self, target: &Target) -> Site {
+        let weight = format!("{}.weight", target.module);
+        Site {
+            layer: target.module.clone(),
+            bias: parameters::bias_beside(&self.checkpoint, &weight),
+            weight,
+            kind: target.kind,
+            rank: target.rank,
+            scale: target.scale,
+        }
+    }
+
+    /// Where the layers for `target_parameters` act, and whether PEFT can have them there (`ParamWrapper`, 0.21).
+    fn parameter_sites(
+        &self,
+        config: &AdapterConfig,
+        matcher: &Matcher,
+        modules: &TargetReport,
+    ) -> Result<Vec<Site>> {
+        let found = parameters::targeted(config, matcher, &self.checkpoint, &Naming::Same)?;
+        let site = |(layer, parameter): (String, String)| {
+            let module = layer.trim_end_matches(".base_layer");
+            let refused = |reason: &str| Err(Error::module(&parameter, reason));
+            if modules.matched.iter().any(|target| target.module == module) {
+                return refused("`target_modules` names its module already");
+            }
+            quantized::check_tensor(&self.checkpoint, &parameter)?;
+            let kind = match self.checkpoint.info(&parameter)?.shape.len() {
+                2 => LayerKind::Linear,
+                3 if marks_transposed_experts(&self.checkpoint) => LayerKind::TransposedExperts,
+                3 => LayerKind::Experts,
+                dimensions => {
+                    return refused(&format!(
+                        "has {dimensions} dimensions; parameters with 2 or 3 are adapted"
+                    ));
+                }
+            };
+            // PEFT takes the start off the module's `weight`, whatever the parameter is.
+            if matches!(config.init, Init::Pissa | Init::Olora) && !parameter.ends_with(".weight") {
+                return refused("PiSSA and OLoRA are for a module's `weight`");
+            }
+            Ok(Site {
+                bias: parameters::bias_beside(&self.checkpoint, &parameter),
+                rank: matcher.rank(&parameter)?,
+                scale: matcher.scale(&parameter)?,
+                layer,
+                weight: parameter,
+                kind,
+            })
+        };
+        found.into_iter().map(site).collect()
+    }
+
+    /// A new layer for a site, with DoRA's magnitudes if asked for.
+    fn start(
+        &self,
+        backend: &mut HostBackend<'_>,
+        config: &AdapterConfig,
+        site: &Site,
+        seed: u64,
+    ) -> Result<AdapterLayer> {
+        let weight = self.weight(&site.weight)?;
+        let mut layer = match config.init {
+            Init::Pissa | Init::Olora => cut_off(&config.init, site, weight)?,
+            _ => {
+                let mut random = ChaCha8Rng::seed_from_u64(seed ^ crate::update::name_stream(&site.layer));
+                fresh(&config.init, site, weight.shape(), config.lora_bias, &mut random)?
+            }
+        };
+        if config.dora {
+            let residual = match config.init {
+                Init::Pissa | Init::Olora => Some(without_start(backend, weight, site, &layer)?),
+                _ => None,
+            };
+            let part = Part { site, layer: &layer, weight: 1.0 };
+            let norms = Directions::new(backend, residual.as_ref().unwrap_or(weight), part)?.norms;
+            let magnitude =
+                Tensor::of(&layer.magnitude_shape(), norms.into_iter().map(|norm| norm as f32).collect());
+            layer.magnitude = Some(magnitude);
+        }
+        Ok(layer)
+    }
+
+    /// PiSSA and OLoRA leave W − s·B₀·A₀ in the base.
+    pub(super) fn take_start_off(
+        &mut self,
+        backend: &mut HostBackend<'_>,
+        config: &AdapterConfig,
+        sites: &[Site],
+    ) -> Result<()> {
+        if !matches!(config.init, Init::Pissa | Init::Olora) {
+            return Ok(());
+        }
+        let residuals = sites
+            .iter()
+            .map(|site| {
+                let weight = self.weight(&site.weight)?;
+                let start = cut_off(&config.init, site, weight)?;
+                Ok((site.weight.clone(), without_start(backend, weight, site, &start)?))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        self.weights.extend(residuals);
+        Ok(())
+    }
+
+    /// Copies of the biases and whole modules that the adapter trains.
+    fn take_along(&self, adapter: &mut Adapter, matcher: &Matcher) -> Result<()> {
+        for name in self.checkpoint.tensors().keys() {
+            let module = name.rsplit_once('.').map_or("", |(module, _)| module);
+            let bias = name == "bias" || name.ends_with(".bias");
+            let saved =
+                std::iter::successors(Some(module), |path| path.rsplit_once('.').map(|(parent, _)| parent))
+                    .any(|path| !path.is_empty() && matcher.saves(path));
+            let trained = match adapter.config.bias {
+                crate::config::BiasMode::All => bias,
+                crate::config::BiasMode::LoraOnly => bias && adapter.layers.contains_key(module),
+                crate::config::BiasMode::None => false,
+            };
+            if saved || trained {
+                adapter.replaced.insert(name.clone(), self.checkpoint.tensor(name)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// W − s·B·A.
+fn without_start(
+    backend: &mut HostBackend<'_>,
+    weight: &Tensor,
+    site: &Site,
+    start: &AdapterLayer,
+) -> Result<Tensor> {
+    let mut residual = weight.clone();
+    let part = Part { site, layer: start, weight: -1.0 };
+    update(backend, &mut residual, &[], &[part], UpdateOptions::default(), None)?;
+    Ok(residual)
+}

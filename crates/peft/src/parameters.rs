@@ -1,0 +1,80 @@
+//! Parameters that `target_parameters` names, and where PEFT keeps their layers.
+
+use crate::checkpoint::Checkpoint;
+use crate::config::AdapterConfig;
+use crate::matching::Matcher;
+use crate::naming::Naming;
+use crate::{Error, Result, experts, quantized};
+use std::collections::BTreeMap;
+
+/// Last names of parameters that stand together in one module, in the order in which the classes of transformers 5.24
+/// define them.
+const IN_ORDER: [&str; 8] =
+    ["gate_up_proj", "gate_up_proj_bias", "up_proj", "down_proj", "down_proj_bias", "w1", "v1", "w2"];
+
+/// Every parameter of the checkpoint that the configuration targets: key of its layer, name in the model.
+///
+/// PEFT wraps a module once for each of its targeted parameters, in the order of their definition. The last wrapper is
+/// the outermost and has the module's own path; each one further in has `.base_layer` more.
+///
+/// # Errors
+/// A name of `target_parameters` fits no parameter, or several of one module are targeted whose order is not known.
+pub(crate) fn targeted(
+    config: &AdapterConfig,
+    matcher: &Matcher,
+    checkpoint: &Checkpoint,
+    naming: &Naming,
+) -> Result<BTreeMap<String, String>> {
+    let mut modules: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for name in checkpoint.tensors().keys() {
+        let name = naming.to_model(name);
+        if matcher.targets_parameter(&name)
+            && let Some((module, _)) = name.rsplit_once('.')
+        {
+            modules.entry(module.to_owned()).or_default().push(name.clone());
+        }
+    }
+    let mut found = BTreeMap::new();
+    for (module, names) in modules {
+        let count = names.len();
+        for (index, name) in in_order(&module, names)?.into_iter().enumerate() {
+            found.insert(format!("{module}{}", ".base_layer".repeat(count - 1 - index)), name);
+        }
+    }
+    if let Some(unfound) = config.target_parameters.iter().find(|target| {
+        !found.values().any(|name: &String| name == *target || name.ends_with(&format!(".{target}")))
+    }) {
+        quantized::check_missing_parameter(checkpoint, unfound)?;
+        return Err(Error::NoMatch(format!(
+            "the checkpoint has no parameter `{unfound}` (`target_parameters`){}",
+            experts::hint(checkpoint)
+        )));
+    }
+    Ok(found)
+}
+
+/// The bias that a module adds to what it makes of a targeted `weight`, if it has one.
+pub(crate) fn bias_beside(checkpoint: &Checkpoint, weight: &str) -> Option<String> {
+    let bias = format!("{}.bias", weight.strip_suffix(".weight")?);
+    checkpoint.tensors().contains_key(&bias).then_some(bias)
+}
+
+fn in_order(module: &str, mut names: Vec<String>) -> Result<Vec<String>> {
+    let position = |name: &String| {
+        let last = name.rsplit('.').next();
+        IN_ORDER.iter().position(|known| Some(*known) == last)
+    };
+    if names.len() > 1
+        && let Some(unknown) = names.iter().find(|name| position(name).is_none())
+    {
+        return Err(Error::module(
+            module,
+            format!(
+                "several of its parameters are targeted, `{unknown}` for one. Which layer is whose depends on the order \
+                 in which the model's class defines them, which is not known"
+            ),
+        ));
+    }
+    names.sort_by_key(position);
+    Ok(names)
+}
