@@ -86,14 +86,19 @@ pub fn apart<'a>(adapter: &'a Adapter, checkpoint: &Checkpoint) -> Result<Cow<'a
     Ok(Cow::Owned(taken.adapter))
 }
 
-/// What to say of experts that are apart in the files of a model whose layout is not known; empty if they are not.
+/// What to say of experts that are apart in the files where a stacked parameter was sought; empty if they are not.
 pub(crate) fn hint(checkpoint: &Checkpoint) -> String {
-    match checkpoint.tensors().keys().find(|name| name.contains(".experts.0.")) {
-        Some(name) => format!(
-            "; it keeps the experts apart (`{name}`), and how models of type {} stack them is not known",
-            checkpoint.model_config().get("model_type").unwrap_or(&Value::Null)
+    let Some(name) = checkpoint.tensors().keys().find(|name| name.contains(".experts.0.")) else {
+        return String::new();
+    };
+    let model_type = checkpoint.model_config().get("model_type").unwrap_or(&Value::Null);
+    match LAYOUTS.iter().any(|layout| layout.model_types.iter().any(|known| model_type == known)) {
+        true => format!(
+            "; it keeps the experts apart (`{name}`), and so a new adapter names them in `target_modules`"
         ),
-        None => String::new(),
+        false => format!(
+            "; it keeps the experts apart (`{name}`), and how models of type {model_type} stack them is not known"
+        ),
     }
 }
 

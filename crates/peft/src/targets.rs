@@ -48,12 +48,12 @@ pub fn default_targets(model_type: &str) -> Option<ModuleNames> {
     Some(ModuleNames::List(targets.iter().map(|name| (*name).to_owned()).collect()))
 }
 
-/// A module that a configuration targets.
+/// A module or parameter that a configuration targets.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
-    /// Dotted path in the model.
+    /// Dotted path in the model; a parameter's ends in its own name.
     pub module: String,
-    /// The kind of layer that the module seems to be.
+    /// The kind of layer that it seems to be.
     pub kind: LayerKind,
     /// The rank r.
     pub rank: usize,

@@ -61,6 +61,9 @@ impl LoraModel {
         let mut adapter = Adapter { config, layers: BTreeMap::new(), replaced: BTreeMap::new() };
         for site in &sites {
             self.load_weight(&site.weight)?;
+            if let Some(bias) = &site.bias {
+                self.load_weight(bias)?;
+            }
             let layer = self.start(backend, &adapter.config, site, seed)?;
             adapter.layers.insert(site.layer.clone(), layer);
         }
@@ -101,6 +104,9 @@ impl LoraModel {
             let refused = |reason: &str| Err(Error::module(&parameter, reason));
             if modules.matched.iter().any(|target| target.module == module) {
                 return refused("`target_modules` names its module already");
+            }
+            if is_saved(matcher, module) {
+                return refused("`modules_to_save` names its module already");
             }
             quantized::check_tensor(&self.checkpoint, &parameter)?;
             let kind = match self.checkpoint.info(&parameter)?.shape.len() {
@@ -186,20 +192,23 @@ impl LoraModel {
         for name in self.checkpoint.tensors().keys() {
             let module = name.rsplit_once('.').map_or("", |(module, _)| module);
             let bias = name == "bias" || name.ends_with(".bias");
-            let saved =
-                std::iter::successors(Some(module), |path| path.rsplit_once('.').map(|(parent, _)| parent))
-                    .any(|path| !path.is_empty() && matcher.saves(path));
             let trained = match adapter.config.bias {
                 crate::config::BiasMode::All => bias,
                 crate::config::BiasMode::LoraOnly => bias && adapter.layers.contains_key(module),
                 crate::config::BiasMode::None => false,
             };
-            if saved || trained {
+            if is_saved(matcher, module) || trained {
                 adapter.replaced.insert(name.clone(), self.checkpoint.tensor(name)?);
             }
         }
         Ok(())
     }
+}
+
+/// Whether `modules_to_save` names a module or one that it is in.
+fn is_saved(matcher: &Matcher, module: &str) -> bool {
+    std::iter::successors(Some(module), |path| path.rsplit_once('.').map(|(parent, _)| parent))
+        .any(|path| !path.is_empty() && matcher.saves(path))
 }
 
 /// W − s·B·A.

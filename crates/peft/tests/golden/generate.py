@@ -6,6 +6,8 @@
     python generate.py --experts       # writes only experts.safetensors of the cases in cases/
     python generate.py --check DIR     # DIR/<case>/ are adapters saved by lora-peft: PEFT must load them and give
                                        # the same outputs, bit for bit, as with the adapters in cases/
+    python generate.py --check-created DIR  # DIR/<case>/adapter are new adapters that lora-peft started and saved, for the
+                                       # targets of that case: PEFT must find the same tensors in the same places
 
 Each case is a directory: `case.json` (its base), `adapter/` (or `adapter-0/`, `adapter-1/`…), `merged.safetensors`
 (the tensors of the merged model that differ from the base's), `layers.safetensors` (for some adapted layers: input,
@@ -20,7 +22,7 @@ import shutil
 import warnings
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
@@ -378,6 +380,22 @@ def check(saved):
         print(f"{directory.name}: identical")
 
 
+def check_created(saved):
+    for directory in sorted(saved.iterdir()):
+        case = json.loads((CASES / directory.name / "case.json").read_text())
+        adapter = directory / "adapter"
+        expected = load_file(adapter / "adapter_model.safetensors")
+        # What PEFT starts for the configuration has the same tensors…
+        started = get_peft_model(load_base(case["model"], case["dtype"]), LoraConfig.from_pretrained(adapter))
+        shapes = {key: tensor.shape for key, tensor in get_peft_model_state_dict(started).items()}
+        assert shapes == {key: tensor.shape for key, tensor in expected.items()}, f"{directory.name}: {shapes}"
+        # …and loads these.
+        loaded = get_peft_model_state_dict(load_adapters(directory, case["model"], case["dtype"], {}), adapter_name="a0")
+        for key, tensor in expected.items():
+            assert torch.equal(loaded[key], tensor), f"{directory.name}: {key} differs"
+        print(f"{directory.name}: {len(expected)} tensors")
+
+
 def minilm(path):
     """An adapter of a real model, and every 101st element of the weights that PEFT merges it into."""
     directory = HERE / "minilm"
@@ -413,6 +431,7 @@ def minilm(path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", type=pathlib.Path, metavar="DIR")
+    parser.add_argument("--check-created", type=pathlib.Path, metavar="DIR")
     parser.add_argument("--experts", action="store_true")
     parser.add_argument("--minilm", type=pathlib.Path, metavar="MODEL")
     arguments = parser.parse_args()
@@ -420,6 +439,8 @@ def main():
     torch.set_num_threads(1)
     if arguments.check:
         return check(arguments.check)
+    if arguments.check_created:
+        return check_created(arguments.check_created)
     if arguments.minilm:
         return minilm(arguments.minilm)
     if arguments.experts:
