@@ -70,7 +70,7 @@ pub(crate) fn is_transposed_module(path: &str) -> bool {
     TRANSPOSED_MODULES.contains(&last(path))
 }
 
-fn expert_type<'a>(checkpoint: &'a Checkpoint) -> Option<&'a str> {
+fn expert_type(checkpoint: &Checkpoint) -> Option<&str> {
     let model_type = checkpoint.model_config().get("model_type").and_then(Value::as_str)?;
     TRANSPOSED_EXPERTS.iter().any(|known| model_type.starts_with(known)).then_some(model_type)
 }

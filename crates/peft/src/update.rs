@@ -9,7 +9,7 @@ use half::{bf16, f16};
 use lora_kernels::memory::{Host, HostMut};
 use lora_kernels::restore::{RestoreMethod, RestoreRecord};
 use lora_kernels::{
-    Adapter as Factors, Backend, DType, Delta, Layout, MatrixMut, MatrixRef, MergeReport, Rounding,
+    Adapter as Factors, Backend, DType, Delta, Element, Layout, MatrixMut, MatrixRef, MergeReport, Rounding,
     WeightUpdate,
 };
 
@@ -86,16 +86,20 @@ impl Stacked {
 
 /// A \[r, in\] and B \[out, r\] of one expert: the expert is the slowest index of A's rows, the fastest of B's columns.
 fn slice_of(part: &Part<'_>, slice: usize) -> (Vec<f32>, Vec<f32>, usize) {
-    let (a, b) = (part.layer.a.to_f32(), part.layer.b.to_f32());
-    let all = part.layer.a.shape()[0];
+    let (a, b) = (&part.layer.a, &part.layer.b);
+    let all = a.shape()[0];
     if !matches!(part.site.kind, LayerKind::Experts | LayerKind::TransposedExperts) {
         // A swap may have left more rank than the site's.
-        return (a, b, all);
+        return (a.to_f32(), b.to_f32(), all);
     }
     let rank = part.site.rank;
     let (input, experts) = (a.len() / all, all / rank);
-    let a = a[slice * rank * input..(slice + 1) * rank * input].to_vec();
-    let b = b.iter().skip(slice).step_by(experts).copied().collect();
+    let range = slice * rank * input..(slice + 1) * rank * input;
+    let a = each_type!(a.values(), values => values[range].iter().map(|value| value.to_f32()).collect());
+    let of_slice = |index: usize| index * experts + slice;
+    let b = each_type!(b.values(), values => {
+        (0..values.len() / experts).map(|index| values[of_slice(index)].to_f32()).collect()
+    });
     (a, b, rank)
 }
 

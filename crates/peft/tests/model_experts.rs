@@ -456,3 +456,56 @@ fn experts_that_are_apart_in_the_files_are_linear_layers() {
         assert_eq!(again.sites("a").unwrap(), model.sites("a").unwrap());
     }
 }
+
+#[test]
+fn experts_are_swapped_at_the_same_rank() {
+    let (case, backend) = (case("moe"), &mut Cpu::new());
+    let (mut model, mut other) = (loaded(&case), open(&case.base));
+    let config =
+        AdapterConfig { alpha: 5.0, init: Init::Random, ..model.adapter("a0").unwrap().config.clone() };
+    other.create_adapter(backend, "a0", config.clone(), 1).unwrap();
+    let new = other.adapter("a0").unwrap().clone();
+    let (x, experts) = (tensor(&[2, 8], 1), [2, 1]);
+    let expected = other.forward_experts(backend, GATE_UP, &x, &experts).unwrap();
+    assert_ne!(model.forward_experts(backend, GATE_UP, &x, &experts).unwrap(), expected);
+    let address = |model: &LoraModel| model.adapter("a0").unwrap().layers["experts"].a.bytes().as_ptr();
+    let before = address(&model);
+    model.hot_swap("a0", new.clone()).unwrap();
+    assert_eq!(address(&model), before);
+    assert_eq!(model.forward_experts(backend, GATE_UP, &x, &experts).unwrap(), expected);
+    assert_eq!(model.compact("a0").unwrap().layers, new.layers);
+
+    let mut smaller = open(&case.base);
+    smaller.create_adapter(backend, "a0", AdapterConfig { rank: 1, ..config }, 1).unwrap();
+    let smaller = smaller.adapter("a0").unwrap().clone();
+    says(model.hot_swap("a0", smaller), "the rank must not change");
+    let [mut one, mut two] = [GATE_UP, DOWN].map(|parameter| {
+        let mut model = open(&case.base);
+        model.create_adapter(backend, "one", new_config(&[parameter]), 1).unwrap();
+        model
+    });
+    let swap = |model: &mut LoraModel, other: &LoraModel| {
+        let new = other.adapter("one").unwrap().clone();
+        model.hot_swap("one", new)
+    };
+    says(swap(&mut one, &two), "other parameters");
+    says(swap(&mut two, &one), "other parameters");
+}
+
+#[test]
+fn experts_that_are_apart_are_swapped_like_linear_layers() {
+    let (directory, backend) = (golden().join("experts/mixtral"), &mut Cpu::new());
+    let adapter = Adapter::load(&directory.join("adapter")).unwrap();
+    let mut other = adapter.clone();
+    for layer in other.layers.values_mut() {
+        layer.b = tensor(layer.b.shape(), 9);
+    }
+    let [mut model, expected] = [&adapter, &other].map(|adapter| {
+        let mut model = open(&directory.join("base"));
+        model.add_adapter(backend, "a", adapter.clone()).unwrap();
+        model
+    });
+    assert_ne!(model.adapter("a").unwrap().layers, expected.adapter("a").unwrap().layers);
+    model.hot_swap("a", other).unwrap();
+    assert_eq!(model.adapter("a").unwrap().layers, expected.adapter("a").unwrap().layers);
+}

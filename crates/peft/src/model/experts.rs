@@ -2,7 +2,6 @@
 //!
 //! Rows are taken together by expert, so that each expert that has any is one call of the backend.
 
-use super::layer::column_sums;
 use super::{Gradients, LayerGradients};
 use super::{Loaded, LoraModel};
 use crate::adapter::AdapterLayer;
@@ -103,6 +102,7 @@ impl LoraModel {
         for (expert, rows) in layer.by_expert(experts)? {
             let (x, dy) = (gathered(x, &rows), gathered(dy, &rows));
             let mut part = Tensor::zeros(x.dtype(), x.shape());
+            let mut sums = Tensor::zeros(DType::F32, &[1, output]);
             let stacked = layer.stacked(expert);
             let factors = layer.factors(&stacked)?;
             let rank = factors.rank();
@@ -123,11 +123,11 @@ impl LoraModel {
                 dx: Some(Output::overwrite(part.matrix_mut()?)),
                 da: Some(Output::overwrite(da_out)),
                 db: Some(Output::overwrite(db_out)),
-                dbias: None,
+                dbias: Some(Output::overwrite(sums.matrix_mut()?)),
             })?;
             scatter(&part, &rows, &mut dx);
             layer.take_apart(expert, rank, &da.to_f32(), &db.to_f32(), &mut found);
-            bias[expert * output..(expert + 1) * output].copy_from_slice(&column_sums(&dy).to_f32());
+            bias[expert * output..(expert + 1) * output].copy_from_slice(&sums.to_f32());
         }
         let adapters = layer.active.iter().zip(found).map(|((name, _, layer), (a, b))| {
             let (a, b) = (Tensor::of(layer.a.shape(), a), Tensor::of(layer.b.shape(), b));

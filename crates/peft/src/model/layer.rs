@@ -506,7 +506,7 @@ fn factors(dora: &Active<'_>, directions: &Directions) -> Vec<f64> {
     magnitude.into_iter().zip(&directions.norms).map(|(m, norm)| f64::from(m) / norm).collect()
 }
 
-pub(super) fn column_sums(dy: &Tensor) -> Tensor {
+fn column_sums(dy: &Tensor) -> Tensor {
     let columns = dy.shape()[1];
     let mut sums = vec![0.0f64; columns];
     for (index, value) in dy.to_f32().into_iter().enumerate() {

@@ -262,13 +262,15 @@ impl LoraModel {
     }
 
     /// Replaces a live adapter's weights in place by those of another adapter of the same modules, with the same or
-    /// smaller ranks. Buffers stay where they are; unused rank is filled with zeros.
+    /// smaller ranks. Buffers stay where they are; unused rank is filled with zeros. Adapters with `target_parameters`
+    /// must have the same ranks.
     ///
     /// # Errors
     /// There is no such adapter, it is merged, or the new one has other modules, shapes or a larger rank.
     pub fn hot_swap(&mut self, name: &str, new: Adapter) -> Result<()> {
         self.check_not_merged("swapping")?;
-        let binding = bind(&new, &self.checkpoint)?;
+        let (new, binding) = fit(&new, &self.checkpoint)?;
+        let new = new.into_owned();
         let old = self.loaded(name)?;
         if !old.adapter.layers.keys().eq(new.layers.keys()) {
             return Err(Error::adapter(name, "the new adapter has other modules"));
@@ -276,25 +278,33 @@ impl LoraModel {
         if old.adapter.replaced.keys().ne(new.replaced.keys()) {
             return Err(Error::adapter(name, "the new adapter brings other tensors of the base along"));
         }
-        if [&old.adapter, &new].iter().any(|adapter| {
-            matches!(adapter.config.init, Init::Pissa | Init::Olora)
-                || !adapter.config.target_parameters.is_empty()
-        }) {
-            return Err(Error::adapter(name, "PiSSA, OLoRA and expert adapters cannot be swapped"));
+        let adapters = [&old.adapter, &new];
+        if adapters.iter().any(|adapter| matches!(adapter.config.init, Init::Pissa | Init::Olora)) {
+            return Err(Error::adapter(name, "PiSSA and OLoRA adapters cannot be swapped"));
         }
+        let weights = |binding: &'_ Binding| -> Vec<String> {
+            binding.sites.iter().map(|site| site.weight.clone()).collect()
+        };
+        if weights(&old.binding) != weights(&binding) {
+            return Err(Error::adapter(name, "the new adapter is for other parameters"));
+        }
+        // Stacked experts lie one after another, each at the full rank.
+        let same_rank = adapters.iter().any(|adapter| !adapter.config.target_parameters.is_empty());
         for (module, layer) in &new.layers {
             let live = &old.adapter.layers[module];
             let same = live.a.shape()[1..] == layer.a.shape()[1..]
                 && live.b.shape()[0] == layer.b.shape()[0]
                 && live.magnitude.is_some() == layer.magnitude.is_some()
                 && live.bias.is_some() == layer.bias.is_some();
-            if !same || layer.a.shape()[0] > live.a.shape()[0] {
+            let (rank, live_rank) = (layer.a.shape()[0], live.a.shape()[0]);
+            if !same || rank > live_rank || (same_rank && rank != live_rank) {
                 return Err(Error::module(
                     module,
                     format!(
-                        "A {:?} cannot take the place of {:?}: the rank must not grow",
+                        "A {:?} cannot take the place of {:?}: the rank must not {}",
                         layer.a.shape(),
-                        live.a.shape()
+                        live.a.shape(),
+                        if same_rank { "change in an adapter of parameters" } else { "grow" }
                     ),
                 ));
             }
