@@ -40,7 +40,7 @@ Exit codes:
 #[command(name = "lora", version, after_long_help = AFTER_HELP, after_help = AFTER_HELP, max_term_width = 100)]
 pub struct Arguments {
     /// No progress bar, no summary, no warnings; errors and what was asked for are still printed
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 900)]
     pub quiet: bool,
     #[command(subcommand)]
     pub command: Command,
@@ -83,11 +83,12 @@ pub struct Info {
 
 /// Put adapters into a base checkpoint
 ///
-/// Writes W + s·B·A for every adapted weight W, summed in f32 and rounded once; several adapters are summed before the
-/// rounding. The other tensors, the configuration and the tokenizer are copied. The new checkpoint has the shards and
+/// Writes W + s·B·A for every adapted weight W (A and B are the adapter's matrices, s its scale), summed in f32 and
+/// rounded once; several adapters are summed before the rounding. The other tensors, the configuration and the tokenizer are copied. The new checkpoint has the shards and
 /// the element types of the base. DoRA, biases, saved modules and embeddings are merged as PEFT merges them.
 ///
-/// Something in the adapter that cannot be honoured is an error that names it; nothing is skipped.
+/// Something in the adapter that cannot be honoured is an error that names it; nothing is skipped. Weights that are
+/// stored quantised (GPTQ, AWQ, bitsandbytes, FP8) are refused: merge into the model that they were made from.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -125,7 +126,7 @@ pub struct Merge {
 /// Take adapters out of a merged checkpoint
 ///
 /// Exact, bit for bit, if the checkpoint was merged with --exact: it has a record then. Without a record each weight
-/// comes back as close as rounding allows, which the summary says. Give the adapters in the order and with the weights
+/// comes back as close as rounding allows, which a warning says. Give the adapters in the order and with the weights
 /// that they were merged with.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
@@ -153,7 +154,7 @@ pub struct Unmerge {
 /// Exchange the adapters of a merged checkpoint in one pass
 ///
 /// With the record of `lora merge --exact` the result is, bit for bit, that of merging the new adapters into the base,
-/// and it has a record again. Without one, what rounding lost in the first merge stays lost, which the summary says.
+/// and it has a record again. Without one, what rounding lost in the first merge stays lost, which a warning says.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:

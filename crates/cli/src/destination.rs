@@ -52,6 +52,14 @@ impl Destination {
         self.aside.as_deref().unwrap_or(&self.out)
     }
 
+    /// An error about what is being built, told as one about `--out`.
+    pub fn explain(&self, error: lora_peft::Error) -> lora_peft::Error {
+        match &self.aside {
+            Some(aside) => error.relocated(aside, &self.out),
+            None => error,
+        }
+    }
+
     /// Puts the complete new directory in place of the old one.
     pub fn finish(self) -> Result<()> {
         let Some(new) = &self.aside else { return Ok(()) };

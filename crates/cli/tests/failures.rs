@@ -68,6 +68,58 @@ fn missing_files_are_named() {
     refused(&base(), empty.path(), &["adapter_config.json"]);
 }
 
+/// What is written is not yet where it will be, which the user need not know.
+#[test]
+fn failures_to_write_name_the_output() {
+    let directory = directory();
+    let out = directory.path().join("out");
+    let full = "ulimit -f 8";
+    let line = "merge --base {} --adapter {} --out {}";
+    let run = lora_limited(full, line, &[&base(), &adapter(), &out]);
+    run.fails(1, &[&format!("error: {}: ", out.join("model.safetensors").display())]);
+    let tuned = directory.path().join("tuned");
+    lora(line, &[&base(), &adapter(), &tuned]).succeeds();
+    let run = lora_limited(
+        "ulimit -f 4",
+        "extract --base {} --tuned {} --rank 8 --out {}",
+        &[&base(), &tuned, &out],
+    );
+    run.fails(1, &[&format!("error: {}: ", out.join("adapter_model.safetensors").display())]);
+    assert_eq!(listing(directory.path()), ["tuned"]);
+    // Nobody can make directories there.
+    let out = Path::new("/proc/out");
+    lora(line, &[&base(), &adapter(), out]).fails(1, &["error: /proc/out: "]);
+}
+
+#[test]
+fn what_was_given_instead_is_told() {
+    let directory = directory();
+    let path = |name: &str| directory.path().join(name);
+    refused(&adapter(), &adapter(), &["llama-bf16/adapter: no checkpoint", "it holds an adapter"]);
+    refused(&base(), &base(), &["bases/llama-bf16: not an adapter: it has no adapter_config.json"]);
+    let file = adapter().join("adapter_model.safetensors");
+    refused(&base(), &file, &["adapter_model.safetensors: not a directory"]);
+    let (config, index) = (base().join("config.json"), "model.safetensors.index.json");
+    refused(
+        &config,
+        &adapter(),
+        &["config.json: not the index of a checkpoint", index.trim_start_matches("model")],
+    );
+    let misfit = golden("cases/gpt2-attention/adapter");
+    refused(&base(), &misfit, &["none of the adapter's modules", "made for `tiny-gpt2`"]);
+    // Adapters with names of their own, and files with pickled weights.
+    for name in ["one", "two"] {
+        changed_adapter(&adapter(), &path("several").join(name), "r", json!(4));
+    }
+    refused(&base(), &path("several"), &["no adapter_config.json here", "several/one`", "several/two`"]);
+    std::fs::rename(path("several/one/adapter_model.safetensors"), path("several/one/adapter_model.bin"))
+        .unwrap();
+    refused(&base(), &path("several/one"), &["adapter_model.bin", "adapter_model.safetensors"]);
+    std::fs::create_dir(path("pickled")).unwrap();
+    std::fs::write(path("pickled/pytorch_model.bin"), "x").unwrap();
+    refused(&path("pickled"), &adapter(), &["no checkpoint", "`pytorch_model.bin`", "safetensors"]);
+}
+
 #[test]
 fn keys_that_change_numbers_are_named() {
     let directory = directory();
@@ -139,7 +191,7 @@ fn an_existing_directory_is_replaced_only_by_force() {
         "merge --base {} --adapter {} --out {} --force",
         &[&base(), &adapter(), &path("out")],
     )
-    .fails(1, &["model.safetensors"]);
+    .fails(1, &["out/model.safetensors: "]);
     assert!(path("out/old.txt").exists());
     merge("--force", &path("out")).succeeds();
     assert!(!path("out/old.txt").exists());

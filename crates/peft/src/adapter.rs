@@ -1,7 +1,7 @@
 //! An adapter in PEFT's files: `adapter_config.json` and `adapter_model.safetensors`.
 
 use crate::checkpoint::header_error;
-use crate::config::AdapterConfig;
+use crate::config::{AdapterConfig, CONFIG_FILE};
 use crate::error::AtPath;
 use crate::matching::Matcher;
 use crate::tensor::{Tensor, file_type, float_type};
@@ -105,6 +105,7 @@ impl Adapter {
     /// A file is missing or malformed; a key cannot be honoured; a tensor has no use, has not its partner, has the
     /// wrong shape, or holds NaN or infinity. The error names it.
     pub fn load(directory: &Path) -> Result<Self> {
+        check_place(directory)?;
         let config = AdapterConfig::load(directory)?;
         let path = directory.join(WEIGHTS_FILE);
         let bytes = std::fs::read(&path).at(&path)?;
@@ -124,13 +125,22 @@ impl Adapter {
             .map_err(|error| Error::malformed(Path::new(WEIGHTS_FILE), header_error(&error)))?;
         let mut parts: BTreeMap<String, Parts> = BTreeMap::new();
         let mut replaced = BTreeMap::new();
+        let mut repeated = Vec::new();
         for (name, view) in file.iter() {
             let tensor = read(name, &view)?;
             let own = name.strip_prefix(PREFIX).ok_or_else(|| {
                 Error::tensor(name, format!("nothing uses it: names of LoRA tensors start with `{PREFIX}`"))
             })?;
             match part_of(own) {
-                Some((module, part)) => parts.entry(module.to_owned()).or_default().put(part, tensor),
+                Some((module, part)) => {
+                    if !parts.entry(module.to_owned()).or_default().put(part, tensor) {
+                        return Err(Error::tensor(name, "found twice, under two names"));
+                    }
+                }
+                None if is_original_of_saved(own, &matcher) => {}
+                None if own.contains(SAVED_COPY) => {
+                    repeated.push((name.to_owned(), own.replacen(SAVED_COPY, ".", 1), tensor));
+                }
                 None => {
                     let base = own.replace(".base_layer.", ".");
                     if !is_used(&base, &config, &matcher) {
@@ -141,6 +151,14 @@ impl Adapter {
                     }
                     replaced.insert(base, tensor);
                 }
+            }
+        }
+        for (name, twin, tensor) in repeated {
+            if replaced.get(&twin) != Some(&tensor) {
+                return Err(Error::tensor(
+                    name,
+                    format!("nothing uses it: PEFT writes it only beside an equal `{PREFIX}{twin}`"),
+                ));
             }
         }
         let layers = parts
@@ -214,6 +232,39 @@ impl Adapter {
     }
 }
 
+/// Says what is there instead where there is no adapter.
+fn check_place(directory: &Path) -> Result<()> {
+    if !std::fs::metadata(directory).at(directory)?.is_dir() {
+        return Err(Error::malformed(
+            directory,
+            "not a directory; an adapter is the directory that holds its files",
+        ));
+    }
+    let holds = |directory: &Path, file: &str| directory.join(file).exists();
+    if !holds(directory, CONFIG_FILE) {
+        // PEFT saves adapters that have a name of their own in directories of that name.
+        let entries = std::fs::read_dir(directory).at(directory)?.flatten();
+        let inside = entries.map(|entry| entry.path()).filter(|path| holds(path, CONFIG_FILE));
+        let mut inside: Vec<String> = inside.map(|path| format!("`{}`", path.display())).collect();
+        inside.sort();
+        return Err(Error::malformed(
+            directory,
+            match inside.is_empty() {
+                true => format!("not an adapter: it has no {CONFIG_FILE}"),
+                false => format!("no {CONFIG_FILE} here, but in {}", inside.join(", ")),
+            },
+        ));
+    }
+    if !holds(directory, WEIGHTS_FILE) && holds(directory, "adapter_model.bin") {
+        return Err(Error::malformed(
+            directory,
+            "it has adapter_model.bin, which can hold programs and is not read; load and save it with PEFT to get \
+             adapter_model.safetensors",
+        ));
+    }
+    Ok(())
+}
+
 fn names(embedding: bool) -> (&'static str, &'static str) {
     if embedding { ("lora_embedding_A", "lora_embedding_B") } else { ("lora_A.weight", "lora_B.weight") }
 }
@@ -247,8 +298,20 @@ fn part_of(name: &str) -> Option<(&str, Part)> {
         (".lora_embedding_B", Part::EmbeddingB),
         (".lora_B.bias", Part::Bias),
         (".lora_magnitude_vector", Part::Magnitude),
+        // As the parameter is called in memory since PEFT 0.12; it loads this name too.
+        (".lora_magnitude_vector.weight", Part::Magnitude),
     ];
     endings.into_iter().find_map(|(ending, part)| Some((name.strip_suffix(ending)?, part)))
+}
+
+/// With saved embeddings or biases, PEFT writes modules of `modules_to_save` three times: under their own name, as
+/// `….modules_to_save.…`, and as `….original_module.…`, which is what they were before training.
+const SAVED_COPY: &str = ".modules_to_save.";
+const SAVED_ORIGINAL: &str = ".original_module.";
+
+/// Whether this is what a saved module was before training: the saved one takes its place.
+fn is_original_of_saved(name: &str, matcher: &Matcher) -> bool {
+    name.split_once(SAVED_ORIGINAL).is_some_and(|(module, _)| matcher.saves(module))
 }
 
 /// Whether a tensor that is not LoRA's own has a reason to be in the file.
@@ -273,7 +336,8 @@ struct Parts {
 }
 
 impl Parts {
-    fn put(&mut self, part: Part, tensor: Tensor) {
+    /// Whether the place was free.
+    fn put(&mut self, part: Part, tensor: Tensor) -> bool {
         let place = match part {
             Part::A => &mut self.a,
             Part::B => &mut self.b,
@@ -282,7 +346,7 @@ impl Parts {
             Part::Bias => &mut self.bias,
             Part::Magnitude => &mut self.magnitude,
         };
-        *place = Some(tensor);
+        place.replace(tensor).is_none()
     }
 
     /// A and B must both be there and fit each other, the configuration and the rank it gives this module.

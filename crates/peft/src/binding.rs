@@ -7,8 +7,10 @@ use crate::matching::{Match, Matcher};
 use crate::module::{self, LayerKind};
 use crate::naming::Naming;
 use crate::targets::{Target, find_targets};
-use crate::{Error, Result};
+use crate::tensor::float_type;
+use crate::{Error, Result, experts, quantized};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// One weight of the base model that an adapter's layer changes.
@@ -68,6 +70,28 @@ pub fn bind(adapter: &Adapter, checkpoint: &Checkpoint) -> Result<Binding> {
     Ok(binding)
 }
 
+/// Biases that an adapter trained and its file has lost: with `bias` = `lora_only`, older versions of PEFT (0.10 and 0.14
+/// among them) save none. Like PEFT's, a merge keeps the base model's.
+pub fn lost_biases<'a>(adapter: &Adapter, binding: &'a Binding) -> impl Iterator<Item = &'a str> {
+    let lost = has_lost_biases(adapter);
+    binding.sites.iter().filter(move |_| lost).filter_map(|site| site.bias.as_deref())
+}
+
+fn has_lost_biases(adapter: &Adapter) -> bool {
+    let has_bias = |module: &String| adapter.replaced.contains_key(&format!("{module}.bias"));
+    adapter.config.bias == BiasMode::LoraOnly && !adapter.layers.keys().any(has_bias)
+}
+
+/// [`bind`], after taking stacked experts apart where the checkpoint has them apart: see [`experts`].
+///
+/// # Errors
+/// As [`bind`].
+pub fn fit<'a>(adapter: &'a Adapter, checkpoint: &Checkpoint) -> Result<(Cow<'a, Adapter>, Binding)> {
+    let adapter = experts::apart(adapter, checkpoint)?;
+    let binding = bind(&adapter, checkpoint)?;
+    Ok((adapter, binding))
+}
+
 struct Binder<'a> {
     adapter: &'a Adapter,
     checkpoint: &'a Checkpoint,
@@ -112,6 +136,7 @@ impl Binder<'_> {
             ));
         }
         let weight = self.file_name(&format!("{key}.weight"));
+        quantized::check_module(self.checkpoint, weight.trim_end_matches(".weight"))?;
         let shape = match self.shape(&weight) {
             Some(shape) => shape,
             None => {
@@ -171,9 +196,22 @@ impl Binder<'_> {
         }
     }
 
+    /// The checkpoint has no such module; perhaps it has none of the adapter's.
+    fn missing(&self, key: &str) -> Error {
+        let is_found = |module: &String| self.shape(&self.file_name(&format!("{module}.weight"))).is_some();
+        if self.adapter.layers.keys().any(is_found) {
+            return Error::module(key, "the checkpoint has no such module");
+        }
+        let base = self.adapter.config.other.get("base_model_name_or_path").and_then(Value::as_str);
+        Error::NoMatch(format!(
+            "the checkpoint has none of the adapter's modules, `{key}` for one; the adapter was made for {}",
+            base.map_or("another model".to_owned(), |base| format!("`{base}`"))
+        ))
+    }
+
     /// The input embedding that a missing output head shares its weight with.
     fn tied_source(&self, key: &str, layer: &AdapterLayer) -> Result<String> {
-        let missing = || Error::module(key, "the checkpoint has no such module");
+        let missing = || self.missing(key);
         if !module::is_output_head(key) || layer.a.shape().len() != 2 {
             return Err(missing());
         }
@@ -216,8 +254,10 @@ impl Binder<'_> {
         if let Some(unfound) = self.adapter.config.target_parameters.iter().find(|target| {
             !found.values().any(|name| name == *target || name.ends_with(&format!(".{target}")))
         }) {
+            quantized::check_missing_parameter(self.checkpoint, unfound)?;
             return Err(Error::NoMatch(format!(
-                "the checkpoint has no parameter `{unfound}` (`target_parameters`)"
+                "the checkpoint has no parameter `{unfound}` (`target_parameters`){}",
+                experts::hint(self.checkpoint)
             )));
         }
         Ok(found)
@@ -225,6 +265,7 @@ impl Binder<'_> {
 
     fn parameter_site(&self, key: &str, layer: &AdapterLayer, parameter: &str) -> Result<Site> {
         let weight = self.file_name(parameter);
+        quantized::check_tensor(self.checkpoint, &weight)?;
         let shape = self.shape(&weight).unwrap_or_default();
         let (a, b) = (layer.a.shape(), layer.b.shape());
         let rank = self.matcher.rank(parameter)?;
@@ -278,12 +319,11 @@ impl Binder<'_> {
                     format!("has shape {:?}, but the base model's has {shape:?}", tensor.shape()),
                 ));
             }
+            quantized::check_tensor(self.checkpoint, &name)?;
             // PEFT saves adapted embeddings along, usually unchanged.
-            let unchanged =
-                match self.checkpoint.info(&name).map(|info| crate::tensor::float_type(info.dtype))? {
-                    Some(dtype) => tensor.cast(dtype).bytes() == &*self.checkpoint.bytes(&name)?,
-                    None => false,
-                };
+            let bytes = self.checkpoint.bytes(&name)?;
+            let dtype = float_type(self.checkpoint.info(&name)?.dtype);
+            let unchanged = dtype.is_some_and(|dtype| tensor.cast(dtype).bytes() == &*bytes);
             if !unchanged {
                 binding.replaced.insert(name, key.clone());
             }
@@ -294,6 +334,9 @@ impl Binder<'_> {
             let key = match self.adapter.config.bias {
                 BiasMode::All if name == "bias" || name.ends_with(".bias") => "bias",
                 BiasMode::LoraOnly if name.ends_with(".bias") && self.adapter.layers.contains_key(module) => {
+                    if has_lost_biases(self.adapter) {
+                        continue;
+                    }
                     "bias"
                 }
                 _ if self.saves(module) => "modules_to_save",

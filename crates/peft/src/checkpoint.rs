@@ -1,5 +1,6 @@
 //! Base checkpoints: one safetensors file, or shards with an index.
 
+use crate::config::CONFIG_FILE;
 use crate::error::AtPath;
 use crate::tensor::{Dtype, Tensor, float_type};
 use crate::{Error, Result};
@@ -141,7 +142,11 @@ impl Checkpoint {
         let bytes = std::fs::read(path).at(path)?;
         let index: Value = serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
         let Some(weight_map) = index.get("weight_map").and_then(Value::as_object) else {
-            return Err(malformed("no `weight_map`".into()));
+            return Err(malformed(
+                "not the index of a checkpoint: it has no `weight_map`; a checkpoint is its directory, its \
+                 .safetensors file or its .safetensors.index.json"
+                    .into(),
+            ));
         };
         let mut files: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for (tensor, shard) in weight_map {
@@ -201,6 +206,30 @@ impl Checkpoint {
         let metadata = metadata.metadata().clone().unwrap_or_default().into_iter().collect();
         self.shards.push(Shard { file_name, path: path.to_owned(), file, metadata, names });
         Ok(())
+    }
+
+    /// The same files without some of their tensors, and with another `config.json`: what a checkpoint was before it was
+    /// given these.
+    pub(crate) fn without(&self, hidden: &[String], model_config: &Map<String, Value>) -> Result<Self> {
+        let shard = |shard: &Shard| {
+            Ok(Shard {
+                file_name: shard.file_name.clone(),
+                path: shard.path.clone(),
+                file: shard.file.try_clone().at(&shard.path)?,
+                metadata: shard.metadata.clone(),
+                names: shard.names.iter().filter(|name| !hidden.contains(name)).cloned().collect(),
+            })
+        };
+        let mut tensors = self.tensors.clone();
+        tensors.retain(|name, _| !hidden.contains(name));
+        Ok(Checkpoint {
+            directory: self.directory.clone(),
+            shards: self.shards.iter().map(shard).collect::<Result<_>>()?,
+            tensors,
+            index: self.index.clone(),
+            model_config: model_config.clone(),
+            owns_directory: self.owns_directory,
+        })
     }
 
     /// The directory that holds the files.
@@ -330,10 +359,25 @@ fn find(directory: &Path) -> Result<PathBuf> {
         }
     }
     let names: Vec<String> = STEMS.iter().map(|stem| format!("{stem}.safetensors")).collect();
+    let entries = std::fs::read_dir(directory).at(directory)?.flatten();
+    let others = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut others: Vec<String> = others.filter(|name| is_other_format(name)).collect();
+    others.sort();
+    let hint = match others.first() {
+        Some(name) if name == CONFIG_FILE => "; it holds an adapter".to_owned(),
+        Some(name) => format!("; `{name}` is of a format that is not read, save the model as safetensors"),
+        None => String::new(),
+    };
     Err(Error::malformed(
         directory,
-        format!("no checkpoint: none of {} (or its index) found", names.join(", ")),
+        format!("no checkpoint: none of {} (or its index) found{hint}", names.join(", ")),
     ))
+}
+
+/// Files that stand where a checkpoint was looked for.
+fn is_other_format(name: &str) -> bool {
+    name == CONFIG_FILE
+        || [".bin", ".pt", ".pth", ".ckpt", ".gguf"].iter().any(|ending| name.ends_with(ending))
 }
 
 fn read_model_config(directory: &Path) -> Result<Map<String, Value>> {

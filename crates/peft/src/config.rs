@@ -119,19 +119,40 @@ impl Default for AdapterConfig {
 }
 
 /// Keys that describe an adapter and change no number.
-const DESCRIPTIVE: [&str; 10] = [
+const DESCRIPTIVE: [&str; 8] = [
     "auto_mapping",
     "base_model_name_or_path",
     "revision",
     "task_type",
     "inference_mode",
-    "peft_version",
     // Read by PEFT only when the method that they belong to is on.
     "megatron_core",
-    "qalora_group_size",
     "eva_config",
-    // PEFT ignores it in files.
-    "runtime_config",
+    // Not written back.
+    "peft_version",
+];
+
+/// Keys that PEFT reads only when the method that they belong to is on, which is not supported, or not at all.
+const WITHOUT_EFFECT: [&str; 2] = ["qalora_group_size", "runtime_config"];
+
+/// Keys of PEFT 0.11 to 0.21. PEFT 0.10 refuses a file with keys that it does not know, so they are written only where
+/// they say something.
+const LATER: [&str; 15] = [
+    "alora_invocation_tokens",
+    "arrow_config",
+    "corda_config",
+    "ensure_weight_tying",
+    "eva_config",
+    "exclude_modules",
+    "kasa_config",
+    "lora_bias",
+    "lora_ga_config",
+    "monteclora_config",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_qalora",
+    "velora_config",
 ];
 
 impl AdapterConfig {
@@ -228,6 +249,7 @@ impl AdapterConfig {
                 self.alpha_pattern = pattern(&value, Value::as_f64)
                     .ok_or_else(|| expects("a map from patterns to numbers"))?;
             }
+            key if WITHOUT_EFFECT.contains(&key) => {}
             key if DESCRIPTIVE.contains(&key) || is_neutral(&value) => {
                 self.other.insert(key.to_owned(), value);
             }
@@ -286,7 +308,8 @@ impl AdapterConfig {
         Ok(())
     }
 
-    /// Every key of PEFT's file, in its order.
+    /// The keys of PEFT's file, in its order. Keys that PEFT 0.10 does not know are left out where they say nothing, so that
+    /// it loads the file unless the adapter needs a later one.
     pub fn to_json(&self) -> Value {
         let names = |names: &Option<ModuleNames>| match names {
             None => Value::Null,
@@ -338,6 +361,9 @@ impl AdapterConfig {
             keys.entry(key).or_insert(Value::Null);
         }
         keys.entry("inference_mode").or_insert(Value::Bool(true));
+        keys.retain(|key, value| !LATER.contains(&key.as_str()) || !is_neutral(value));
+        // That PEFT did not write this file.
+        keys.shift_remove("peft_version");
         keys.sort_keys();
         Value::Object(keys)
     }
@@ -350,6 +376,19 @@ impl AdapterConfig {
         let path = directory.join(CONFIG_FILE);
         let text = format!("{:#}\n", self.to_json());
         std::fs::write(&path, text).at(&path)
+    }
+
+    /// Modules that are trained whole: `modules_to_save`, and the heads that PEFT adds for the task whether the file names them
+    /// (as since PEFT 0.14) or not.
+    pub fn saved_modules(&self) -> Vec<String> {
+        let heads: &[&str] = match self.task_type() {
+            Some("SEQ_CLS" | "TOKEN_CLS") => &["classifier", "score"],
+            Some("QUESTION_ANS") => &["qa_outputs"],
+            _ => &[],
+        };
+        let mut modules = self.modules_to_save.clone();
+        modules.extend(heads.iter().map(|head| (*head).to_owned()));
+        modules
     }
 
     /// `task_type`, for instance `CAUSAL_LM`.

@@ -72,6 +72,21 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// The same error for someone who knows a directory by another name: paths below `from` become paths below `to`.
+    #[must_use]
+    pub fn relocated(self, from: &Path, to: &Path) -> Self {
+        let moved = |path: PathBuf| match path.strip_prefix(from) {
+            Ok(rest) if rest.as_os_str().is_empty() => to.to_owned(),
+            Ok(rest) => to.join(rest),
+            Err(_) => path,
+        };
+        match self {
+            Error::Io { path, source } => Error::Io { path: moved(path), source },
+            Error::Malformed { path, reason } => Error::Malformed { path: moved(path), reason },
+            other => other,
+        }
+    }
+
     pub(crate) fn tensor(name: impl Into<String>, reason: impl Into<String>) -> Self {
         Error::Tensor { name: name.into(), reason: reason.into() }
     }

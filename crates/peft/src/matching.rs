@@ -3,6 +3,7 @@
 use crate::config::{AdapterConfig, ModuleNames};
 use crate::{Error, Result};
 use fancy_regex::{Regex, RegexBuilder};
+use std::collections::HashSet;
 
 /// Steps a pattern may backtrack before it is refused: enough for any sane pattern, little enough to return at once.
 const BACKTRACK_LIMIT: usize = 100_000;
@@ -54,7 +55,7 @@ enum Targets {
 #[derive(Debug)]
 enum Names {
     Pattern { key: &'static str, pattern: Regex },
-    List(Vec<String>),
+    List(HashSet<String>),
 }
 
 impl Names {
@@ -63,14 +64,14 @@ impl Names {
             ModuleNames::Pattern(text) => {
                 Names::Pattern { key, pattern: compile(key, r"\A(?:", text, r")\z")? }
             }
-            ModuleNames::List(list) => Names::List(list.clone()),
+            ModuleNames::List(list) => Names::List(list.iter().cloned().collect()),
         })
     }
 
     fn matches(&self, path: &str) -> Result<bool> {
         match self {
             Names::Pattern { key, pattern } => is_match(key, pattern, path),
-            Names::List(list) => Ok(list.iter().any(|name| path == name || has_suffix(path, name))),
+            Names::List(list) => Ok(list.contains(path) || has_suffix_of(path, list)),
         }
     }
 }
@@ -102,8 +103,8 @@ impl Matcher {
                 Some(names) => Some(Names::new("exclude_modules", names)?),
                 None => None,
             },
-            saved: config.modules_to_save.iter().map(saved).collect::<Result<_>>()?,
-            saved_suffixes: config.modules_to_save.clone(),
+            saved: config.saved_modules().iter().map(saved).collect::<Result<_>>()?,
+            saved_suffixes: config.saved_modules(),
             parameters: config.target_parameters.clone(),
             layers: config.layers_to_transform.clone(),
             layer_patterns,
@@ -150,8 +151,7 @@ impl Matcher {
             Targets::Names(names @ Names::Pattern { .. }) => names.matches(path)?,
             Targets::Names(Names::List(list)) => {
                 // A module that is named in full is adapted whatever its layer.
-                list.iter().any(|name| path == name)
-                    || (list.iter().any(|name| has_suffix(path, name)) && self.layer_matches(path)?)
+                list.contains(path) || (has_suffix_of(path, list) && self.layer_matches(path)?)
             }
         };
         Ok(if targeted { Match::Targeted } else { Match::Unmatched })
@@ -176,7 +176,7 @@ impl Matcher {
         self.parameters.iter().any(|target| name == target || has_suffix(name, target))
     }
 
-    /// Whether `modules_to_save` names this module: by any suffix, as PEFT does.
+    /// Whether this is one of the [saved modules](AdapterConfig::saved_modules): by any suffix, as PEFT does.
     pub fn saves(&self, path: &str) -> bool {
         self.saved_suffixes.iter().any(|name| path.ends_with(name.as_str()))
     }
@@ -209,6 +209,11 @@ impl Matcher {
 
 fn has_suffix(path: &str, name: &str) -> bool {
     path.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'))
+}
+
+/// Whether the path has one of the names after a dot.
+fn has_suffix_of(path: &str, names: &HashSet<String>) -> bool {
+    path.match_indices('.').any(|(dot, _)| names.contains(&path[dot + 1..]))
 }
 
 fn first_match<T: Copy>(key: &'static str, patterns: &[(Regex, T)], path: &str) -> Result<Option<T>> {

@@ -1,7 +1,8 @@
 //! Restore records of a merged checkpoint, in the directory `lora_restore` inside it.
 //!
-//! `restore.json` lists the tensors that the merge changed. For each there is one safetensors file, either with the
-//! codes and escapes of a [`RestoreRecord`] for each matrix of the tensor, or with the original tensor.
+//! `restore.json` lists the tensors that the merge changed, each with a checksum (XXH3, 64 bits) of what it became. For
+//! each there is one safetensors file, either with the codes and escapes of a [`RestoreRecord`] for each matrix of the
+//! tensor, or with the original tensor.
 
 use crate::checkpoint::Checkpoint;
 use crate::error::AtPath;
@@ -25,8 +26,8 @@ const VERSION: u64 = 1;
 pub(crate) enum TensorRecord {
     /// One record for each matrix of the tensor.
     Codes(Vec<RestoreRecord>),
-    /// The tensor itself, and the fingerprint of what it was changed to.
-    Original { original: Tensor, changed: u64 },
+    /// The tensor itself.
+    Original(Tensor),
 }
 
 /// Writes records while a checkpoint is being merged.
@@ -43,7 +44,9 @@ impl RecordWriter {
         Ok(RecordWriter { directory, tensors: Map::new() })
     }
 
-    pub fn add(&mut self, name: &str, record: &TensorRecord) -> Result<()> {
+    /// Adds the record of a tensor that has become `changed`.
+    pub fn add(&mut self, name: &str, record: &TensorRecord, changed: &Tensor) -> Result<()> {
+        let checksum = hex(checksum(changed));
         let file = format!("{:05}.safetensors", self.tensors.len());
         let path = self.directory.join(&file);
         let entry = match record {
@@ -82,9 +85,9 @@ impl RecordWriter {
                     writer.write(record.codes())?;
                 }
                 writer.finish()?;
-                json!({ "file": file, "parts": parts })
+                json!({ "file": file, "checksum": checksum, "parts": parts })
             }
-            TensorRecord::Original { original, changed } => {
+            TensorRecord::Original(original) => {
                 let outline = Outline {
                     name: "original".into(),
                     dtype: file_type(original.dtype()),
@@ -93,7 +96,7 @@ impl RecordWriter {
                 let mut writer = ShardWriter::create(&path, &BTreeMap::new(), &[outline])?;
                 writer.write(original.bytes())?;
                 writer.finish()?;
-                json!({ "file": file, "changed": hex(*changed) })
+                json!({ "file": file, "checksum": checksum })
             }
         };
         self.tensors.insert(name.to_owned(), entry);
@@ -181,18 +184,28 @@ impl Records {
         self.tensors.contains_key(name)
     }
 
-    pub(crate) fn read(&self, name: &str) -> Result<TensorRecord> {
+    /// Whether the record of a tensor gives it back only together with the adapters.
+    pub(crate) fn needs_adapters(&self, name: &str) -> bool {
+        self.tensors.get(name).is_some_and(|entry| entry["parts"].is_array())
+    }
+
+    /// The record of a tensor, which must be what the merge made of it.
+    pub(crate) fn read(&self, name: &str, found: &Tensor) -> Result<TensorRecord> {
         let path = self.directory.join(LIST);
         let malformed = || Error::malformed(&path, format!("the entry of `{name}` is malformed"));
         let entry =
             self.tensors.get(name).ok_or_else(|| Error::Record(format!("there is none for `{name}`")))?;
+        let recorded = entry["checksum"].as_str().and_then(unhex).ok_or_else(malformed)?;
+        if checksum(found) != recorded {
+            return Err(Error::Record(format!(
+                "`{name}` has been changed since the merge that the record is of"
+            )));
+        }
         let file = entry["file"].as_str().filter(|file| Path::new(file).components().count() == 1);
         let file = Checkpoint::open(&self.directory.join(file.ok_or_else(malformed)?))?;
-        if let Some(changed) = entry["changed"].as_str() {
-            let changed = unhex(changed).ok_or_else(malformed)?;
-            return Ok(TensorRecord::Original { original: file.tensor("original")?, changed });
-        }
-        let parts = entry["parts"].as_array().ok_or_else(malformed)?;
+        let Some(parts) = entry["parts"].as_array() else {
+            return Ok(TensorRecord::Original(file.tensor("original")?));
+        };
         let records = parts
             .iter()
             .enumerate()
@@ -251,11 +264,7 @@ fn unhex(text: &str) -> Option<u64> {
     u64::from_str_radix(text, 16).ok()
 }
 
-/// A number that tells a changed tensor from an unchanged one (FNV-1a over 8 bytes at a time).
-pub(crate) fn content_fingerprint(tensor: &Tensor) -> u64 {
-    tensor.bytes().chunks(8).fold(0xCBF2_9CE4_8422_2325, |hash: u64, chunk| {
-        let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
-        (hash ^ u64::from_le_bytes(word)).wrapping_mul(0x0100_0000_01B3).rotate_left(29)
-    })
+/// A number that tells a changed tensor from an unchanged one. Records are no protection against forgery.
+fn checksum(tensor: &Tensor) -> u64 {
+    twox_hash::XxHash3_64::oneshot(tensor.bytes())
 }

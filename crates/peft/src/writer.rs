@@ -38,7 +38,7 @@ impl NewDirectory {
             std::fs::create_dir_all(&parent).at(&parent)?;
         }
         let partial = parent.join(format!(".{name}.partial-{}", std::process::id()));
-        std::fs::create_dir(&partial).at(&partial)?;
+        std::fs::create_dir(&partial).at(destination)?;
         Ok(NewDirectory { partial, destination: destination.to_owned(), committed: false })
     }
 
@@ -47,12 +47,18 @@ impl NewDirectory {
         &self.partial
     }
 
+    /// An error about a file in it, told as one about the destination.
+    #[must_use]
+    pub fn explain(&self, error: Error) -> Error {
+        error.relocated(&self.partial, &self.destination)
+    }
+
     /// Puts the directory in place. Its files must have been synced.
     ///
     /// # Errors
     /// The directory cannot be synced or renamed.
     pub fn commit(mut self) -> Result<()> {
-        File::open(&self.partial).and_then(|directory| directory.sync_all()).at(&self.partial)?;
+        File::open(&self.partial).and_then(|directory| directory.sync_all()).at(&self.destination)?;
         std::fs::rename(&self.partial, &self.destination).at(&self.destination)?;
         self.committed = true;
         if let Some(parent) = self.destination.parent().filter(|parent| !parent.as_os_str().is_empty()) {

@@ -5,7 +5,8 @@ mod common;
 use common::{case, golden};
 use lora_peft::binding::bind;
 use lora_peft::merge::{Edit, EditOptions, Weighted};
-use lora_peft::tensor::Tensor;
+use lora_peft::tensor::{Dtype, Tensor};
+use lora_peft::writer::{Outline, ShardWriter};
 use lora_peft::{Adapter, AdapterConfig, Checkpoint, Error};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -212,8 +213,48 @@ fn tensors_are_checked_one_by_one() {
         tensor_name(with_config(LLAMA, |config| config["use_dora"] = json!(true)))
             .ends_with("lora_magnitude_vector")
     );
+    // A magnitude under both of its names.
+    let q = "layers.0.self_attn.q_proj.lora_magnitude_vector";
+    let twice = with_tensors("llama-dora", |tensors| {
+        let (name, tensor) = tensors.iter().find(|(name, _)| name.ends_with(q)).unwrap().clone();
+        tensors.push((format!("{name}.weight"), tensor));
+    });
+    assert!(tensor_name(twice).contains(q));
     // The rank in the configuration is not the tensors'.
     assert!(tensor_name(with_config(LLAMA, |config| config["r"] = json!(5))).ends_with("lora_A.weight"));
+}
+
+#[test]
+fn magnitudes_may_have_the_name_of_their_parameter() {
+    let renamed = with_tensors("llama-dora", |tensors| {
+        for (name, _) in tensors.iter_mut().filter(|(name, _)| name.ends_with("magnitude_vector")) {
+            *name += ".weight";
+        }
+    });
+    assert_eq!(renamed.unwrap().layers, case("llama-dora").adapters()[0].layers);
+}
+
+#[test]
+fn copies_of_saved_modules_must_be_copies() {
+    let head = "base_model.model.lm_head";
+    let with = |name: String, change: &dyn Fn(Tensor) -> Tensor| {
+        with_tensors("llama-saved", |tensors| {
+            let saved = tensors.iter().find(|(name, _)| *name == format!("{head}.weight")).unwrap().1.clone();
+            tensors.push((name, change(saved)));
+        })
+    };
+    let zeros = |tensor: Tensor| Tensor::zeros(tensor.dtype(), tensor.shape());
+    let copy = format!("{head}.modules_to_save.weight");
+    let original = format!("{head}.original_module.weight");
+    let plain = &case("llama-saved").adapters()[0];
+    assert_eq!(with(copy.clone(), &|saved| saved).unwrap().replaced, plain.replaced);
+    assert_eq!(tensor_name(with(copy.clone(), &zeros)), copy);
+    assert_eq!(with(original, &zeros).unwrap().replaced, plain.replaced);
+    // Of modules that are not saved there is neither.
+    let original = "base_model.model.model.norm.original_module.weight";
+    assert_eq!(tensor_name(with(original.into(), &|saved| saved)), original);
+    let copy = "base_model.model.model.norm.modules_to_save.weight";
+    assert_eq!(tensor_name(with(copy.into(), &|saved| saved)), copy);
 }
 
 #[test]
@@ -226,7 +267,14 @@ fn adapters_that_do_not_fit_the_base_are_refused() {
     says(bound(more), "k_proj.lora_A.weight");
     let fewer = with_config(LLAMA, |config| config["target_modules"] = json!(["q_proj"])).unwrap();
     says(bound(fewer), "does not target it");
-    says(bound(Adapter::load(&case("bert-query").directory.join("adapter")).unwrap()), "no such module");
+    says(
+        bound(Adapter::load(&case("bert-query").directory.join("adapter")).unwrap()),
+        "none of the adapter's modules, `encoder.layer.0.attention.self.query` for one; the adapter was made for `tiny-bert`",
+    );
+    let mut one_too_many = case(LLAMA).adapters().remove(0);
+    let layer = one_too_many.layers["model.layers.0.self_attn.q_proj"].clone();
+    one_too_many.layers.insert("model.layers.7.self_attn.q_proj".into(), layer);
+    says(bound(one_too_many), "`model.layers.7.self_attn.q_proj`: the checkpoint has no such module");
     let biased = with_config(LLAMA, |config| config["bias"] = json!("all")).unwrap();
     assert!(bound(biased).is_ok(), "this base has no bias");
     let with_biases = Checkpoint::open(&case("llama-bias-all").base).unwrap();
@@ -234,6 +282,105 @@ fn adapters_that_do_not_fit_the_base_are_refused() {
     says(bind(&missing, &with_biases), ".bias");
     let saved = with_config(LLAMA, |config| config["modules_to_save"] = json!(["model.norm"])).unwrap();
     says(bound(saved), "model.norm.weight");
+}
+
+/// The base of a case with one tensor replaced by others, of zeros.
+fn with_base_tensors(
+    name: &str,
+    replaced: &str,
+    tensors: &[(&str, Dtype, &[usize])],
+    config: Value,
+) -> TempDir {
+    let source = Checkpoint::open(&case(name).base).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let kept = source.tensors().iter().filter(|(name, _)| *name != replaced);
+    let mut outlines: Vec<Outline> = kept
+        .map(|(name, info)| Outline { name: name.clone(), dtype: info.dtype, shape: info.shape.clone() })
+        .collect();
+    let new = |(name, dtype, shape): &(&str, Dtype, &[usize])| Outline {
+        name: (*name).to_owned(),
+        dtype: *dtype,
+        shape: shape.to_vec(),
+    };
+    outlines.extend(tensors.iter().map(new));
+    let path = directory.path().join("model.safetensors");
+    let mut writer = ShardWriter::create(&path, &Default::default(), &outlines).unwrap();
+    for outline in &outlines {
+        match source.bytes(&outline.name).ok().filter(|_| outline.name != replaced) {
+            Some(bytes) => writer.write(&bytes).unwrap(),
+            None => writer.write(&vec![0; outline.bytes() as usize]).unwrap(),
+        }
+    }
+    writer.finish().unwrap();
+    let mut all = source.model_config().clone();
+    all.extend(config.as_object().unwrap().clone());
+    std::fs::write(directory.path().join("config.json"), Value::Object(all).to_string()).unwrap();
+    directory
+}
+
+#[test]
+fn quantized_weights_are_refused_by_name() {
+    let module = "model.layers.0.self_attn.q_proj";
+    let weight = format!("{module}.weight");
+    let beside = |name: &str| format!("{module}.{name}");
+    let adapters = case(LLAMA).adapters();
+    let merge = |tensors: &[(&str, Dtype, &[usize])], config: Value| {
+        let base = with_base_tensors(LLAMA, &weight, tensors, config);
+        let base = Checkpoint::open(base.path()).unwrap();
+        let weighted = [Weighted { name: "a".into(), adapter: &adapters[0], weight: 1.0 }];
+        Edit::merge(&base, &weighted, EditOptions::default()).map(|_| ()).unwrap_err().to_string()
+    };
+    for (tensors, named) in [
+        // bitsandbytes in 8 and 4 bits, FP8 with scales, a weight in double precision.
+        (vec![(weight.clone(), Dtype::I8, vec![16, 16]), (beside("SCB"), Dtype::F32, vec![16])], &weight),
+        (vec![(weight.clone(), Dtype::U8, vec![128, 1])], &weight),
+        (vec![(weight.clone(), Dtype::F8_E4M3, vec![16, 16])], &weight),
+        (vec![(weight.clone(), Dtype::F64, vec![16, 16])], &weight),
+        // A scale says that even a weight in plain numbers is not the whole truth.
+        (
+            vec![(weight.clone(), Dtype::BF16, vec![16, 16]), (beside("weight_scale"), Dtype::F32, vec![1])],
+            &beside("weight_scale"),
+        ),
+        // GPTQ and compressed-tensors have no `weight`.
+        (
+            vec![(beside("qweight"), Dtype::I32, vec![2, 16]), (beside("scales"), Dtype::F16, vec![1, 16])],
+            &beside("qweight"),
+        ),
+        (vec![(beside("weight_packed"), Dtype::I32, vec![16, 2])], &beside("weight_packed")),
+    ] {
+        let dtype = tensors.iter().find(|(name, ..)| name == named).unwrap().1.to_string();
+        let tensors: Vec<_> = tensors.iter().map(|(n, d, s)| (n.as_str(), *d, s.as_slice())).collect();
+        let error = merge(&tensors, json!({ "quantization_config": { "quant_method": "some_method" } }));
+        for words in [named.as_str(), &dtype, "some_method", "quantise"] {
+            assert!(error.contains(words), "`{error}` does not say `{words}`");
+        }
+        assert!(merge(&tensors, json!({})).contains(named.as_str()));
+    }
+}
+
+#[test]
+fn quantized_weights_that_stay_are_copied_but_not_converted() {
+    let packed: &[(&str, Dtype, &[usize])] = &[("model.layers.0.mlp.up_proj.weight", Dtype::U8, &[160, 1])];
+    let config = json!({ "quantization_config": { "load_in_4bit": true } });
+    let base = with_base_tensors(LLAMA, "model.layers.0.mlp.up_proj.weight", packed, config);
+    let base = Checkpoint::open(base.path()).unwrap();
+    let adapters = case(LLAMA).adapters();
+    let weighted = [Weighted { name: "a".into(), adapter: &adapters[0], weight: 1.0 }];
+    assert!(Edit::merge(&base, &weighted, EditOptions::default()).is_ok());
+    let options = EditOptions { dtype: Some(lora_kernels::DType::Bf16), ..Default::default() };
+    says(Edit::merge(&base, &weighted, options).map(|_| ()), "quantised");
+}
+
+#[test]
+fn quantized_tensors_are_not_replaced() {
+    let head: &[(&str, Dtype, &[usize])] = &[("lm_head.weight", Dtype::I8, &[24, 16])];
+    let base = with_base_tensors("llama-saved", "lm_head.weight", head, json!({}));
+    let base = Checkpoint::open(base.path()).unwrap();
+    says(bind(&case("llama-saved").adapters()[0], &base), "lm_head.weight");
+    let stacked: &[(&str, Dtype, &[usize])] = &[("experts.gate_up_proj_blocks", Dtype::U8, &[3, 12, 4])];
+    let base = with_base_tensors("moe", "experts.gate_up_proj", stacked, json!({}));
+    let base = Checkpoint::open(base.path()).unwrap();
+    says(bind(&case("moe").adapters()[0], &base), "experts.gate_up_proj_blocks");
 }
 
 fn sharded() -> TempDir {

@@ -55,10 +55,12 @@ impl Job<'_> {
         console: &Console,
         progress: &Progress,
     ) -> Result<()> {
+        edit.warnings().iter().for_each(|warning| console.warning(warning));
         let (mut backend, device) = device::open(self.update.device)?;
         let start = Instant::now();
         let result = console
             .watch("writing", progress, || edit.write(backend.as_mut(), destination.path(), progress))
+            .map_err(|error| destination.explain(error))
             .about(self.checkpoint)?;
         destination.finish()?;
         if self.update.report {

@@ -6,10 +6,13 @@ use crate::destination::Destination;
 use crate::failure::{About, Result};
 use crate::table::Table;
 use crate::units;
+use lora_peft::adapter::WEIGHTS_FILE;
+use lora_peft::config::CONFIG_FILE;
 use lora_peft::extract::{ExtractOptions, ExtractedModule, extract};
 use lora_peft::writer::NewDirectory;
 use lora_peft::{Adapter, Checkpoint, Progress};
 use std::fs::File;
+use std::path::Path;
 
 pub fn run(arguments: &Extract, console: &Console, progress: &Progress) -> Result<()> {
     let base = Checkpoint::open(&arguments.base).about(&arguments.base)?;
@@ -33,13 +36,19 @@ pub fn run(arguments: &Extract, console: &Console, progress: &Progress) -> Resul
 }
 
 fn save(adapter: &Adapter, destination: &Destination) -> Result<()> {
-    let directory = NewDirectory::create(destination.path())?;
-    adapter.save(directory.path())?;
-    for entry in std::fs::read_dir(directory.path()).about(directory.path())? {
-        let path = entry.about(directory.path())?.path();
-        File::open(&path).and_then(|file| file.sync_all()).about(&path)?;
-    }
+    let directory = NewDirectory::create(destination.path()).map_err(|error| destination.explain(error))?;
+    let saved = adapter.save(directory.path()).and_then(|()| sync(directory.path()));
+    saved.map_err(|error| destination.explain(directory.explain(error)))?;
     Ok(directory.commit()?)
+}
+
+fn sync(directory: &Path) -> lora_peft::Result<()> {
+    for file in [CONFIG_FILE, WEIGHTS_FILE] {
+        let path = directory.join(file);
+        let synced = File::open(&path).and_then(|file| file.sync_all());
+        synced.map_err(|source| lora_peft::Error::Io { path, source })?;
+    }
+    Ok(())
 }
 
 fn errors(modules: &[ExtractedModule]) -> String {

@@ -142,7 +142,7 @@ pub fn large(directory: &Path, shards: usize, features: usize) -> [PathBuf; 2] {
 
 /// A copy of a golden adapter with another value in its configuration.
 pub fn changed_adapter(source: &Path, to: &Path, key: &str, value: Value) {
-    std::fs::create_dir(to).unwrap();
+    std::fs::create_dir_all(to).unwrap();
     let weights = "adapter_model.safetensors";
     std::fs::copy(source.join(weights), to.join(weights)).unwrap();
     let text = std::fs::read(source.join("adapter_config.json")).unwrap();

@@ -3,9 +3,8 @@
 mod plan;
 mod write;
 
-use crate::Result;
 use crate::adapter::{Adapter, AdapterLayer};
-use crate::binding::Binding;
+use crate::binding::{Binding, lost_biases};
 use crate::checkpoint::Checkpoint;
 use crate::config::Init;
 use crate::module::LayerKind;
@@ -13,9 +12,11 @@ use crate::record::Records;
 use crate::rewrite::{Changes, Rewrite};
 use crate::update::joined;
 use crate::writer::Outline;
+use crate::{Error, Result};
 use lora_kernels::restore::RestoreMethod;
 use lora_kernels::{DType, MergeReport, Rounding};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An adapter, what to call it, and a factor on it.
@@ -88,6 +89,8 @@ pub struct Edit<'a> {
 #[derive(Debug)]
 struct Bound<'a> {
     weighted: Weighted<'a>,
+    /// The adapter with a layer for each of the binding's sites.
+    adapter: Cow<'a, Adapter>,
     binding: Binding,
 }
 
@@ -158,6 +161,21 @@ impl<'a> Edit<'a> {
         self.remove.is_empty() || self.records.is_some()
     }
 
+    /// What the user should know: parts of the adapters that their files have lost.
+    pub fn warnings(&self) -> Vec<String> {
+        let lost = |bound: &Bound<'a>| {
+            let biases: Vec<&str> = lost_biases(&bound.adapter, &bound.binding).collect();
+            Some(format!(
+                "`{}` trained biases (`bias` is `lora_only`) that the PEFT which saved it left out, {} of them, the first \
+                 of which is `{}`; the base model's are kept, as PEFT does",
+                bound.weighted.name,
+                biases.len(),
+                biases.first()?
+            ))
+        };
+        self.add.iter().filter_map(lost).collect()
+    }
+
     /// Names of the tensors that will change.
     pub fn changed(&self) -> impl Iterator<Item = &str> {
         self.changes.keys().map(String::as_str)
@@ -190,11 +208,15 @@ impl Summary {
 }
 
 fn layer<'b>(bound: &'b Bound<'_>, index: usize) -> &'b AdapterLayer {
-    &bound.weighted.adapter.layers[&bound.binding.sites[index].layer]
+    &bound.adapter.layers[&bound.binding.sites[index].layer]
 }
 
 /// Whether merging is nothing but W + s·B·A.
 fn is_plain(bound: &Bound<'_>, index: usize) -> bool {
-    let init = &bound.weighted.adapter.config.init;
+    let init = &bound.adapter.config.init;
     layer(bound, index).magnitude.is_none() && !matches!(init, Init::Pissa | Init::Olora)
+}
+
+fn part_of_replacement(tensor: &str, adapter: &str) -> Error {
+    Error::tensor(tensor, format!("`{adapter}` replaces it, which cannot be done by a part of it"))
 }

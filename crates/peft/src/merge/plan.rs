@@ -1,7 +1,7 @@
 //! Finding out what happens to each tensor, before anything is written.
 
-use super::{Bound, Change, Edit, EditOptions, Place, Weighted, is_plain, layer};
-use crate::binding::bind;
+use super::{Bound, Change, Edit, EditOptions, Place, Weighted, is_plain, layer, part_of_replacement};
+use crate::binding::fit;
 use crate::checkpoint::Checkpoint;
 use crate::record::Records;
 use crate::tensor::{Dtype, file_type, float_type};
@@ -19,6 +19,15 @@ impl<'a> Edit<'a> {
         options: EditOptions,
         records: Option<Records>,
     ) -> Result<Self> {
+        // Adapters are for the base model: in it, what the merge has untied is still tied.
+        let base = match &records {
+            Some(records) => {
+                let config = records.model_config().unwrap_or(checkpoint.model_config());
+                Some(checkpoint.without(records.added(), config)?)
+            }
+            None => None,
+        };
+        let base = base.as_ref().unwrap_or(checkpoint);
         let bound = |weighted: &[Weighted<'a>]| -> Result<Vec<Bound<'a>>> {
             let bind_one = |weighted: &Weighted<'a>| {
                 if !weighted.weight.is_finite() {
@@ -27,7 +36,8 @@ impl<'a> Edit<'a> {
                         format!("weight {} is not finite", weighted.weight),
                     ));
                 }
-                Ok(Bound { weighted: weighted.clone(), binding: bind(weighted.adapter, checkpoint)? })
+                let (adapter, binding) = fit(weighted.adapter, base)?;
+                Ok(Bound { weighted: weighted.clone(), adapter, binding })
             };
             weighted.iter().map(bind_one).collect()
         };
@@ -45,6 +55,12 @@ impl<'a> Edit<'a> {
         if options.dtype.is_some() && (options.restore.is_some() || edit.records.is_some()) {
             return Err(Error::Record(
                 "records hold for one element type; it cannot be changed at the same time".into(),
+            ));
+        }
+        if let (Some(_), Some(method)) = (options.dtype, crate::quantized::method(checkpoint)) {
+            return Err(Error::malformed(
+                &checkpoint.directory().join("config.json"),
+                format!("the checkpoint is quantised ({method}); its element types cannot be changed"),
             ));
         }
         edit.plan_removals()?;
@@ -66,8 +82,20 @@ impl<'a> Edit<'a> {
             }
         }
         if let Some(records) = &self.records {
+            let (recorded, given) = (records.adapters().len(), self.remove.len());
+            if recorded != given {
+                return Err(Error::Record(format!(
+                    "{recorded} adapters were merged ({}), and all of them are taken out together; {given} are given",
+                    records.adapters().iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
+                )));
+            }
             for name in records.tensors() {
-                changes.entry(name.to_owned()).or_default();
+                let change = changes.entry(name.to_owned()).or_default();
+                if records.needs_adapters(name) && change.remove.is_empty() {
+                    return Err(Error::Record(format!(
+                        "the merge changed `{name}`, but none of the adapters that are to be taken out does"
+                    )));
+                }
             }
             self.dropped = records.added().iter().cloned().collect();
             self.dropped.iter().for_each(|name| {
@@ -84,7 +112,7 @@ impl<'a> Edit<'a> {
                     "`{name}` was merged in a way that cannot be undone without a record; merge with one"
                 )));
             }
-            let replaced = self.remove.iter().find_map(|bound| bound.weighted.adapter.replaced.keys().next());
+            let replaced = self.remove.iter().find_map(|bound| bound.adapter.replaced.keys().next());
             if let Some(name) = replaced {
                 return Err(Error::Record(format!(
                     "the adapter replaced `{name}`, whose old values are not known without a record; merge with one"
@@ -124,14 +152,10 @@ impl<'a> Edit<'a> {
                         ),
                     ));
                 }
-                if bound.weighted.weight != 1.0 {
-                    return Err(Error::tensor(
-                        name,
-                        format!(
-                            "`{}` replaces it, which cannot be done by a part of it",
-                            bound.weighted.name
-                        ),
-                    ));
+                // What removals change may turn out to be what it is replaced by.
+                let restored = self.records.is_some() || !change.remove.is_empty();
+                if bound.weighted.weight != 1.0 && !restored {
+                    return Err(part_of_replacement(name, &bound.weighted.name));
                 }
                 change.replaced = Some((adapter, key.clone()));
             }
@@ -140,12 +164,6 @@ impl<'a> Edit<'a> {
             }
         }
         for (name, change) in &self.changes {
-            if self.dropped.contains(name) && !change.add.is_empty() {
-                return Err(Error::tensor(
-                    name,
-                    "was untied by the merge; unmerge first, then merge the other adapter",
-                ));
-            }
             if self.checkpoint.tensors().contains_key(name) && !self.dropped.contains(name) {
                 continue;
             }
@@ -159,7 +177,7 @@ impl<'a> Edit<'a> {
                     }
                 }
                 (None, Some((adapter, key))) => {
-                    let tensor = &self.add[*adapter].weighted.adapter.replaced[key];
+                    let tensor = &self.add[*adapter].adapter.replaced[key];
                     let dtype = self.options.dtype.unwrap_or(tensor.dtype());
                     Outline { name: name.clone(), dtype: file_type(dtype), shape: tensor.shape().to_vec() }
                 }

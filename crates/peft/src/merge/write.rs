@@ -1,9 +1,9 @@
 //! Computing and writing the new tensors.
 
-use super::{Bound, Change, ChangedWeight, Edit, Place, Summary, is_plain, layer};
+use super::{Bound, Change, ChangedWeight, Edit, Place, Summary, is_plain, layer, part_of_replacement};
 use crate::init::cut_off;
 use crate::progress::Progress;
-use crate::record::{RecordWriter, Records, TensorRecord, content_fingerprint};
+use crate::record::{RecordWriter, Records, TensorRecord};
 use crate::tensor::{Tensor, float_type};
 use crate::update::{
     HostBackend, Part, UpdateOptions, empty_records, name_stream, reseed, update, update_bias, update_dora,
@@ -21,6 +21,17 @@ impl<'a> Edit<'a> {
     /// A file cannot be read or written, a record does not fit, the backend failed, or `progress` was cancelled.
     pub fn write(&self, backend: &mut HostBackend<'_>, out: &Path, progress: &Progress) -> Result<Summary> {
         let directory = NewDirectory::create(out)?;
+        let summary = self.fill(&directory, backend, progress).map_err(|error| directory.explain(error))?;
+        directory.commit()?;
+        Ok(summary)
+    }
+
+    fn fill(
+        &self,
+        directory: &NewDirectory,
+        backend: &mut HostBackend<'_>,
+        progress: &Progress,
+    ) -> Result<Summary> {
         let keeps_records = self.options.restore.filter(|_| !self.add.is_empty());
         let mut writer = match keeps_records {
             Some(_) => Some(RecordWriter::create(directory.path())?),
@@ -30,10 +41,10 @@ impl<'a> Edit<'a> {
         let rewrite = self.rewrite();
         summary.bytes = rewrite.bytes();
         summary.new_tensors = self.new_tensors.iter().map(|outline| outline.name.clone()).collect();
-        rewrite.run(&directory, progress, &mut |outline| {
+        rewrite.run(directory, progress, &mut |outline| {
             let (tensor, record) = self.compute(backend, outline, &mut summary)?;
             if let (Some(writer), Some(record)) = (&mut writer, record) {
-                writer.add(&outline.name, &record)?;
+                writer.add(&outline.name, &record, &tensor)?;
             }
             Ok(tensor)
         })?;
@@ -41,11 +52,10 @@ impl<'a> Edit<'a> {
             let adapters: Vec<_> =
                 self.add.iter().map(|bound| (bound.weighted.name.clone(), bound.weighted.weight)).collect();
             let original = self.records.as_ref().and_then(Records::model_config);
-            let config =
-                self.model_config.as_ref().map(|_| original.unwrap_or(self.checkpoint.model_config()));
+            let changed = self.model_config.as_ref().map(|_| self.checkpoint.model_config());
+            let config = original.or(changed);
             writer.finish(&adapters, &summary.new_tensors, config)?;
         }
-        directory.commit()?;
         Ok(summary)
     }
 
@@ -67,8 +77,8 @@ impl<'a> Edit<'a> {
             self.checkpoint.tensor(name)?
         } else {
             match (&change.untied_from, &change.replaced) {
-                (Some(source), _) => self.checkpoint.tensor(source)?,
-                (None, Some((adapter, key))) => self.add[*adapter].weighted.adapter.replaced[key].clone(),
+                (Some(source), _) => self.before_additions(backend, source)?,
+                (None, Some((adapter, key))) => self.add[*adapter].adapter.replaced[key].clone(),
                 (None, None) => return Err(Error::tensor(name, "not in the checkpoint")),
             }
         };
@@ -83,40 +93,19 @@ impl<'a> Edit<'a> {
         let mut record = None;
         let mut report = None;
 
-        let kept = match &self.records {
-            Some(records) if records.contains(name) => Some(records.read(name)?),
-            _ => None,
-        };
-        let options = UpdateOptions {
-            rounding: reseed(self.options.rounding, name_stream(name)),
-            report: self.options.report,
-        };
+        let options = self.update_options(name);
         let mut pending = true;
-        match kept {
-            Some(TensorRecord::Original { original, changed }) => {
-                if content_fingerprint(&tensor) != changed {
-                    return Err(Error::Record(format!("`{name}` has changed since the merge")));
-                }
-                tensor = original;
-            }
+        match self.kept(name, &tensor)? {
             Some(TensorRecord::Codes(mut records)) if plain && !add.is_empty() => {
                 report = update(backend, &mut tensor, &remove, &add, options, Some(&mut records))?;
                 record = Some(TensorRecord::Codes(records));
                 pending = false;
             }
-            Some(TensorRecord::Codes(mut records)) => {
-                update(backend, &mut tensor, &remove, &[], options, Some(&mut records))?;
-            }
             None if !remove.is_empty() && plain => {
                 report = update(backend, &mut tensor, &remove, &add, options, None)?;
                 pending = false;
             }
-            None => {
-                if !remove.is_empty() {
-                    update(backend, &mut tensor, &remove, &[], options, None)?;
-                }
-                update_bias(&mut tensor, &self.parts(&self.remove, &change.remove_bias), -1.0);
-            }
+            kept => self.take_out(backend, kept, change, &mut tensor, options)?,
         }
         if pending {
             let before = self.options.restore.map(|_| tensor.clone());
@@ -124,10 +113,7 @@ impl<'a> Edit<'a> {
             report = changed;
             record = match (codes, before) {
                 (Some(codes), _) => Some(TensorRecord::Codes(codes)),
-                (None, Some(original)) if in_file => {
-                    let changed = content_fingerprint(&tensor);
-                    Some(TensorRecord::Original { original, changed })
-                }
+                (None, Some(original)) if in_file => Some(TensorRecord::Original(original)),
                 _ => None,
             };
         }
@@ -141,6 +127,54 @@ impl<'a> Edit<'a> {
         Ok((tensor, record))
     }
 
+    /// The record of a tensor, if there is one; the tensor must be what the merge made of it, to the last bit.
+    fn kept(&self, name: &str, tensor: &Tensor) -> Result<Option<TensorRecord>> {
+        match &self.records {
+            Some(records) if records.contains(name) => records.read(name, tensor).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    fn update_options(&self, name: &str) -> UpdateOptions {
+        UpdateOptions {
+            rounding: reseed(self.options.rounding, name_stream(name)),
+            report: self.options.report,
+        }
+    }
+
+    /// What a tensor of the file is without the removed adapters.
+    fn before_additions(&self, backend: &mut HostBackend<'_>, name: &str) -> Result<Tensor> {
+        let mut tensor = self.checkpoint.tensor(name)?;
+        if let Some(change) = self.changes.get(name) {
+            let kept = self.kept(name, &tensor)?;
+            self.take_out(backend, kept, change, &mut tensor, self.update_options(name))?;
+        }
+        Ok(tensor)
+    }
+
+    /// Takes the removed adapters out of a tensor, with its record if there is one.
+    fn take_out(
+        &self,
+        backend: &mut HostBackend<'_>,
+        kept: Option<TensorRecord>,
+        change: &Change,
+        tensor: &mut Tensor,
+        options: UpdateOptions,
+    ) -> Result<()> {
+        let remove = self.parts(&self.remove, &change.remove);
+        match kept {
+            Some(TensorRecord::Original(original)) => *tensor = original,
+            Some(TensorRecord::Codes(mut records)) => {
+                update(backend, tensor, &remove, &[], options, Some(&mut records))?;
+            }
+            None => {
+                update(backend, tensor, &remove, &[], options, None)?;
+                update_bias(tensor, &self.parts(&self.remove, &change.remove_bias), -1.0);
+            }
+        }
+        Ok(())
+    }
+
     /// Puts the added adapters into a tensor that holds nothing of the removed ones any more.
     fn add_to(
         &self,
@@ -150,8 +184,16 @@ impl<'a> Edit<'a> {
         tensor: &mut Tensor,
         options: UpdateOptions,
     ) -> Result<(Option<MergeReport>, Option<Vec<RestoreRecord>>)> {
+        let mut replaced = false;
         if let Some((adapter, key)) = &change.replaced {
-            *tensor = self.add[*adapter].weighted.adapter.replaced[key].cast(tensor.dtype());
+            let weighted = &self.add[*adapter].weighted;
+            let new = self.add[*adapter].adapter.replaced[key].cast(tensor.dtype());
+            // PEFT saves adapted embeddings along, usually as they are in the base.
+            replaced = new != *tensor;
+            if replaced && weighted.weight != 1.0 {
+                return Err(part_of_replacement(name, &weighted.name));
+            }
+            *tensor = new;
         }
         update_bias(tensor, &self.parts(&self.add, &change.add_bias), 1.0);
         let parts = self.parts(&self.add, &change.add);
@@ -163,13 +205,13 @@ impl<'a> Edit<'a> {
         }
         let bound = &self.add[adapter];
         if !is_plain(bound, index) {
-            let init = cut_off(&bound.weighted.adapter.config.init, part.site, tensor)?;
+            let init = cut_off(&bound.adapter.config.init, part.site, tensor)?;
             let kept = Part { layer: &init, weight: -part.weight, ..*part };
             return Ok((update(backend, tensor, &[], &[*part, kept], options, None)?, None));
         }
         let in_file = self.checkpoint.tensors().contains_key(name) && !self.dropped.contains(name);
         match self.options.restore {
-            Some(method) if in_file && change.replaced.is_none() => {
+            Some(method) if in_file && !replaced => {
                 let mut records = empty_records(part.site.kind, tensor, method);
                 let report = update(backend, tensor, &[], &parts, options, Some(&mut records))?;
                 Ok((report, Some(records)))

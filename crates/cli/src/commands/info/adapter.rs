@@ -5,12 +5,14 @@ use super::grouped::{counted, grouped, pattern};
 use crate::failure::{About, Failure, Result};
 use crate::table::Table;
 use crate::units;
-use lora_peft::binding::{Binding, bind};
+use lora_peft::binding::{Binding, fit};
 use lora_peft::config::ModuleNames;
 use lora_peft::matching::Matcher;
 use lora_peft::targets::{TargetReport, find_targets};
 use lora_peft::{Adapter, AdapterLayer, Checkpoint, Tensor};
 use serde_json::{Value, json};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 #[derive(Debug)]
@@ -23,9 +25,9 @@ pub struct AdapterInfo<'a> {
 
 #[derive(Debug)]
 struct Layer<'a> {
-    module: &'a str,
+    module: Cow<'a, str>,
     scale: f64,
-    tensors: &'a AdapterLayer,
+    tensors: Cow<'a, AdapterLayer>,
 }
 
 /// How the adapter fits a base, or why it does not.
@@ -40,7 +42,11 @@ impl<'a> AdapterInfo<'a> {
     pub fn new(path: &'a Path, adapter: &'a Adapter) -> Result<Self> {
         let matcher = Matcher::new(&adapter.config).about(path)?;
         let layer = |(module, tensors): (&'a String, &'a AdapterLayer)| {
-            Ok(Layer { module, scale: matcher.scale(module).about(path)?, tensors })
+            Ok(Layer {
+                module: Cow::Borrowed(module.as_str()),
+                scale: matcher.scale(module).about(path)?,
+                tensors: Cow::Borrowed(tensors),
+            })
         };
         let layers = adapter.layers.iter().map(layer).collect::<Result<_>>()?;
         Ok(AdapterInfo { path, adapter, layers, base: None })
@@ -48,16 +54,25 @@ impl<'a> AdapterInfo<'a> {
 
     /// Looks for the adapter's modules in a base.
     pub fn match_with(&mut self, path: &Path, checkpoint: &Checkpoint) -> Result<()> {
-        let bound = bind(self.adapter, checkpoint).and_then(|binding| {
-            let targets = find_targets(&self.adapter.config, checkpoint, &binding.naming)?;
+        let bound = fit(self.adapter, checkpoint).and_then(|(adapter, binding)| {
+            let targets = find_targets(&adapter.config, checkpoint, &binding.naming)?;
+            if let Cow::Owned(adapter) = adapter {
+                // Stacked experts that the base keeps apart are shown as they are there.
+                let layer = |(module, tensors): (String, AdapterLayer)| Layer {
+                    module: Cow::Owned(module),
+                    scale: 0.0,
+                    tensors: Cow::Owned(tensors),
+                };
+                self.layers = adapter.layers.into_iter().map(layer).collect();
+            }
             Ok((binding, targets))
         });
         // The scales of stacked experts are known by the parameter only.
         if let Ok((binding, _)) = &bound {
+            let scales: BTreeMap<&str, f64> =
+                binding.sites.iter().map(|site| (site.layer.as_str(), site.scale)).collect();
             for layer in &mut self.layers {
-                if let Some(site) = binding.sites.iter().find(|site| site.layer == layer.module) {
-                    layer.scale = site.scale;
-                }
+                layer.scale = scales.get(&*layer.module).copied().unwrap_or(layer.scale);
             }
         }
         let error = bound.as_ref().err().map(|error| {
@@ -72,11 +87,11 @@ impl<'a> AdapterInfo<'a> {
     }
 
     fn bytes(&self) -> u64 {
-        let layer = |layer: &Layer<'_>| -> usize {
-            let AdapterLayer { a, b, bias, magnitude, .. } = layer.tensors;
+        let layer = |layer: &AdapterLayer| -> usize {
+            let AdapterLayer { a, b, bias, magnitude, .. } = layer;
             [a, b].into_iter().chain(bias).chain(magnitude).map(|tensor| tensor.bytes().len()).sum()
         };
-        let layers: usize = self.layers.iter().map(layer).sum();
+        let layers: usize = self.adapter.layers.values().map(layer).sum();
         let replaced: usize = self.adapter.replaced.values().map(|tensor| tensor.bytes().len()).sum();
         (layers + replaced) as u64
     }
@@ -88,7 +103,7 @@ impl<'a> AdapterInfo<'a> {
 
     pub fn json(&self) -> Value {
         let layer = |layer: &Layer<'_>| {
-            let AdapterLayer { a, b, bias, magnitude, .. } = layer.tensors;
+            let AdapterLayer { a, b, bias, magnitude, .. } = &*layer.tensors;
             json!({
                 "module": layer.module, "rank": a.shape()[0], "scale": layer.scale, "dtype": a.dtype().to_string(),
                 "a": a.shape(), "b": b.shape(), "lora_bias": bias.is_some(), "dora": magnitude.is_some(),
@@ -178,7 +193,7 @@ impl<'a> AdapterInfo<'a> {
         let mut table = Table::new(&["module", "rank", "scale", "type", "count"]);
         let rows = self.layers.iter().map(|layer| {
             let a = &layer.tensors.a;
-            ((pattern(layer.module), a.shape()[0], layer.scale, a.dtype()), ())
+            ((pattern(&layer.module), a.shape()[0], layer.scale, a.dtype()), ())
         });
         for ((module, rank, scale, dtype), members) in grouped(rows) {
             let scale = (scale * 1e6).round() / 1e6;
