@@ -9,7 +9,10 @@ use common::{case, cases, golden};
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 
-const TARGETS: [(&str, fn(&[u8]) -> bool); 5] = [
+/// The body of a fuzz target: whether it accepted the bytes.
+type Body = fn(&[u8]) -> bool;
+
+const TARGETS: [(&str, Body); 5] = [
     ("config", fuzz::config),
     ("adapter", fuzz::adapter),
     ("safetensors", fuzz::safetensors),
