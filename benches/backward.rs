@@ -7,8 +7,8 @@
 mod common;
 
 use common::criterion_cpu;
-use common::grid::Pass;
 use criterion::{Criterion, criterion_group, criterion_main};
+use lora_measure::Pass;
 
 fn backward(criterion: &mut Criterion) {
     criterion_cpu::bench(criterion, Pass::Backward);

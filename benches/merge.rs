@@ -6,15 +6,16 @@
 #[allow(dead_code, reason = "each bench uses a part")]
 mod common;
 
-use common::baseline::{Operand, add, product, scale};
 use common::criterion_cpu::configuration;
-use common::grid::{Problem, Size, Target, dtypes, layers};
-use common::host::{Inputs, MERGE_SCALE};
+use common::grid::{Size, Target, dtypes, layers};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use half::{bf16, f16};
 use lora_kernels::cpu::Cpu;
 use lora_kernels::restore::{RestoreMethod, RestoreRecord};
 use lora_kernels::{Adapter, Backend, DType, Element, MatrixMut, MatrixRef, WeightUpdate};
+use lora_measure::Problem;
+use lora_measure::cpu::baseline::{Operand, add, product, scale};
+use lora_measure::inputs::{Inputs, MERGE_SCALE};
 
 fn merge(criterion: &mut Criterion) {
     if Target::Cpu.is_wanted() {
@@ -45,7 +46,8 @@ fn group<T: Element>(criterion: &mut Criterion, layer: Problem) {
     let mut delta = vec![T::from_f32(0.0); k * n];
     group.bench_function("unfused", |bencher| {
         bencher.iter(|| {
-            product(&mut cpu, &mut delta, Operand::new(&a, k, r), Operand::new(&b, r, n));
+            product(&mut cpu, &mut delta, Operand::new(&a, k, r), Operand::new(&b, r, n))
+                .expect("shapes fit");
             scale(&mut delta, sign * MERGE_SCALE);
             sign = -sign;
             add(&mut w, &delta);

@@ -9,12 +9,13 @@
 #[allow(dead_code, reason = "each bench uses a part")]
 mod common;
 
-use common::cpu::Layer;
-use common::grid::{Pass, Problem, Size, System, Target, dtypes};
-use common::origin::{commit, processor};
-use common::record::{Record, document, quartiles};
+use common::grid::{Size, Target, dtypes};
 use half::{bf16, f16};
 use lora_kernels::{DType, Element};
+use lora_measure::cpu::Layer;
+use lora_measure::origin::{commit, processor};
+use lora_measure::record::{Case, Record, document};
+use lora_measure::{Pass, Problem, System};
 use serde_json::{Value, json};
 use std::time::Instant;
 
@@ -112,7 +113,7 @@ fn measure<T: Element>(problem: Problem, rounds: usize, records: &mut Vec<Record
         for (&(system, probability), [forward, backward]) in cases.iter().zip(&mut times) {
             for (pass, times) in [(Pass::Forward, forward), (Pass::Backward, backward)] {
                 let start = Instant::now();
-                layer.run(system, pass, probability);
+                layer.run(system, pass, probability).expect("shapes fit");
                 if round > 0 {
                     times.push(start.elapsed().as_secs_f64() * 1e3);
                 }
@@ -139,17 +140,8 @@ fn report(
         for (pass, times, frozen) in
             [(Pass::Forward, &both[0], &frozen[0]), (Pass::Step, &step, &sums(frozen))]
         {
-            let ratios = times.iter().zip(frozen).map(|(time, frozen)| time / frozen).collect();
-            let record = Record {
-                problem,
-                dtype,
-                probability,
-                pass,
-                system,
-                milliseconds: quartiles(times.clone()),
-                ratios: quartiles(ratios),
-                rounds: times.len(),
-            };
+            let case = Case { problem, dtype, probability, pass, system };
+            let record = Record::new(case, times, frozen);
             print_row(&record);
             records.push(record);
         }
@@ -164,7 +156,8 @@ fn print_header() {
 }
 
 fn print_row(record: &Record) {
-    let Record { problem, dtype, probability, pass, system, milliseconds, ratios, .. } = record;
+    let Record { case: Case { problem, dtype, probability, pass, system }, milliseconds, ratios, .. } =
+        record;
     println!(
         "{:<22} {:<5} {:>4}  {:<8} {:<12} {:>10.4}  {:>6.3}  {:.3}–{:.3}",
         problem.to_string(),

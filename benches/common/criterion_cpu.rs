@@ -1,10 +1,11 @@
 //! One Criterion group a problem and element type, with every system in it.
 
-use super::cpu::Layer;
-use super::grid::{Pass, Problem, Size, System, Target, dtypes};
+use super::grid::{Size, Target, dtypes};
 use criterion::{BenchmarkId, Criterion, Throughput};
 use half::{bf16, f16};
 use lora_kernels::{DType, Element};
+use lora_measure::cpu::Layer;
+use lora_measure::{Pass, Problem, System};
 use std::time::Duration;
 
 /// Times one pass of all systems on the CPU, without dropout and with p = 0.1.
@@ -45,8 +46,10 @@ fn group<T: Element>(criterion: &mut Criterion, pass: Pass, problem: Problem) {
             if Layer::<T>::has(system, probability) {
                 let id = BenchmarkId::new(system.name(), format!("p={probability}"));
                 // The backward of the baselines reads what the forward left.
-                layer.run(system, Pass::Forward, probability);
-                group.bench_function(id, |bencher| bencher.iter(|| layer.run(system, pass, probability)));
+                layer.run(system, Pass::Forward, probability).expect("shapes fit");
+                group.bench_function(id, |bencher| {
+                    bencher.iter(|| layer.run(system, pass, probability).expect("shapes fit"))
+                });
             }
         }
     }

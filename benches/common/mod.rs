@@ -1,15 +1,9 @@
-//! What the benches share: the grid, the systems they compare, how each runs on the CPU and on a GPU, and the JSON
-//! records.
+//! What the benches share beyond `crates/measure`: the grid, Criterion's groups, and how the systems run on a GPU.
 
-pub mod baseline;
-pub mod cpu;
 pub mod criterion_cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod grid;
-pub mod host;
-pub mod origin;
-pub mod record;
 #[cfg(feature = "cuda")]
 pub mod rotation;
 #[cfg(feature = "cuda")]

@@ -2,10 +2,11 @@
 
 use super::device::{Device, Scalar};
 use super::layer::Layer;
-use crate::common::grid::{Pass, Problem, Size, System, Target, dtypes};
+use crate::common::grid::{Size, Target, dtypes};
 use criterion::{BenchmarkId, Criterion, Throughput};
 use half::{bf16, f16};
 use lora_kernels::DType;
+use lora_measure::{Pass, Problem, System};
 use std::time::Duration;
 
 /// Times one pass of all systems on GPU 0, if there is one.

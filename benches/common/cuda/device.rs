@@ -1,7 +1,6 @@
 //! The GPU: how to open it, to fill its memory and to time it.
 
 use super::blas::Blas;
-use crate::common::host::uniform;
 use anyhow::{Result, bail};
 use lora_kernels::Element;
 use lora_kernels::cuda::Cuda;
@@ -11,6 +10,7 @@ use lora_kernels::cuda::cudarc::driver::sys::{
 use lora_kernels::cuda::cudarc::driver::{
     CudaContext, CudaEvent, CudaGraph, CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits,
 };
+use lora_measure::inputs::uniform;
 use std::sync::Arc;
 
 /// Element types that both this crate and cudarc know.

@@ -2,10 +2,7 @@
 
 use super::device::{Device, Scalar, driver_version};
 use super::layer::Matrices;
-use crate::common::grid::{Problem, Size, Target, dtypes};
-use crate::common::host::{MERGE_SCALE, SCALE};
-use crate::common::origin::commit;
-use crate::common::record::{quartiles, rounded};
+use crate::common::grid::{Size, Target, dtypes};
 use crate::common::traffic;
 use anyhow::Result;
 use half::{bf16, f16};
@@ -17,6 +14,10 @@ use lora_kernels::cuda::step::{F32Math, Product, Step};
 use lora_kernels::memory::{Raw, RawBuffer};
 use lora_kernels::ops::{Backward, Output};
 use lora_kernels::{Adapter, DType, Dropout, Forward, Layout, MatrixMut, MatrixRef, WeightUpdate};
+use lora_measure::Problem;
+use lora_measure::inputs::{MERGE_SCALE, SCALE};
+use lora_measure::origin::commit;
+use lora_measure::record::{quartiles, rounded};
 use serde_json::{Value, json};
 
 const PROBABILITIES: [f32; 2] = [0.0, 0.1];

@@ -2,14 +2,14 @@
 
 use super::blas::Operand;
 use super::device::{Device, Pool, Scalar};
-use crate::common::grid::{Pass, Problem, System};
-use crate::common::host::SCALE;
 use crate::common::rotation;
 use anyhow::Result;
 use lora_kernels::cuda::DeviceMemory;
 use lora_kernels::cuda::cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use lora_kernels::ops::Output;
 use lora_kernels::{Adapter, Backend, Backward, Dropout, Forward, MatrixMut, MatrixRef};
+use lora_measure::inputs::SCALE;
+use lora_measure::{Pass, Problem, System};
 use std::sync::Arc;
 
 /// The matrices of one layer in PyTorch's layouts: W [n, k], A [r, k], B [n, r].
@@ -109,6 +109,7 @@ impl<'a, T: Scalar> Layer<'a, T> {
 
     /// Enqueues one system on the next set. The backward reads the S that an earlier forward left.
     pub fn run(&mut self, system: System, pass: Pass, probability: f32) {
+        assert_ne!(pass, Pass::Merge, "merging has its own bench");
         if pass != Pass::Backward {
             match system {
                 System::Library => self.library_forward(),

@@ -3,14 +3,15 @@
 use super::criterion::milliseconds;
 use super::device::{Device, Scalar};
 use super::layer::{Matrices, operand, view_mut};
-use crate::common::grid::{Problem, Size, Target, dtypes, layers};
-use crate::common::host::MERGE_SCALE;
+use crate::common::grid::{Size, Target, dtypes, layers};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
 use half::{bf16, f16};
 use lora_kernels::cuda::DeviceCodes;
 use lora_kernels::restore::{RestoreMethod, RestoreRecord};
 use lora_kernels::{Adapter, Backend, DType, WeightUpdate};
+use lora_measure::Problem;
+use lora_measure::inputs::MERGE_SCALE;
 
 /// Times weight updates on GPU 0, if there is one.
 pub fn bench(criterion: &mut Criterion) {

@@ -2,9 +2,9 @@
 
 use super::device::{Device, Scalar};
 use super::layer::Layer;
-use crate::common::grid::{Pass, Problem, System};
 use anyhow::Result;
 use lora_kernels::cuda::cudarc::driver::CudaGraph;
+use lora_measure::{Pass, Problem, System};
 
 /// Whether this system exists with this probability.
 pub fn has(system: System, probability: f32) -> bool {

@@ -21,6 +21,7 @@ mod quantized;
 mod random;
 pub mod record;
 mod rewrite;
+mod side_files;
 pub mod targets;
 pub mod tensor;
 pub mod update;

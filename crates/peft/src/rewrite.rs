@@ -6,7 +6,7 @@
 use crate::checkpoint::Checkpoint;
 use crate::error::AtPath;
 use crate::progress::Progress;
-use crate::record::RECORD_DIRECTORY;
+use crate::side_files::copy_side_files;
 use crate::tensor::{Tensor, file_type, float_type};
 use crate::writer::{NewDirectory, Outline, ShardWriter, write_synced};
 use crate::{Error, Result};
@@ -22,10 +22,6 @@ use std::thread::ScopedJoinHandle;
 /// Bytes that are written before cancellation is looked at again, and before a sync is begun in the background:
 /// otherwise everything would wait for the disk at the end.
 const CHUNK: u64 = 64 << 20;
-
-/// Files that are weights in one format or another and would contradict the new ones, or would be taken for an adapter.
-const NOT_COPIED: [&str; 10] =
-    ["safetensors", "bin", "pt", "pth", "ckpt", "h5", "msgpack", "onnx", "gguf", "index.json"];
 
 /// What becomes of a checkpoint.
 #[derive(Debug)]
@@ -209,28 +205,7 @@ impl<'a> Rewrite<'a> {
             write_synced(&directory.path().join("config.json"), text.as_bytes())?;
         }
         if self.checkpoint.owns_directory() {
-            self.copy_files(from, directory.path())?;
-        }
-        Ok(())
-    }
-
-    /// Configurations and tokenizers, those in sub-directories too.
-    fn copy_files(&self, from: &Path, to: &Path) -> Result<()> {
-        for entry in std::fs::read_dir(from).at(from)? {
-            let path = entry.at(from)?.path();
-            let Some(name) = path.file_name() else { continue };
-            let text = name.to_string_lossy();
-            let target = to.join(name);
-            if path.is_dir() && !text.starts_with('.') && text != RECORD_DIRECTORY {
-                std::fs::create_dir(&target).at(&target)?;
-                self.copy_files(&path, &target)?;
-                continue;
-            }
-            let weights = NOT_COPIED.iter().any(|ending| text.ends_with(&format!(".{ending}")));
-            if path.is_file() && !weights && !text.starts_with("adapter_") && !target.exists() {
-                let bytes = std::fs::read(&path).at(&path)?;
-                write_synced(&target, &bytes)?;
-            }
+            copy_side_files(from, directory.path())?;
         }
         Ok(())
     }

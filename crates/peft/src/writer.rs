@@ -193,3 +193,11 @@ pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     file.write_all(bytes).at(path)?;
     file.sync_all().at(path)
 }
+
+/// Copies a file of any size and syncs it.
+pub(crate) fn copy_synced(from: &Path, to: &Path) -> Result<()> {
+    let mut source = File::open(from).at(from)?;
+    let mut target = File::create_new(to).at(to)?;
+    std::io::copy(&mut source, &mut target).at(to)?;
+    target.sync_all().at(to)
+}

@@ -76,8 +76,16 @@ fn sharded(case: &Case, directory: &Path) {
     std::fs::write(directory.join("tokenizer.json"), b"{}").unwrap();
     std::fs::write(directory.join("adapter_config.json"), b"{}").unwrap();
     std::fs::write(directory.join("pytorch_model.bin"), b"old weights").unwrap();
-    std::fs::create_dir(directory.join("pooling")).unwrap();
+    for name in ["pooling", "dense", "onnx"] {
+        std::fs::create_dir(directory.join(name)).unwrap();
+    }
     std::fs::write(directory.join("pooling/config.json"), b"{}").unwrap();
+    std::fs::write(directory.join("dense/model.safetensors"), b"a module's own").unwrap();
+    std::fs::write(directory.join("onnx/model.onnx"), b"old weights").unwrap();
+    // As sentence-transformers lists them.
+    let modules =
+        json!([{ "idx": 0, "path": "" }, { "idx": 1, "path": "pooling" }, { "idx": 2, "path": "dense" }]);
+    std::fs::write(directory.join("modules.json"), modules.to_string()).unwrap();
 }
 
 #[test]
@@ -115,6 +123,8 @@ fn shards_stay_shards_and_side_files_come_along() {
     }
     assert!(out.join("tokenizer.json").exists() && out.join("pooling/config.json").exists());
     assert!(!out.join("adapter_config.json").exists() && !out.join("pytorch_model.bin").exists());
+    assert_eq!(std::fs::read(out.join("dense/model.safetensors")).unwrap(), b"a module's own");
+    assert!(!out.join("onnx/model.onnx").exists());
 }
 
 #[test]

@@ -31,15 +31,34 @@ fn value_bits<T: Weight>(element: T) -> u32 {
     <f32 as Weight>::nearest(T::decode(element.bits()))
 }
 
+/// Samples that one task sums.
+const TASK_SAMPLES: usize = 4096;
+
 fn sum<T: Weight>(elements: &[T], layout: Layout, step: u64, bits: fn(T) -> u32) -> u64 {
-    let columns = layout.cols();
-    let step = step as usize;
+    let (columns, step) = (layout.cols(), step as usize);
+    if columns == 0 {
+        return 0;
+    }
     let samples = (layout.rows() * columns).div_ceil(step);
-    let term = |sample: usize| {
-        let index = sample * step;
-        let (row, column) = (index / columns, index % columns);
-        let element = elements[row * layout.row_stride() + column * layout.col_stride()];
-        fingerprint::term(index as u64, bits(element))
+    let task = |task: usize| {
+        let first = task * TASK_SAMPLES;
+        let mut index = first * step;
+        let (mut row, mut column) = (index / columns, index % columns);
+        let mut sum = 0u64;
+        // Additions in place of a division for each sample.
+        let (row_step, column_step) = (step / columns, step % columns);
+        for _ in first..samples.min(first + TASK_SAMPLES) {
+            let element = elements[row * layout.row_stride() + column * layout.col_stride()];
+            sum = sum.wrapping_add(fingerprint::term(index as u64, bits(element)));
+            index += step;
+            row += row_step;
+            column += column_step;
+            if column >= columns {
+                column -= columns;
+                row += 1;
+            }
+        }
+        sum
     };
-    (0..samples).into_par_iter().with_min_len(4096).map(term).reduce(|| 0, u64::wrapping_add)
+    (0..samples.div_ceil(TASK_SAMPLES)).into_par_iter().map(task).reduce(|| 0, u64::wrapping_add)
 }

@@ -1,9 +1,10 @@
 //! The codes or old weights of a restore record, as the tasks of a pass share them.
 
 use super::factors::{COLUMNS, ROWS, Tile};
+use super::pass::{PANELS, TASK_ROWS};
 use std::marker::PhantomData;
 
-/// A place in the weight as it is stored: a tile may be cut off at the right and at the bottom.
+/// A part of the weight as it is stored.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
     /// First stored row.
@@ -41,7 +42,7 @@ pub(super) struct Kept<'a> {
     buffer: PhantomData<&'a mut [u8]>,
 }
 
-// SAFETY: tasks of one pass touch the bytes of their own tiles only, and tiles do not overlap.
+// SAFETY: tasks of one pass touch the bytes of their own blocks only, and blocks do not overlap.
 unsafe impl Sync for Kept<'_> {}
 
 impl<'a> Kept<'a> {
@@ -54,7 +55,6 @@ impl<'a> Kept<'a> {
     ///
     /// # Safety
     /// No other task uses these weights' bytes, and the caller holds no other slice of them.
-    #[inline(always)]
     #[expect(clippy::mut_from_ref, reason = "tasks share the buffer and own disjoint parts")]
     unsafe fn bytes(&self, index: usize, weights: usize) -> &mut [u8] {
         let (first, bytes) = (index * self.bytes_per_weight, weights * self.bytes_per_weight);
@@ -62,78 +62,151 @@ impl<'a> Kept<'a> {
         // SAFETY: inside the buffer, as just checked; exclusive, as the caller vouches.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(first), bytes) }
     }
+}
 
-    /// Reads what is kept for a tile.
+/// The most stored columns of a block.
+const BLOCK_COLUMNS: usize = PANELS * COLUMNS;
+
+/// One task's copy of what is kept for a block of the weight. Runs of neighbours in W \[in, out\] go to and from the
+/// record whole, also where tiles cross them.
+#[derive(Default)]
+pub(super) struct Block {
+    /// By run: a run is a stored row, or a stored column where storage is transposed.
+    bytes: Vec<u8>,
+}
+
+/// The runs of a block: number, weights in each, distance between them in the copy.
+fn runs(place: Place, orientation: Orientation) -> (usize, usize, usize) {
+    if orientation.transposed {
+        (place.columns, place.rows, TASK_ROWS)
+    } else {
+        (place.rows, place.columns, BLOCK_COLUMNS)
+    }
+}
+
+/// Index of the first weight of a run.
+fn run_start(place: Place, orientation: Orientation, run: usize) -> usize {
+    let (row, column) = if orientation.transposed { (0, run) } else { (run, 0) };
+    orientation.index(place.row + row, place.column + column)
+}
+
+impl Block {
+    /// Fetches the block at `place` from the record.
+    pub fn load(&mut self, kept: &Kept<'_>, place: Place, orientation: Orientation) {
+        self.make_room(kept);
+        let (count, weights, stride) = runs(place, orientation);
+        for (run, copy) in self.bytes.chunks_mut(stride * kept.bytes_per_weight).take(count).enumerate() {
+            // SAFETY: blocks do not overlap and the slice ends with this statement.
+            let bytes = unsafe { kept.bytes(run_start(place, orientation, run), weights) };
+            copy[..bytes.len()].copy_from_slice(bytes);
+        }
+    }
+
+    /// Puts the block at `place` into the record.
+    pub fn store(&self, kept: &Kept<'_>, place: Place, orientation: Orientation) {
+        let (count, weights, stride) = runs(place, orientation);
+        for (run, copy) in self.bytes.chunks(stride * kept.bytes_per_weight).take(count).enumerate() {
+            // SAFETY: blocks do not overlap and the slice ends with this statement.
+            let bytes = unsafe { kept.bytes(run_start(place, orientation, run), weights) };
+            bytes.copy_from_slice(&copy[..bytes.len()]);
+        }
+    }
+
+    /// Makes room for a block that is not loaded.
+    pub fn make_room(&mut self, kept: &Kept<'_>) {
+        self.bytes.resize(TASK_ROWS * BLOCK_COLUMNS * kept.bytes_per_weight, 0);
+    }
+
+    /// What is kept for a tile: a group of `ROWS` rows and a panel of `COLUMNS` columns, counted from the block's
+    /// first.
     #[inline(always)]
-    pub fn load(&self, place: Place, orientation: Orientation, tile: &mut Tile<u32>) {
-        for_each_run(place, orientation, |index, weights, [row, column], [row_step, column_step]| {
-            // SAFETY: tiles do not overlap and the slice ends with this closure.
-            let bytes = unsafe { self.bytes(index, weights) };
-            match self.bytes_per_weight {
-                1 => {
-                    for n in 0..weights {
-                        tile[row + n * row_step][column + n * column_step] = u32::from(bytes[n]);
-                    }
-                }
-                2 => {
-                    for (n, bytes) in bytes.as_chunks::<2>().0.iter().enumerate() {
-                        tile[row + n * row_step][column + n * column_step] =
-                            u32::from(u16::from_le_bytes(*bytes));
-                    }
-                }
-                _ => {
-                    for (n, bytes) in bytes.as_chunks::<4>().0.iter().enumerate() {
-                        tile[row + n * row_step][column + n * column_step] = u32::from_le_bytes(*bytes);
-                    }
-                }
-            }
-        });
+    pub fn tile(&self, kept: &Kept<'_>, transposed: bool, group: usize, panel: usize) -> Tile<u32> {
+        match kept.bytes_per_weight {
+            1 => self.typed_tile::<1>(transposed, group, panel),
+            2 => self.typed_tile::<2>(transposed, group, panel),
+            _ => self.typed_tile::<4>(transposed, group, panel),
+        }
     }
 
     /// Replaces what is kept for a tile.
     #[inline(always)]
-    pub fn store(&self, place: Place, orientation: Orientation, tile: &Tile<u32>) {
-        for_each_run(place, orientation, |index, weights, [row, column], [row_step, column_step]| {
-            // SAFETY: tiles do not overlap and the slice ends with this closure.
-            let bytes = unsafe { self.bytes(index, weights) };
-            match self.bytes_per_weight {
-                1 => {
-                    for n in 0..weights {
-                        bytes[n] = tile[row + n * row_step][column + n * column_step] as u8;
-                    }
-                }
-                2 => {
-                    for (n, bytes) in bytes.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-                        let value = tile[row + n * row_step][column + n * column_step] as u16;
-                        *bytes = value.to_le_bytes();
-                    }
-                }
-                _ => {
-                    for (n, bytes) in bytes.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                        *bytes = tile[row + n * row_step][column + n * column_step].to_le_bytes();
-                    }
+    pub fn set_tile(
+        &mut self,
+        kept: &Kept<'_>,
+        transposed: bool,
+        group: usize,
+        panel: usize,
+        tile: &Tile<u32>,
+    ) {
+        match kept.bytes_per_weight {
+            1 => self.set_typed_tile::<1>(transposed, group, panel, tile),
+            2 => self.set_typed_tile::<2>(transposed, group, panel, tile),
+            _ => self.set_typed_tile::<4>(transposed, group, panel, tile),
+        }
+    }
+
+    #[inline(always)]
+    fn typed_tile<const BYTES: usize>(&self, transposed: bool, group: usize, panel: usize) -> Tile<u32> {
+        let weights = self.bytes.as_chunks::<BYTES>().0;
+        let mut tile = [[0; COLUMNS]; ROWS];
+        if transposed {
+            let columns = &weights[panel * COLUMNS * TASK_ROWS..][..COLUMNS * TASK_ROWS];
+            for column in 0..COLUMNS {
+                let rows = &columns[column * TASK_ROWS + group * ROWS..][..ROWS];
+                for row in 0..ROWS {
+                    tile[row][column] = from_bytes(rows[row]);
                 }
             }
-        });
+        } else {
+            for (row, tile) in tile.iter_mut().enumerate() {
+                let start = (group * ROWS + row) * BLOCK_COLUMNS + panel * COLUMNS;
+                for (value, bytes) in tile.iter_mut().zip(&weights[start..][..COLUMNS]) {
+                    *value = from_bytes(*bytes);
+                }
+            }
+        }
+        tile
+    }
+
+    #[inline(always)]
+    fn set_typed_tile<const BYTES: usize>(
+        &mut self,
+        transposed: bool,
+        group: usize,
+        panel: usize,
+        tile: &Tile<u32>,
+    ) {
+        let weights = self.bytes.as_chunks_mut::<BYTES>().0;
+        if transposed {
+            let columns = &mut weights[panel * COLUMNS * TASK_ROWS..][..COLUMNS * TASK_ROWS];
+            for column in 0..COLUMNS {
+                let rows = &mut columns[column * TASK_ROWS + group * ROWS..][..ROWS];
+                for row in 0..ROWS {
+                    rows[row] = to_bytes(tile[row][column]);
+                }
+            }
+        } else {
+            for (row, tile) in tile.iter().enumerate() {
+                let start = (group * ROWS + row) * BLOCK_COLUMNS + panel * COLUMNS;
+                for (bytes, value) in weights[start..][..COLUMNS].iter_mut().zip(tile) {
+                    *bytes = to_bytes(*value);
+                }
+            }
+        }
     }
 }
 
-/// Calls `run(index, weights, [row, column], [row step, column step])` for each run of weights of the tile that are
-/// neighbours in W \[in, out\].
+/// A little-endian number of at most four bytes.
 #[inline(always)]
-fn for_each_run(
-    place: Place,
-    orientation: Orientation,
-    mut run: impl FnMut(usize, usize, [usize; 2], [usize; 2]),
-) {
-    let (rows, columns) = (place.rows.min(ROWS), place.columns.min(COLUMNS));
-    if orientation.transposed {
-        for column in 0..columns {
-            run(orientation.index(place.row, place.column + column), rows, [0, column], [1, 0]);
-        }
-    } else {
-        for row in 0..rows {
-            run(orientation.index(place.row + row, place.column), columns, [row, 0], [0, 1]);
-        }
+fn from_bytes<const BYTES: usize>(bytes: [u8; BYTES]) -> u32 {
+    let mut value = 0;
+    for (place, byte) in bytes.into_iter().enumerate() {
+        value |= u32::from(byte) << (8 * place);
     }
+    value
+}
+
+#[inline(always)]
+fn to_bytes<const BYTES: usize>(value: u32) -> [u8; BYTES] {
+    std::array::from_fn(|place| (value >> (8 * place)) as u8)
 }

@@ -1,7 +1,7 @@
 //! One pass over the weight: each task reads and writes its own stored rows.
 
 use super::factors::{COLUMNS, Factors, ROWS, Tile};
-use super::kept::{Kept, Orientation, Place};
+use super::kept::{Block, Kept, Orientation, Place};
 use super::row::{self, Measured, Row, Term};
 use super::simd::{self, Vectorized};
 use super::weight::Weight;
@@ -10,9 +10,9 @@ use crate::{Layout, philox4x32_10};
 use rayon::prelude::*;
 
 /// Stored rows of one task. The partition is fixed, so that sums do not depend on the number of threads.
-const TASK_ROWS: usize = 64;
+pub(super) const TASK_ROWS: usize = 64;
 /// Panels of columns that a task goes through row by row, so that their factor stays in the first-level cache.
-const PANELS: usize = 8;
+pub(super) const PANELS: usize = 8;
 
 /// What to do with the weights.
 pub(super) struct Pass<'a, 'k> {
@@ -57,9 +57,9 @@ impl Pass<'_, '_> {
         let parts: Vec<Outcome> = weights[..layout.span()]
             .par_chunks_mut(stride * TASK_ROWS)
             .enumerate()
-            .map_init(Default::default, |left, (task, weights)| {
+            .map_init(Default::default, |scratch, (task, weights)| {
                 let first_row = task * TASK_ROWS;
-                simd::run(Task { pass: self, weights, first_row, columns, stride, orientation, left })
+                simd::run(Task { pass: self, weights, first_row, columns, stride, orientation, scratch })
             })
             .collect();
         let mut outcome = Outcome::default();
@@ -71,8 +71,13 @@ impl Pass<'_, '_> {
     }
 }
 
-/// The packed left factors of the removed and the added adapter.
-type Left = [Vec<f32>; 2];
+/// What a thread reuses from task to task.
+#[derive(Default)]
+struct Scratch {
+    /// The packed left factors of the removed and the added adapter.
+    left: [Vec<f32>; 2],
+    kept: Block,
+}
 
 struct Task<'t, 'a, 'k, T> {
     pass: &'t Pass<'a, 'k>,
@@ -81,7 +86,7 @@ struct Task<'t, 'a, 'k, T> {
     columns: usize,
     stride: usize,
     orientation: Orientation,
-    left: &'t mut Left,
+    scratch: &'t mut Scratch,
 }
 
 impl<T: Weight> Vectorized for Task<'_, '_, '_, T> {
@@ -91,24 +96,17 @@ impl<T: Weight> Vectorized for Task<'_, '_, '_, T> {
     fn run<const WIDTH: usize>(mut self) -> Outcome {
         let mut outcome = Outcome::default();
         let rows = self.weights.len().div_ceil(self.stride);
-        for (factors, left) in [&self.pass.remove, &self.pass.add].into_iter().zip(self.left.iter_mut()) {
+        for (factors, left) in [&self.pass.remove, &self.pass.add].into_iter().zip(&mut self.scratch.left) {
             if let Some(factors) = factors {
                 factors.pack_left(self.first_row, rows, left);
             }
         }
-        let panels = self.columns.div_ceil(COLUMNS);
-        for first_panel in (0..panels).step_by(PANELS) {
-            for group in 0..rows.div_ceil(ROWS) {
-                for panel in first_panel..panels.min(first_panel + PANELS) {
-                    let place = Place {
-                        row: self.first_row + group * ROWS,
-                        column: panel * COLUMNS,
-                        rows: ROWS.min(rows - group * ROWS),
-                        columns: COLUMNS.min(self.columns - panel * COLUMNS),
-                    };
-                    self.tile::<WIDTH>(place, group, panel, &mut outcome);
-                }
-            }
+        for first_column in (0..self.columns).step_by(PANELS * COLUMNS) {
+            let columns = (PANELS * COLUMNS).min(self.columns - first_column);
+            self.block::<WIDTH>(
+                Place { row: self.first_row, column: first_column, rows, columns },
+                &mut outcome,
+            );
         }
         outcome
     }
@@ -116,39 +114,62 @@ impl<T: Weight> Vectorized for Task<'_, '_, '_, T> {
 
 impl<T: Weight> Task<'_, '_, '_, T> {
     #[inline(always)]
-    fn tile<const WIDTH: usize>(&mut self, place: Place, group: usize, panel: usize, outcome: &mut Outcome) {
-        let pass = self.pass;
-        let mut sums: [Tile<f32>; 2] = [[[0.0; COLUMNS]; ROWS]; 2];
-        for ((factors, left), sums) in
-            [&pass.remove, &pass.add].into_iter().zip(self.left.iter()).zip(sums.iter_mut())
-        {
-            if let Some(factors) = factors {
-                factors.tile::<WIDTH>(left, group, panel, sums);
+    fn block<const WIDTH: usize>(&mut self, block: Place, outcome: &mut Outcome) {
+        let (pass, orientation) = (self.pass, self.orientation);
+        if let Some(kept) = &pass.kept {
+            match pass.remove {
+                Some(_) => self.scratch.kept.load(&kept.bytes, block, orientation),
+                None => self.scratch.kept.make_room(&kept.bytes),
             }
         }
-        let draws = pass.seed.map(|seed| draws(seed, place, self.orientation));
-        let restores = pass.remove.is_some();
-        let records = pass.add.is_some();
-        let mut kept_tile: Tile<u32> = [[0; COLUMNS]; ROWS];
-        if let Some(kept) = &pass.kept
-            && restores
-        {
-            kept.bytes.load(place, self.orientation, &mut kept_tile);
+        for group in 0..block.rows.div_ceil(ROWS) {
+            for panel in 0..block.columns.div_ceil(COLUMNS) {
+                self.tile::<WIDTH>(block, group, panel, outcome);
+            }
         }
+        if let Some(kept) = &pass.kept
+            && pass.add.is_some()
+        {
+            self.scratch.kept.store(&kept.bytes, block, orientation);
+        }
+    }
+
+    /// One tile of a block, `group` groups of rows and `panel` panels of columns into it.
+    #[inline(always)]
+    fn tile<const WIDTH: usize>(&mut self, block: Place, group: usize, panel: usize, outcome: &mut Outcome) {
+        let (pass, orientation) = (self.pass, self.orientation);
+        let place = Place {
+            row: block.row + group * ROWS,
+            column: block.column + panel * COLUMNS,
+            rows: ROWS.min(block.rows - group * ROWS),
+            columns: COLUMNS.min(block.columns - panel * COLUMNS),
+        };
+        let mut sums: [Tile<f32>; 2] = [[[0.0; COLUMNS]; ROWS]; 2];
+        for ((factors, left), sums) in
+            [&pass.remove, &pass.add].into_iter().zip(&self.scratch.left).zip(sums.iter_mut())
+        {
+            if let Some(factors) = factors {
+                factors.tile::<WIDTH>(left, group, place.column / COLUMNS, sums);
+            }
+        }
+        let draws = pass.seed.map(|seed| draws(seed, place, orientation));
+        let mut kept_tile: Tile<u32> = match &pass.kept {
+            Some(kept) if pass.remove.is_some() => {
+                self.scratch.kept.tile(&kept.bytes, orientation.transposed, group, panel)
+            }
+            _ => [[0; COLUMNS]; ROWS],
+        };
         for row in 0..place.rows {
-            let term = |factors: &Option<Factors<'_>>, sums: &'_ Tile<f32>| {
-                factors.as_ref().map(|factors| (factors.scale, sums[row]))
-            };
-            let (remove, add) = (term(&pass.remove, &sums[0]), term(&pass.add, &sums[1]));
-            let remove = remove.as_ref().map(|(scale, sum)| Term { scale: *scale, sum });
-            let add = add.as_ref().map(|(scale, sum)| Term { scale: *scale, sum });
+            let [remove, add] = [(&pass.remove, &sums[0]), (&pass.add, &sums[1])].map(|(factors, sums)| {
+                factors.as_ref().map(|factors| Term { scale: factors.scale, sum: &sums[row] })
+            });
             let start = (place.row + row - self.first_row) * self.stride + place.column;
             let weights = &mut self.weights[start..][..place.columns];
             let mut current: Row<u32> = [0; COLUMNS];
             for (bits, weight) in current.iter_mut().zip(weights.iter()) {
                 *bits = weight.bits();
             }
-            let index = |column| self.orientation.index(place.row + row, place.column + column) as u64;
+            let index = |column| orientation.index(place.row + row, place.column + column) as u64;
             let draws = draws.as_ref().map(|draws| &draws[row]);
             let (base, new, terms) = match (&pass.kept, remove) {
                 (Some(kept), Some(remove)) => {
@@ -179,9 +200,9 @@ impl<T: Weight> Task<'_, '_, '_, T> {
             }
         }
         if let Some(kept) = &pass.kept
-            && records
+            && pass.add.is_some()
         {
-            kept.bytes.store(place, self.orientation, &kept_tile);
+            self.scratch.kept.set_tile(&kept.bytes, orientation.transposed, group, panel, &kept_tile);
         }
     }
 }

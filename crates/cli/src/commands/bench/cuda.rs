@@ -1,7 +1,6 @@
 //! The systems on a GPU: cuBLAS alone, cuBLAS accumulating, and this program's kernels.
 
 use super::Layer;
-use super::problem::{Inputs, Pass, Problem, SCALE, System};
 use crate::failure::{Failure, Result};
 use half::{bf16, f16};
 use lora_kernels::cuda::Cuda;
@@ -10,6 +9,8 @@ use lora_kernels::cuda::cudarc::cublas::{CudaBlas, Gemm, GemmConfig};
 use lora_kernels::cuda::cudarc::driver::{CudaSlice, DeviceRepr, ValidAsZeroBits};
 use lora_kernels::ops::Output;
 use lora_kernels::{Adapter, Backend, Backward, Element, Forward, MatrixMut, MatrixRef, WeightUpdate};
+use lora_measure::inputs::{Inputs, MERGE_SCALE, SCALE};
+use lora_measure::{Pass, Problem, System};
 
 /// Element types that cuBLAS multiplies, accumulating in f32.
 pub trait Product: Element + DeviceRepr + ValidAsZeroBits {
@@ -185,7 +186,7 @@ impl<T: Product> CudaLayer<T> {
 
     /// Merging and taking out take turns, so that the weights stay where they are.
     fn merge(&mut self, system: System) -> Result<()> {
-        let scale = if self.merged { -SCALE } else { SCALE };
+        let scale = if self.merged { -MERGE_SCALE } else { MERGE_SCALE };
         self.merged = !self.merged;
         if system == System::Fused {
             let adapter = Adapter { a: self.a.view()?, b: self.b.view()?, scale };
@@ -199,8 +200,10 @@ impl<T: Product> CudaLayer<T> {
 impl<T: Product> Layer for CudaLayer<T> {
     fn systems(&self, pass: Pass) -> &'static [System] {
         match pass {
-            Pass::Forward | Pass::Backward => &[System::Frozen, System::Accumulated, System::Fused],
             Pass::Merge => &[System::Accumulated, System::Fused],
+            Pass::Forward | Pass::Backward | Pass::Step => {
+                &[System::Frozen, System::Accumulated, System::Fused]
+            }
         }
     }
 
@@ -208,6 +211,10 @@ impl<T: Product> Layer for CudaLayer<T> {
         match pass {
             Pass::Forward => self.forward(system)?,
             Pass::Backward => self.backward(system)?,
+            Pass::Step => {
+                self.forward(system)?;
+                self.backward(system)?;
+            }
             Pass::Merge => self.merge(system)?,
         }
         self.cuda.stream().synchronize().map_err(|error| failed("waiting for the GPU", error))

@@ -1,21 +1,24 @@
 //! `lora bench`.
 
-mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
-mod problem;
-mod record;
+mod shape;
+mod times;
 
 use crate::arguments::Bench;
 use crate::console::Console;
 use crate::failure::{Failure, Result};
 use half::{bf16, f16};
 use lora_kernels::{DType, Element};
+use lora_measure::record::document;
+use lora_measure::{Case, Pass, Problem, Record, System, cpu, origin};
 use lora_peft::Progress;
-pub use problem::LayerShape;
-use problem::{Pass, Problem, System};
-use record::{Record, document, quartiles, table};
+use serde_json::json;
+pub use shape::LayerShape;
 use std::time::Instant;
+use times::table;
+
+const PASSES: [Pass; 3] = [Pass::Forward, Pass::Backward, Pass::Merge];
 
 /// A layer on a device, ready to be run any number of times.
 trait Layer {
@@ -26,12 +29,25 @@ trait Layer {
     fn run(&mut self, pass: Pass, system: System) -> Result<()>;
 }
 
+impl<T: Element> Layer for cpu::Layer<T> {
+    fn systems(&self, pass: Pass) -> &'static [System] {
+        match pass {
+            Pass::Merge => &[System::Unfused, System::Fused],
+            Pass::Forward | Pass::Backward | Pass::Step => &[System::Frozen, System::Unfused, System::Fused],
+        }
+    }
+
+    fn run(&mut self, pass: Pass, system: System) -> Result<()> {
+        Ok(cpu::Layer::run(self, system, pass, 0.0)?)
+    }
+}
+
 pub fn run(arguments: &Bench, console: &Console, progress: &Progress) -> Result<()> {
     let shapes = if arguments.shape.is_empty() { LayerShape::standard() } else { arguments.shape.clone() };
     let gpu = arguments.device.gpu();
     let mut records = Vec::new();
     for shape in shapes {
-        let problem = Problem::new(shape, arguments.rank as usize);
+        let problem = shape.problem(arguments.rank as usize);
         let mut layer = layer(problem, arguments.dtype.into(), gpu)?;
         measure(layer.as_mut(), problem, arguments, progress, &mut records)?;
         if !arguments.json {
@@ -39,8 +55,13 @@ pub fn run(arguments: &Bench, console: &Console, progress: &Progress) -> Result<
         }
     }
     if arguments.json {
-        console
-            .result(&format!("{:#}\n", document(gpu, &device_name(gpu), arguments.dtype.into(), &records)))?;
+        let origin = json!({
+            "backend": if gpu.is_some() { "cuda" } else { "cpu" },
+            "device": device_name(gpu),
+            "threads": rayon::current_num_threads(),
+            "version": env!("CARGO_PKG_VERSION"),
+        });
+        console.result(&format!("{:#}\n", document(origin, &records)))?;
     }
     Ok(())
 }
@@ -57,7 +78,7 @@ fn layer(problem: Problem, dtype: DType, gpu: Option<usize>) -> Result<Box<dyn L
 fn typed_layer<T: Element + cuda::Product>(problem: Problem, gpu: Option<usize>) -> Result<Box<dyn Layer>> {
     match gpu {
         Some(ordinal) => Ok(Box::new(cuda::CudaLayer::<T>::new(problem, ordinal)?)),
-        None => Ok(Box::new(cpu::CpuLayer::<T>::new(problem))),
+        None => Ok(Box::new(cpu::Layer::<T>::new(problem))),
     }
 }
 
@@ -66,7 +87,7 @@ fn typed_layer<T: Element>(problem: Problem, gpu: Option<usize>) -> Result<Box<d
     if gpu.is_some() {
         lora_kernels::cuda::availability()?;
     }
-    Ok(Box::new(cpu::CpuLayer::<T>::new(problem)))
+    Ok(Box::new(cpu::Layer::<T>::new(problem)))
 }
 
 /// Every round runs everything once, so that whatever slows the machine for a while slows all alike.
@@ -77,7 +98,7 @@ fn measure(
     progress: &Progress,
     records: &mut Vec<Record>,
 ) -> Result<()> {
-    let cases: Vec<(Pass, System)> = Pass::ALL
+    let cases: Vec<(Pass, System)> = PASSES
         .into_iter()
         .flat_map(|pass| layer.systems(pass).iter().map(move |&system| (pass, system)))
         .collect();
@@ -97,15 +118,8 @@ fn measure(
     }
     for (&(pass, system), own) in cases.iter().zip(&times) {
         let first = cases.iter().position(|(other, _)| *other == pass).unwrap_or(0);
-        let ratios = own.iter().zip(&times[first]).map(|(time, reference)| time / reference).collect();
-        records.push(Record {
-            problem,
-            pass,
-            system,
-            milliseconds: quartiles(own.clone())[1],
-            ratios: quartiles(ratios),
-            rounds: own.len(),
-        });
+        let case = Case { problem, dtype: arguments.dtype.into(), probability: 0.0, pass, system };
+        records.push(Record::new(case, own, &times[first]));
     }
     Ok(())
 }
@@ -115,11 +129,6 @@ fn device_name(gpu: Option<usize>) -> String {
     match gpu {
         #[cfg(feature = "cuda")]
         Some(ordinal) => cuda::device_name(ordinal).unwrap_or_else(|_| format!("GPU {ordinal}")),
-        _ => {
-            let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-            let name = info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
-            let name = name.trim_start_matches([' ', '\t', ':']);
-            if name.is_empty() { std::env::consts::ARCH.to_owned() } else { name.to_owned() }
-        }
+        _ => origin::processor(),
     }
 }

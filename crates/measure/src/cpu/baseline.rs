@@ -1,11 +1,11 @@
 //! The parts of the unfused baselines: whole-matrix products and separate elementwise passes, on all cores.
 
 use lora_kernels::cpu::Cpu;
-use lora_kernels::{DType, Element, MatrixMut, MatrixRef};
+use lora_kernels::{DType, Element, MatrixMut, MatrixRef, Result};
 use rayon::prelude::*;
 
 /// Rows × columns, and whether the matrix is used transposed.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Operand<'a, T> {
     data: &'a [T],
     rows: usize,
@@ -14,11 +14,16 @@ pub struct Operand<'a, T> {
 }
 
 impl<'a, T> Operand<'a, T> {
+    /// A matrix stored row by row.
+    ///
+    /// # Panics
+    /// It has fewer elements.
     pub fn new(data: &'a [T], rows: usize, cols: usize) -> Self {
         assert!(data.len() >= rows * cols);
         Operand { data, rows, cols, transposed: false }
     }
 
+    /// Transposed.
     pub fn t(self) -> Self {
         Operand { transposed: !self.transposed, ..self }
     }
@@ -40,13 +45,16 @@ impl<'a, T: Element> Operand<'a, T> {
         Operand { data: bytemuck::cast_slice(data), rows, cols, transposed }
     }
 
-    fn view(self) -> MatrixRef<'a> {
-        let view = MatrixRef::new(self.data, self.rows, self.cols).expect("checked in `new`");
-        if self.transposed { view.t() } else { view }
+    fn view(self) -> Result<MatrixRef<'a>> {
+        let view = MatrixRef::new(self.data, self.rows, self.cols)?;
+        Ok(if self.transposed { view.t() } else { view })
     }
 }
 
 /// to = keep · to + factor · left · right, with the GEMM crate on all threads.
+///
+/// # Panics
+/// The shapes do not fit.
 pub fn gemm(to: &mut [f32], keep: bool, factor: f32, left: Operand<'_, f32>, right: Operand<'_, f32>) {
     let ((m, k), (depth, n)) = (left.shape(), right.shape());
     assert_eq!(k, depth);
@@ -79,13 +87,24 @@ pub fn gemm(to: &mut [f32], keep: bool, factor: f32, left: Operand<'_, f32>, rig
 }
 
 /// to = left · right: the GEMM crate in f32; this crate's frozen product for 16-bit types, which the GEMM crate lacks.
-pub fn product<T: Element>(cpu: &mut Cpu, to: &mut [T], left: Operand<'_, T>, right: Operand<'_, T>) {
+///
+/// # Errors
+/// As the frozen product.
+///
+/// # Panics
+/// The shapes do not fit.
+pub fn product<T: Element>(
+    cpu: &mut Cpu,
+    to: &mut [T],
+    left: Operand<'_, T>,
+    right: Operand<'_, T>,
+) -> Result<()> {
     if T::DTYPE == DType::F32 {
-        return gemm(bytemuck::cast_slice_mut(to), false, 1.0, left.as_f32(), right.as_f32());
+        gemm(bytemuck::cast_slice_mut(to), false, 1.0, left.as_f32(), right.as_f32());
+        return Ok(());
     }
     let (rows, cols) = (left.shape().0, right.shape().1);
-    let to = MatrixMut::new(to, rows, cols).expect("the destination fits");
-    cpu.frozen(left.view(), right.view(), to).expect("operands fit");
+    cpu.frozen(left.view()?, right.view()?, MatrixMut::new(to, rows, cols)?)
 }
 
 const CHUNK: usize = 1 << 14;

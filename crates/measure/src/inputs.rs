@@ -1,14 +1,20 @@
 //! Random inputs in host memory.
 
-use super::grid::Problem;
+use crate::Problem;
 use lora_kernels::{Element, philox4x32_10};
 
-/// The matrices of one layer, rows stored one after the other: W is [k, n], A [k, r], B [r, n].
+/// The matrices of one layer, rows stored one after the other.
+#[derive(Debug)]
 pub struct Inputs<T> {
+    /// X \[m, k\].
     pub x: Vec<T>,
+    /// W \[k, n\].
     pub w: Vec<T>,
+    /// A \[k, r\].
     pub a: Vec<T>,
+    /// B \[r, n\].
     pub b: Vec<T>,
+    /// dY \[m, n\].
     pub dy: Vec<T>,
 }
 
@@ -19,6 +25,7 @@ pub const SCALE: f32 = 2.0;
 pub const MERGE_SCALE: f32 = 0.005;
 
 impl<T: Element> Inputs<T> {
+    /// Random, uniform in (-1, 1).
     pub fn new(problem: Problem) -> Self {
         let Problem { m, k, n, r } = problem;
         Inputs {

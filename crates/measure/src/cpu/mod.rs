@@ -1,0 +1,6 @@
+//! The systems on the CPU.
+
+pub mod baseline;
+mod layer;
+
+pub use layer::Layer;
