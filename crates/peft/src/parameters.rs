@@ -1,8 +1,10 @@
 //! Parameters that `target_parameters` names, and where PEFT keeps their layers.
 
+use crate::binding::Site;
 use crate::checkpoint::Checkpoint;
 use crate::config::AdapterConfig;
 use crate::matching::Matcher;
+use crate::module::{self, LayerKind};
 use crate::naming::Naming;
 use crate::{Error, Result, experts, quantized};
 use std::collections::BTreeMap;
@@ -57,6 +59,13 @@ pub(crate) fn targeted(
 pub(crate) fn bias_beside(checkpoint: &Checkpoint, weight: &str) -> Option<String> {
     let bias = format!("{}.bias", weight.strip_suffix(".weight")?);
     checkpoint.tensors().contains_key(&bias).then_some(bias)
+}
+
+/// Whether a site is a `Conv1D`'s W \[in, out\] that is adapted as a parameter, which PEFT takes for \[out, in\].
+pub(crate) fn is_exchanged_matrix(checkpoint: &Checkpoint, site: &Site) -> bool {
+    site.kind == LayerKind::Linear
+        && module::is_transposed_model(checkpoint) == Some(true)
+        && site.weight.strip_suffix(".weight").is_some_and(module::is_transposed_module)
 }
 
 fn in_order(module: &str, mut names: Vec<String>) -> Result<Vec<String>> {

@@ -411,6 +411,38 @@ fn a_matrix_as_parameter_is_a_linear_layer() {
 }
 
 #[test]
+fn a_conv1d_as_parameter_is_not_mistaken_for_a_linear_layer() {
+    let (mut model, backend) = (open(&case("gpt2-attention").base), &mut Cpu::new());
+    model.create_adapter(backend, "new", new_config(&["attn.c_proj.weight"]), 7).unwrap();
+    let module = "transformer.h.0.attn.c_proj";
+    says(model.forward(backend, module, &tensor(&[1, 16], 1), None), "merge it");
+}
+
+#[test]
+fn parameters_of_one_module_are_wrapped_in_the_order_of_their_definition() {
+    // GptOssExperts of transformers 5.24 under PEFT 0.21.2.
+    let root = tempfile::tempdir().unwrap();
+    let names = ["down_proj", "down_proj_bias", "gate_up_proj", "gate_up_proj_bias"];
+    let paths = names.map(|name| format!("m.experts.{name}"));
+    let shapes: [&[usize]; 4] = [&[3, 6, 8], &[3, 8], &[3, 8, 12], &[3, 12]];
+    let tensors: Vec<_> =
+        paths.iter().zip(shapes).map(|(path, shape)| (path.as_str(), tensor(shape, 1))).collect();
+    let mut model = LoraModel::new(checkpoint(root.path(), Some("gpt_oss"), &tensors));
+    let targets = names.map(|name| format!("experts.{name}"));
+    let config = new_config(&targets.each_ref().map(String::as_str));
+    model.create_adapter(&mut Cpu::new(), "new", config, 1).unwrap();
+    let adapter = model.adapter("new").unwrap();
+    for (depth, a, b) in
+        [(0, [2, 8], [3, 2]), (1, [6, 6], [8, 6]), (2, [2, 12], [3, 2]), (3, [6, 8], [12, 6])]
+    {
+        let layer = &adapter.layers[&format!("m.experts{}", ".base_layer".repeat(depth))];
+        assert_eq!((layer.a.shape(), layer.b.shape()), (&a[..], &b[..]), "{depth}");
+    }
+    let mut again = LoraModel::new(Checkpoint::open(root.path()).unwrap());
+    again.add_adapter(&mut Cpu::new(), "again", adapter.clone()).unwrap();
+}
+
+#[test]
 fn pissa_takes_its_start_off_a_weight_that_is_a_parameter() {
     let (mut model, backend) = (open(&case("moe").base), &mut Cpu::new());
     let before = model.checkpoint().tensor("out.weight").unwrap();

@@ -9,7 +9,7 @@ use crate::binding::Site;
 use crate::module::LayerKind;
 use crate::tensor::Tensor;
 use crate::update::{Directions, HostBackend, Part, Stacked, is_input_major, round_into};
-use crate::{Error, Result};
+use crate::{Error, Result, parameters};
 use lora_kernels::ops::Output;
 use lora_kernels::{Backward, DType, Dropout, Forward, MatrixRef};
 use std::collections::BTreeMap;
@@ -201,6 +201,9 @@ impl LoraModel {
 
     fn layer<'a>(&'a self, module: &'a str) -> Result<Layer<'a>> {
         let site = self.site(module)?.clone();
+        if parameters::is_exchanged_matrix(&self.checkpoint, &site) {
+            return Err(Error::module(module, "a `Conv1D` adapted as a parameter cannot be run; merge it"));
+        }
         let mut weight = self.weight(&site.weight)?;
         let mut bias = match &site.bias {
             Some(name) => Some(self.weight(name)?.to_f32()),
