@@ -153,6 +153,11 @@ impl Tensor {
         each_type!(&self.values, values => values.iter().map(|value| value.to_f32()).collect())
     }
 
+    /// One element in `f32`, by its place in memory.
+    pub(crate) fn at(&self, index: usize) -> f32 {
+        each_type!(&self.values, values => values[index].to_f32())
+    }
+
     /// The same tensor in another element type, rounded to nearest.
     #[must_use]
     pub fn cast(&self, dtype: DType) -> Tensor {

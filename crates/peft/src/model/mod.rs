@@ -1,12 +1,11 @@
 //! A base model with named adapters, in memory.
 
 mod create;
-mod experts;
-mod layer;
+mod layers;
 mod merging;
 mod trainable;
 
-pub use layer::{Gradients, LayerGradients};
+pub use layers::{ConvolutionGeometry, Gradients, LayerGradients};
 pub use trainable::TrainableReport;
 
 use crate::adapter::{Adapter, AdapterLayer};

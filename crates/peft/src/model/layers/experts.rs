@@ -2,10 +2,8 @@
 //!
 //! Rows are taken together by expert, so that each expert that has any is one call of the backend.
 
-use super::{Gradients, LayerGradients};
-use super::{Loaded, LoraModel};
-use crate::adapter::AdapterLayer;
-use crate::binding::Site;
+use super::{Active, Gradients};
+use crate::model::LoraModel;
 use crate::module::{LayerKind, has_transposed_experts};
 use crate::tensor::{Tensor, each_type};
 use crate::update::{HostBackend, Part, Stacked, is_input_major};
@@ -24,7 +22,7 @@ struct Experts<'a> {
     input_major: bool,
     /// Whether the adapters were made as if it did not use them that way: A then takes the outputs and B the inputs.
     exchanged: bool,
-    active: Vec<(&'a str, &'a Site, &'a AdapterLayer)>,
+    active: Vec<Active<'a>>,
 }
 
 impl LoraModel {
@@ -96,7 +94,7 @@ impl LoraModel {
         layer.check_rows("dY", dy, experts, output)?;
         let zeros = |tensor: &Tensor| vec![0.0; tensor.len()];
         let mut found: Vec<(Vec<f32>, Vec<f32>)> =
-            layer.active.iter().map(|(_, _, layer)| (zeros(&layer.a), zeros(&layer.b))).collect();
+            layer.active.iter().map(|Active { layer, .. }| (zeros(&layer.a), zeros(&layer.b))).collect();
         let mut dx = Tensor::zeros(x.dtype(), x.shape());
         let mut bias = vec![0.0f32; layer.shape[0] * output];
         for (expert, rows) in layer.by_expert(experts)? {
@@ -129,11 +127,13 @@ impl LoraModel {
             layer.take_apart(expert, rank, &da.to_f32(), &db.to_f32(), &mut found);
             bias[expert * output..(expert + 1) * output].copy_from_slice(&sums.to_f32());
         }
-        let adapters = layer.active.iter().zip(found).map(|((name, _, layer), (a, b))| {
-            let (a, b) = (Tensor::of(layer.a.shape(), a), Tensor::of(layer.b.shape(), b));
-            ((*name).to_owned(), LayerGradients { a, b, bias: None, magnitude: None })
-        });
-        let adapters: BTreeMap<_, _> = adapters.collect();
+        let mut adapters = BTreeMap::new();
+        for (active, (a, b)) in layer.active.iter().zip(found) {
+            let mut gradients = active.zeros();
+            gradients.a = Tensor::of(active.layer.a.shape(), a);
+            gradients.b = Tensor::of(active.layer.b.shape(), b);
+            adapters.insert(active.name.to_owned(), gradients);
+        }
         Ok(Gradients { x: Some(dx), adapters, bias: Tensor::of(&[layer.shape[0], output], bias) })
     }
 
@@ -145,20 +145,20 @@ impl LoraModel {
         }
         let mut active = Vec::new();
         if self.merged.is_none() {
-            for adapter in self.active() {
-                let loaded: &Loaded = self.loaded(adapter)?;
+            for name in self.active() {
+                let loaded = self.loaded(name)?;
                 if let Some(key) = loaded.binding.replaced.get(&site.weight) {
                     weight = &loaded.adapter.replaced[key];
                 }
                 if let Some((site, layer)) = loaded.on(&site.weight) {
-                    active.push((adapter.as_str(), site, layer));
+                    active.push(Active { name, site, layer });
                 }
             }
         }
         let &[experts, rows, columns] = weight.shape() else {
             return Err(Error::module(name, format!("has shape {:?}, not that of experts", weight.shape())));
         };
-        let kind = active.first().map_or(site.kind, |(_, site, _)| site.kind);
+        let kind = active.first().map_or(site.kind, |active| active.site.kind);
         let input_major = has_transposed_experts(&self.checkpoint).unwrap_or(is_input_major(kind));
         let layer = Experts {
             name,
@@ -173,7 +173,7 @@ impl LoraModel {
     }
 }
 
-impl Experts<'_> {
+impl<'a> Experts<'a> {
     /// in and out of each expert.
     fn features(&self) -> (usize, usize) {
         let [_, rows, columns] = self.shape;
@@ -189,14 +189,14 @@ impl Experts<'_> {
     /// Layers can be changed from outside.
     fn check_adapters(&self) -> Result<()> {
         let (a_features, b_features) = self.adapter_features();
-        for (adapter, site, layer) in &self.active {
+        for Active { name: adapter, site, layer } in &self.active {
             layer.check(self.name)?;
-            if site.kind != self.active[0].1.kind {
+            if site.kind != self.active[0].site.kind {
                 return Err(Error::module(
                     self.name,
                     format!(
                         "adapters `{}` and `{adapter}` were made for different layouts of it",
-                        self.active[0].0
+                        self.active[0].name
                     ),
                 ));
             }
@@ -258,7 +258,7 @@ impl Experts<'_> {
             let (input, output) = self.features();
             return Stacked::nothing(input, output);
         }
-        let part = |&(_, site, layer): &(_, _, _)| Part { site, layer, weight: 1.0 };
+        let part = |active: &Active<'a>| Part { site: active.site, layer: active.layer, weight: 1.0 };
         Stacked::new(&self.active.iter().map(part).collect::<Vec<_>>(), expert)
     }
 
@@ -289,7 +289,7 @@ impl Experts<'_> {
         let experts = self.shape[0];
         let (a_features, _) = self.adapter_features();
         let mut start = 0;
-        for ((_, site, _), (a, b)) in self.active.iter().zip(found) {
+        for (Active { site, .. }, (a, b)) in self.active.iter().zip(found) {
             let rank = site.rank;
             let scale = if self.active.len() > 1 { site.scale as f32 } else { 1.0 };
             let part = &da[start * a_features..(start + rank) * a_features];
