@@ -156,6 +156,12 @@ pub(crate) fn update(
     let Some(kind) = kind else {
         return Ok(None);
     };
+    if let Some(other) = add.iter().chain(remove).find(|part| part.site.kind != kind) {
+        return Err(Error::module(
+            &other.site.layer,
+            format!("adapters take its weight for {kind:?} and for {:?}", other.site.kind),
+        ));
+    }
     let mut total: Option<MergeReport> = None;
     for slice in 0..count {
         let (removed, added) = (Stacked::new(remove, slice), Stacked::new(add, slice));

@@ -290,6 +290,27 @@ fn one_key_for_different_parameters_is_no_name() {
 }
 
 #[test]
+fn adapters_made_for_different_layouts_do_not_mix() {
+    let (mut model, backend) = (open(&case("moe").base), &mut Cpu::new());
+    model.create_adapter(backend, "out-in", new_config(&[DOWN]), 1).unwrap();
+    // As PEFT before it looked at `is_transposed`.
+    let mut other = model.adapter("out-in").unwrap().clone();
+    let layer = other.layers.get_mut("experts").unwrap();
+    (layer.a, layer.b) = (tensor(&[6, 8], 1), tensor(&[6, 6], 2));
+    model.add_adapter(backend, "in-out", other).unwrap();
+    let (x, experts) = (tensor(&[3, 6], 3), [1, 0, 1]);
+    model.set_active(&["in-out"]).unwrap();
+    let site = &model.sites("in-out").unwrap()[0];
+    let adapters = [(model.adapter("in-out").unwrap(), "experts", site.scale, site.rank)];
+    let expected = rows(model.weight(DOWN).unwrap(), false, &adapters, &doubles(&x), &experts);
+    let y = model.forward_experts(backend, DOWN, &x, &experts).unwrap();
+    assert!(distance(&doubles(&y), &expected) < 24.0 * 2f64.powi(-24));
+    model.set_active(&["out-in", "in-out"]).unwrap();
+    says(model.forward_experts(backend, DOWN, &x, &experts), "different layouts");
+    says(model.merge(backend, None), "TransposedExperts");
+}
+
+#[test]
 fn new_adapters_of_parameters_start_as_pefts_do() {
     let (mut model, backend) = (open(&case("moe").base), &mut Cpu::new());
     let config = AdapterConfig {
