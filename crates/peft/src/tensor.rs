@@ -6,6 +6,8 @@ use lora_kernels::memory::{HostMut, HostRef};
 use lora_kernels::{DType, Element, Layout, MatrixMut, MatrixRef};
 use rayon::prelude::*;
 pub use safetensors::Dtype;
+use std::borrow::Cow;
+use std::ops::Range;
 
 /// Elements that one thread looks at.
 const CHUNK: usize = 1 << 16;
@@ -156,6 +158,15 @@ impl Tensor {
     /// One element in `f32`, by its place in memory.
     pub(crate) fn at(&self, index: usize) -> f32 {
         each_type!(&self.values, values => values[index].to_f32())
+    }
+
+    /// These elements in `f32`, by their place in memory: borrowed if they are.
+    pub(crate) fn f32_range(&self, range: Range<usize>) -> Cow<'_, [f32]> {
+        match &self.values {
+            Values::F32(values) => Cow::Borrowed(&values[range]),
+            Values::F16(values) => values[range].iter().map(|value| value.to_f32()).collect(),
+            Values::Bf16(values) => values[range].iter().map(|value| value.to_f32()).collect(),
+        }
     }
 
     /// The same tensor in another element type, rounded to nearest.

@@ -14,15 +14,18 @@ const LAYERS: usize = 192;
 /// KiB of data that the process may have: a sixth of the model.
 const LIMIT: usize = 64 << 10;
 const _: () = assert!(2 * SIZE * SIZE * LAYERS >= 6 * 1024 * LIMIT);
+/// Outputs of a layer with DoRA: W + Δ of one layer in `f64` alone is a third of the limit, as is Δ with W in `f32`.
+const DORA_OUTPUTS: usize = 3 * SIZE;
+const _: () = assert!(3 * 8 * SIZE * DORA_OUTPUTS > 1024 * LIMIT);
 const DIRECTORY: &str = "LORA_PEFT_TEST_DIRECTORY";
 
 /// Tensors of zeros, in a file with holes.
-fn write_model(path: &Path) {
+fn write_model(path: &Path, outputs: usize, layers: usize) {
     let mut header = serde_json::Map::new();
-    let bytes = 2 * SIZE * SIZE;
-    for layer in 0..LAYERS {
+    let bytes = 2 * SIZE * outputs;
+    for layer in 0..layers {
         let offsets = [layer * bytes, (layer + 1) * bytes];
-        let info = serde_json::json!({ "dtype": "BF16", "shape": [SIZE, SIZE], "data_offsets": offsets });
+        let info = serde_json::json!({ "dtype": "BF16", "shape": [outputs, SIZE], "data_offsets": offsets });
         header.insert(name(layer), info);
     }
     let header = serde_json::Value::Object(header).to_string();
@@ -30,54 +33,64 @@ fn write_model(path: &Path) {
     file.extend(header.as_bytes());
     std::fs::write(path, &file).unwrap();
     let file = std::fs::File::options().write(true).open(path).unwrap();
-    file.set_len((8 + header.len() + LAYERS * bytes) as u64).unwrap();
+    file.set_len((8 + header.len() + layers * bytes) as u64).unwrap();
 }
 
 fn name(layer: usize) -> String {
     format!("layers.{layer:03}.weight")
 }
 
-fn adapter() -> Adapter {
+/// Two of three layers are changed, one is copied.
+fn adapter(outputs: usize, layers: usize, dora: bool) -> Adapter {
     let layer = AdapterLayer {
         a: Tensor::new(&[1, SIZE], vec![1.0f32; SIZE]).unwrap(),
-        b: Tensor::new(&[SIZE, 1], vec![2.0f32; SIZE]).unwrap(),
+        b: Tensor::new(&[outputs, 1], vec![2.0f32; outputs]).unwrap(),
         bias: None,
-        magnitude: None,
+        magnitude: dora.then(|| Tensor::new(&[outputs], vec![96.0f32; outputs]).unwrap()),
         embedding: false,
     };
-    // Two of three layers are changed, one is copied.
-    let layers: BTreeMap<String, AdapterLayer> = (0..LAYERS)
+    let layers: BTreeMap<String, AdapterLayer> = (0..layers)
         .filter(|index| index % 3 != 0)
         .map(|index| (name(index).trim_end_matches(".weight").to_owned(), layer.clone()))
         .collect();
     let config = AdapterConfig {
         rank: 1,
         alpha: 1.0,
+        dora,
         target_modules: Some(ModuleNames::List(layers.keys().cloned().collect())),
         ..Default::default()
     };
     Adapter { config, layers, replaced: BTreeMap::new() }
 }
 
-/// Runs in a process of its own, under the limit.
-#[test]
-fn merge_under_a_limit() {
+fn merge(adapter: &Adapter) {
     let Some(directory) = std::env::var_os(DIRECTORY) else { return };
     let directory = Path::new(&directory);
     let base = Checkpoint::open(&directory.join("model.safetensors")).unwrap();
-    let adapter = adapter();
-    let weighted = [Weighted { name: "one".into(), adapter: &adapter, weight: 1.0 }];
+    let weighted = [Weighted { name: "one".into(), adapter, weight: 1.0 }];
     let edit = Edit::merge(&base, &weighted, EditOptions::default()).unwrap();
     edit.write(&mut Cpu::new(), &directory.join("merged"), &Progress::new()).unwrap();
 }
 
+/// Runs in a process of its own, under the limit.
 #[test]
-fn models_larger_than_memory_are_merged() {
+fn merge_under_a_limit() {
+    merge(&adapter(SIZE, LAYERS, false));
+}
+
+/// Runs in a process of its own, under the limit.
+#[test]
+fn dora_merge_under_a_limit() {
+    merge(&adapter(DORA_OUTPUTS, 3, true));
+}
+
+/// Runs one of the tests above with little memory; every weight of a changed layer must become `expected`.
+fn is_merged_under_the_limit(test: &str, outputs: usize, layers: usize, expected: f32) {
     let directory = tempfile::tempdir().unwrap();
-    write_model(&directory.path().join("model.safetensors"));
+    write_model(&directory.path().join("model.safetensors"), outputs, layers);
     let status = Command::new("sh")
         .arg("-c")
-        .arg(format!("ulimit -d {LIMIT} && exec \"$0\" --exact merge_under_a_limit --test-threads 1"))
+        .arg(format!("ulimit -d {LIMIT} && exec \"$0\" --exact {test} --test-threads 1"))
         .arg(std::env::current_exe().unwrap())
         .env(DIRECTORY, directory.path())
         .env("RAYON_NUM_THREADS", "2")
@@ -85,11 +98,22 @@ fn models_larger_than_memory_are_merged() {
         .unwrap();
     assert!(status.success(), "the merge did not do with {LIMIT} KiB");
     let merged = Checkpoint::open(&directory.path().join("merged")).unwrap();
-    for layer in [0, 1, LAYERS - 1] {
-        let expected = if layer % 3 == 0 { 0.0 } else { 2.0 };
+    for layer in [0, 1, layers - 1] {
+        let expected = if layer % 3 == 0 { 0.0 } else { expected };
         assert!(
             merged.tensor(&name(layer)).unwrap().to_f32().iter().all(|value| *value == expected),
             "{layer}"
         );
     }
+}
+
+#[test]
+fn models_larger_than_memory_are_merged() {
+    is_merged_under_the_limit("merge_under_a_limit", SIZE, LAYERS, 2.0);
+}
+
+#[test]
+fn dora_needs_no_copies_of_a_weight_in_more_precision() {
+    // m over the square root of 1024 elements.
+    is_merged_under_the_limit("dora_merge_under_a_limit", DORA_OUTPUTS, 3, 96.0 / 32.0);
 }

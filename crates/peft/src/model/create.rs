@@ -10,7 +10,7 @@ use crate::module::{LayerKind, marks_transposed_experts};
 use crate::naming::Naming;
 use crate::targets::{Target, TargetReport, default_targets, find_targets};
 use crate::tensor::Tensor;
-use crate::update::{Directions, HostBackend, Part, UpdateOptions, update};
+use crate::update::{HostBackend, Part, UpdateOptions, direction_norms, update};
 use crate::{Error, Result, parameters, quantized};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -157,7 +157,7 @@ impl LoraModel {
                 _ => None,
             };
             let part = Part { site, layer: &layer, weight: 1.0 };
-            let norms = Directions::new(backend, residual.as_ref().unwrap_or(weight), part)?.norms;
+            let norms = direction_norms(backend, residual.as_ref().unwrap_or(weight), part)?;
             let magnitude =
                 Tensor::of(&layer.magnitude_shape(), norms.into_iter().map(|norm| norm as f32).collect());
             layer.magnitude = Some(magnitude);

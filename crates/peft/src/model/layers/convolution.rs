@@ -127,7 +127,7 @@ impl LoraModel {
         }
         let rounded = |exact: &[f64]| {
             let mut tensor = Tensor::zeros(x.dtype(), x.shape());
-            round_into(&mut tensor, exact, false);
+            round_into(&mut tensor, exact);
             tensor
         };
         let dx = match dropout {

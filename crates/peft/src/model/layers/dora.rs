@@ -3,7 +3,7 @@
 use super::products::Order;
 use super::{Active, Layer};
 use crate::tensor::Tensor;
-use crate::update::{Directions, HostBackend, Part, round_into};
+use crate::update::{HostBackend, Part, direction_norms, round_into};
 use crate::{Error, Result};
 
 /// f of each output, and the norms that it comes from.
@@ -26,7 +26,7 @@ impl Layer<'_> {
                 "a DoRA adapter of it cannot be active together with others",
             ));
         }
-        let norms = Directions::new(backend, self.weight, Part { site, layer, weight: 1.0 })?.norms;
+        let norms = direction_norms(backend, self.weight, Part { site, layer, weight: 1.0 })?;
         let magnitudes = layer.magnitude.as_ref().map(Tensor::to_f32).unwrap_or_default();
         let factors = magnitudes.into_iter().zip(&norms).map(|(m, norm)| f64::from(m) / norm).collect();
         Ok(Some(Magnitudes { factors, norms }))
@@ -39,7 +39,7 @@ impl Magnitudes {
         let scale = |(index, value): (usize, f32)| f64::from(value) * self.factors[order.feature(dy, index)];
         let exact: Vec<f64> = dy.to_f32().into_iter().enumerate().map(scale).collect();
         let mut dz = dy.clone();
-        round_into(&mut dz, &exact, false);
+        round_into(&mut dz, &exact);
         dz
     }
 

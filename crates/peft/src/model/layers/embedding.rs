@@ -22,7 +22,7 @@ impl LoraModel {
             exact.iter_mut().enumerate().for_each(|(index, z)| *z *= factors[index % factors.len()]);
         }
         let mut y = Tensor::zeros(layer.weight.dtype(), &[indices.len(), layer.weight.shape()[1]]);
-        round_into(&mut y, &exact, false);
+        round_into(&mut y, &exact);
         Ok(y)
     }
 
@@ -76,8 +76,8 @@ impl LoraModel {
                     }
                 }
             }
-            round_into(&mut gradients.a, &da, false);
-            round_into(&mut gradients.b, &db, false);
+            round_into(&mut gradients.a, &da);
+            round_into(&mut gradients.b, &db);
             gradients.magnitude = magnitude.clone();
             adapters.insert(active.name.to_owned(), gradients);
         }

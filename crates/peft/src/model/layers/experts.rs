@@ -253,7 +253,7 @@ impl<'a> Experts<'a> {
         Ok(rows)
     }
 
-    fn stacked(&self, expert: usize) -> Stacked {
+    fn stacked(&self, expert: usize) -> Stacked<'_> {
         if self.active.is_empty() {
             let (input, output) = self.features();
             return Stacked::nothing(input, output);

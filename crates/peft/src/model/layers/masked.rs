@@ -29,7 +29,7 @@ impl Parts {
             let exact: Vec<f64> =
                 values.iter().zip(&kept).map(|(value, kept)| f64::from(*value) * share(*kept)).collect();
             let mut part = x.clone();
-            round_into(&mut part, &exact, false);
+            round_into(&mut part, &exact);
             part
         };
         Parts { dropped: part(&|kept| kept), rest: part(&|kept| 1.0 - kept) }
@@ -44,7 +44,7 @@ impl Parts {
             .map(|(kept, (dropped, rest))| kept * f64::from(dropped) + (1.0 - kept) * f64::from(rest))
             .collect();
         let mut dx = dropped.clone();
-        round_into(&mut dx, &exact, false);
+        round_into(&mut dx, &exact);
         dx
     }
 }
@@ -95,7 +95,7 @@ impl Layer<'_> {
                 f64::from(z) * factor + rest + bias
             })
             .collect();
-        round_into(&mut y, &exact, false);
+        round_into(&mut y, &exact);
         Ok(y)
     }
 

@@ -69,7 +69,7 @@ impl Sums {
 
 impl Layer<'_> {
     /// The active adapters as one.
-    pub(super) fn stacked(&self) -> Stacked {
+    pub(super) fn stacked(&self) -> Stacked<'_> {
         let parts: Vec<Part<'_>> = self
             .active
             .iter()
@@ -79,7 +79,7 @@ impl Layer<'_> {
     }
 
     /// An adapter that changes nothing.
-    pub(super) fn no_adapter(&self) -> Stacked {
+    pub(super) fn no_adapter(&self) -> Stacked<'_> {
         let (input, output) = self.features();
         Stacked::nothing(input, output)
     }

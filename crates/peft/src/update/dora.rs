@@ -1,0 +1,176 @@
+//! DoRA (Liu et al., arXiv 2402.09353): each output's weights have a direction and a trained magnitude.
+
+use super::rounding::{Measured, round_block};
+use super::{HostBackend, Part, Stacked, UpdateOptions, is_input_major};
+use crate::module::LayerKind;
+use crate::tensor::Tensor;
+use crate::{Error, Result};
+use lora_kernels::{Delta, MatrixMut, MergeReport, Rounding};
+use std::ops::Range;
+
+/// Elements of a weight that are looked at together.
+const BLOCK: usize = 1 << 20;
+
+/// How the elements of W + Δ belong to outputs, as the weight lies in memory.
+struct Directions<'a> {
+    stacked: Stacked<'a>,
+    kind: LayerKind,
+    rows: usize,
+    columns: usize,
+}
+
+impl<'a> Directions<'a> {
+    fn new(weight: &Tensor, part: Part<'a>) -> Self {
+        let (rows, columns) = weight.rows_and_columns();
+        let stacked = Stacked::new(&[Part { weight: 1.0, ..part }], 0);
+        Directions { stacked, kind: part.site.kind, rows, columns }
+    }
+
+    /// Ranges of rows, so that no more than a block is in memory in `f64`.
+    fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (rows, step) = (self.rows, (BLOCK / self.columns.max(1)).max(1));
+        (0..rows).step_by(step).map(move |start| start..rows.min(start + step))
+    }
+
+    /// W + Δ of some rows in `f64`.
+    fn block(&self, backend: &mut HostBackend<'_>, weight: &Tensor, rows: Range<usize>) -> Result<Vec<f64>> {
+        let mut delta = vec![0.0f32; rows.len() * self.columns];
+        let matrix = MatrixMut::new(&mut delta, rows.len(), self.columns)?;
+        backend.delta(if is_input_major(self.kind) {
+            let adapter = self.stacked.block(rows.clone(), 0..self.columns)?;
+            Delta { adapter, delta: matrix }
+        } else {
+            let adapter = self.stacked.block(0..self.columns, rows.clone())?;
+            Delta { adapter, delta: matrix.t() }
+        })?;
+        let weight = weight.f32_range(rows.start * self.columns..rows.end * self.columns);
+        Ok(weight.iter().zip(&delta).map(|(w, d)| f64::from(*w) + f64::from(*d)).collect())
+    }
+
+    fn outputs(&self) -> usize {
+        if is_input_major(self.kind) { self.columns } else { self.rows }
+    }
+
+    fn output_of(&self, index: usize) -> usize {
+        if is_input_major(self.kind) { index % self.columns } else { index / self.columns }
+    }
+
+    fn norms(&self, backend: &mut HostBackend<'_>, weight: &Tensor) -> Result<Vec<f64>> {
+        let mut squares = vec![0.0; self.outputs()];
+        for rows in self.blocks() {
+            let start = rows.start * self.columns;
+            for (index, value) in self.block(backend, weight, rows)?.into_iter().enumerate() {
+                squares[self.output_of(start + index)] += value * value;
+            }
+        }
+        Ok(squares.into_iter().map(f64::sqrt).collect())
+    }
+}
+
+/// ‖W + Δ‖ of each output.
+pub(crate) fn direction_norms(
+    backend: &mut HostBackend<'_>,
+    weight: &Tensor,
+    part: Part<'_>,
+) -> Result<Vec<f64>> {
+    Directions::new(weight, part).norms(backend, weight)
+}
+
+/// DoRA's merge: W ← m·(W + Δ)/‖W + Δ‖, the norm taken over each output's weights; computed in `f64`, rounded once.
+///
+/// # Errors
+/// The layer has no magnitudes, or the adapter is weighted: magnitudes replace the weight's own, so there is no half
+/// of it.
+pub(crate) fn update_dora(
+    backend: &mut HostBackend<'_>,
+    weight: &mut Tensor,
+    part: Part<'_>,
+    options: UpdateOptions,
+) -> Result<Option<MergeReport>> {
+    let module = &part.site.layer;
+    let Some(magnitude) = &part.layer.magnitude else {
+        return Err(Error::module(module, "has no magnitudes"));
+    };
+    if part.weight != 1.0 {
+        return Err(Error::module(module, "a DoRA adapter can only be merged with weight 1, and alone"));
+    }
+    if options.rounding != Rounding::Nearest {
+        return Err(Error::module(module, "DoRA adapters are rounded to nearest only"));
+    }
+    let directions = Directions::new(weight, part);
+    let norms = directions.norms(backend, weight)?;
+    let factors: Vec<f64> =
+        magnitude.to_f32().iter().zip(&norms).map(|(m, norm)| f64::from(*m) / norm).collect();
+    let mut measured = options.report.then(Measured::default);
+    for rows in directions.blocks() {
+        let start = rows.start * directions.columns;
+        let mut exact = directions.block(backend, weight, rows)?;
+        for (index, value) in exact.iter_mut().enumerate() {
+            *value *= factors[directions.output_of(start + index)];
+        }
+        round_block(weight, start, &exact, measured.as_mut());
+    }
+    Ok(measured.map(|measured| measured.report()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapter::AdapterLayer;
+    use crate::binding::Site;
+    use half::bf16;
+    use lora_kernels::cpu::Cpu;
+
+    /// More than a block, with a part of one at the end, against the definition.
+    #[test]
+    fn blocks_do_not_show_in_the_result() {
+        let (rows, columns, rank) = (1030, 1024, 2);
+        let random = |seed: usize, index: usize| {
+            (((index * 2_654_435_761 + seed * 40_503) >> 7) % 2001) as f32 / 1000.0 - 1.0
+        };
+        for kind in [LayerKind::Linear, LayerKind::TransposedLinear] {
+            let (out, input) = if is_input_major(kind) { (columns, rows) } else { (rows, columns) };
+            let values = |seed, len| (0..len).map(|index| random(seed, index)).collect::<Vec<f32>>();
+            let weight: Vec<bf16> = values(1, rows * columns).into_iter().map(bf16::from_f32).collect();
+            let (a, b, m) = (values(2, rank * input), values(3, out * rank), values(4, out));
+            let layer = AdapterLayer {
+                a: Tensor::of(&[rank, input], a.clone()),
+                b: Tensor::of(&[out, rank], b.clone()),
+                bias: None,
+                magnitude: Some(Tensor::of(&[out], m.clone())),
+                embedding: false,
+            };
+            let site = Site {
+                layer: "layer".into(),
+                weight: "layer.weight".into(),
+                bias: None,
+                kind,
+                rank,
+                scale: 0.5,
+            };
+            let mut merged = Tensor::of(&[rows, columns], weight.clone());
+            let options = UpdateOptions { report: true, ..Default::default() };
+            let part = Part { site: &site, layer: &layer, weight: 1.0 };
+            let report = update_dora(&mut Cpu::new(), &mut merged, part, options).unwrap().unwrap();
+            assert_eq!((report.elements, report.non_finite), ((rows * columns) as u64, 0));
+
+            let direction = |o: usize, i: usize| {
+                let w = weight[if is_input_major(kind) { i * columns + o } else { o * columns + i }];
+                let delta: f64 =
+                    (0..rank).map(|k| f64::from(b[o * rank + k]) * f64::from(a[k * input + i])).sum();
+                w.to_f64() + 0.5 * delta
+            };
+            let merged = merged.to_f32();
+            for o in [0, 1, out / 2, out - 1] {
+                let norm = (0..input).map(|i| direction(o, i).powi(2)).sum::<f64>().sqrt();
+                for i in 0..input {
+                    let exact = f64::from(m[o]) * direction(o, i) / norm;
+                    let found = merged[if is_input_major(kind) { i * columns + o } else { o * columns + i }];
+                    // Half a step of bf16, and the Δ that was rounded to f32.
+                    let bound = exact.abs() * 2f64.powi(-8) + 1e-7;
+                    assert!((f64::from(found) - exact).abs() <= bound, "{kind:?} {o} {i}: {found} {exact}");
+                }
+            }
+        }
+    }
+}
