@@ -245,6 +245,15 @@ fn new_adapters_change_nothing_at_first() {
 }
 
 #[test]
+fn a_bias_needs_one_of_the_base_to_add_to() {
+    let config = AdapterConfig { lora_bias: true, ..new_config(&["q_proj"]) };
+    let create = |name: &str| open(&case(name)).create_adapter(&mut Cpu::new(), "new", config.clone(), 0);
+    assert!(create("llama-lora-bias").is_ok());
+    let error = create("llama-attention").unwrap_err().to_string();
+    assert!(error.contains("q_proj") && error.contains("`lora_bias`"), "{error}");
+}
+
+#[test]
 fn the_start_of_a_new_adapter_has_pefts_distribution() {
     let backend = &mut Cpu::new();
     let mut model = open(&case("llama-attention"));

@@ -52,7 +52,8 @@ impl LoraModel {
                 report.excluded.len()
             )));
         }
-        let mut sites: Vec<Site> = report.matched.iter().map(|target| self.module_site(target)).collect();
+        let sites = report.matched.iter().map(|target| self.module_site(&config, target));
+        let mut sites: Vec<Site> = sites.collect::<Result<_>>()?;
         for site in &parameters {
             let Site { weight, kind, rank, scale, .. } = site.clone();
             report.matched.push(Target { module: weight, kind, rank, scale });
@@ -79,16 +80,14 @@ impl LoraModel {
         Ok(report)
     }
 
-    fn module_site(&self, target: &Target) -> Site {
+    fn module_site(&self, config: &AdapterConfig, target: &Target) -> Result<Site> {
         let weight = format!("{}.weight", target.module);
-        Site {
-            layer: target.module.clone(),
-            bias: parameters::bias_beside(&self.checkpoint, &weight),
-            weight,
-            kind: target.kind,
-            rank: target.rank,
-            scale: target.scale,
+        let bias = parameters::bias_beside(&self.checkpoint, &weight);
+        if config.lora_bias && bias.is_none() && target.kind != LayerKind::Embedding {
+            return Err(Error::module(&target.module, "has no bias that `lora_bias` could add to"));
         }
+        let (layer, kind) = (target.module.clone(), target.kind);
+        Ok(Site { layer, bias, weight, kind, rank: target.rank, scale: target.scale })
     }
 
     /// Where the layers for `target_parameters` act, and whether PEFT can have them there (`ParamWrapper`, 0.21).
