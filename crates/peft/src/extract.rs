@@ -3,11 +3,11 @@
 use crate::adapter::{Adapter, AdapterLayer};
 use crate::checkpoint::Checkpoint;
 use crate::config::{AdapterConfig, BiasMode, ModuleNames};
-use crate::linalg::truncated_svd;
+use crate::linalg::{squared_distance, truncated_svd};
 use crate::module::{LayerKind, adaptable_modules};
 use crate::progress::Progress;
-use crate::tensor::{Tensor, float_type};
-use crate::update::is_input_major;
+use crate::tensor::{Tensor, each_type, float_type};
+use crate::update::{is_input_major, round_into};
 use crate::{Error, Result};
 use lora_kernels::DType;
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,7 +37,8 @@ pub struct ExtractedModule {
     pub rank: usize,
     /// ‖tuned − base‖, the Frobenius norm.
     pub norm: f64,
-    /// ‖tuned − base − B·A‖ / ‖tuned − base‖: 0 is perfect, 1 means that nothing was kept.
+    /// ‖tuned − base − B·A‖ / ‖tuned − base‖ with A and B as they are stored: 0 is perfect, 1 means that nothing was
+    /// kept. What is below 1e-8 counts as nothing left.
     pub relative_error: f64,
 }
 
@@ -98,12 +99,15 @@ impl Extraction<'_> {
     fn extract(&mut self, name: &str, kind: LayerKind) -> Result<()> {
         let (base, tuned) = (self.base.tensor(name)?, self.tuned.tensor(name)?);
         let (rows, columns) = base.rows_and_columns();
-        let difference: Vec<f64> = base
-            .to_f32()
-            .iter()
-            .zip(tuned.to_f32())
-            .map(|(base, tuned)| f64::from(tuned) - f64::from(*base))
-            .collect();
+        let mut difference = Vec::with_capacity(base.len());
+        for row in 0..rows {
+            let range = row * columns..(row + 1) * columns;
+            let (base, tuned) = (base.f32_range(range.clone()), tuned.f32_range(range));
+            difference
+                .extend(base.iter().zip(&*tuned).map(|(base, tuned)| f64::from(*tuned) - f64::from(*base)));
+        }
+        let shape = base.shape().to_vec();
+        drop((base, tuned));
         let squares: f64 = difference.iter().map(|value| value * value).sum();
         if !squares.is_finite() {
             return Err(Error::tensor(name, "holds NaN or infinity"));
@@ -114,25 +118,28 @@ impl Extraction<'_> {
         let svd = truncated_svd(&difference, rows, columns, self.options.rank)?;
         let rank = svd.values.len();
         let roots: Vec<f64> = svd.values.iter().map(|value| value.sqrt()).collect();
-        // [rows, rank] and [rank, columns] of the weight as it is stored.
-        let left: Vec<f32> =
-            svd.left.iter().enumerate().map(|(i, value)| (value * roots[i % rank]) as f32).collect();
-        let right: Vec<f32> =
-            svd.right.iter().enumerate().map(|(i, value)| (value * roots[i / columns]) as f32).collect();
-        let (a, b) = if is_input_major(kind) {
-            (transposed(&left, rows, rank), transposed(&right, rank, columns))
-        } else {
-            (right, left)
+        // [rows, rank] and [rank, columns] of the weight as it is stored, with what rounding makes of them.
+        let rounded = |shape: [usize; 2], exact: Vec<f64>| {
+            let mut factor = Tensor::zeros(self.options.dtype, &shape);
+            round_into(&mut factor, &exact);
+            factor
         };
+        let exact = svd.left.iter().enumerate().map(|(i, value)| value * roots[i % rank]).collect();
+        let left = rounded([rows, rank], exact);
+        let exact = svd.right.iter().enumerate().map(|(i, value)| value * roots[i / columns]).collect();
+        let right = rounded([rank, columns], exact);
+        let doubles = |factor: &Tensor| factor.to_f32().into_iter().map(f64::from).collect::<Vec<f64>>();
+        let left_over = squared_distance(&difference, [rows, columns], &doubles(&left), &doubles(&right));
+        let (a, b) =
+            if is_input_major(kind) { (transposed(&left), transposed(&right)) } else { (right, left) };
         let (mut a_shape, mut b_shape) = (vec![rank, a.len() / rank], vec![b.len() / rank, rank]);
         if kind == LayerKind::Convolution {
-            a_shape = base.shape().to_vec();
+            a_shape = shape.clone();
             a_shape[0] = rank;
-            b_shape.resize(base.shape().len(), 1);
+            b_shape.resize(shape.len(), 1);
         }
         let module = name.trim_end_matches(".weight").to_owned();
-        let kept: f64 = svd.values.iter().map(|value| value * value).sum();
-        let relative_error = ((squares - kept).max(0.0) / squares).sqrt();
+        let relative_error = (left_over / squares).sqrt();
         self.report.push(ExtractedModule {
             module: module.clone(),
             rank,
@@ -140,8 +147,8 @@ impl Extraction<'_> {
             relative_error,
         });
         let layer = AdapterLayer {
-            a: Tensor::of(&a_shape, a).cast(self.options.dtype),
-            b: Tensor::of(&b_shape, b).cast(self.options.dtype),
+            a: a.reshape(&a_shape)?,
+            b: b.reshape(&b_shape)?,
             bias: None,
             magnitude: None,
             embedding: kind == LayerKind::Embedding,
@@ -151,8 +158,12 @@ impl Extraction<'_> {
     }
 }
 
-fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()
+fn transposed(matrix: &Tensor) -> Tensor {
+    let (rows, columns) = matrix.rows_and_columns();
+    each_type!(matrix.values(), values => {
+        let order = (0..columns).flat_map(|column| (0..rows).map(move |row| row * columns + column));
+        Tensor::of(&[columns, rows], order.map(|index| values[index]).collect())
+    })
 }
 
 fn check_same_tensors(base: &Checkpoint, tuned: &Checkpoint) -> Result<()> {

@@ -76,6 +76,12 @@ pub(crate) fn direction_norms(
     Directions::new(weight, part).norms(backend, weight)
 }
 
+/// m/‖W + Δ‖ of each output; 0 where all weights are 0 and so have no direction.
+pub(crate) fn magnitude_factors(magnitude: &Tensor, norms: &[f64]) -> Vec<f64> {
+    let factor = |(m, norm): (f32, &f64)| if *norm == 0.0 { 0.0 } else { f64::from(m) / norm };
+    magnitude.to_f32().into_iter().zip(norms).map(factor).collect()
+}
+
 /// DoRA's merge: W ← m·(W + Δ)/‖W + Δ‖, the norm taken over each output's weights; computed in `f64`, rounded once.
 ///
 /// # Errors
@@ -99,8 +105,7 @@ pub(crate) fn update_dora(
     }
     let directions = Directions::new(weight, part);
     let norms = directions.norms(backend, weight)?;
-    let factors: Vec<f64> =
-        magnitude.to_f32().iter().zip(&norms).map(|(m, norm)| f64::from(*m) / norm).collect();
+    let factors = magnitude_factors(magnitude, &norms);
     let mut measured = options.report.then(Measured::default);
     for rows in directions.blocks() {
         let start = rows.start * directions.columns;
@@ -172,5 +177,11 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn outputs_without_weights_stay_zero() {
+        let magnitude = Tensor::of(&[2], vec![3.0f32, 3.0]);
+        assert_eq!(magnitude_factors(&magnitude, &[0.0, 2.0]), [0.0, 1.5]);
     }
 }

@@ -4,7 +4,7 @@ mod dora;
 mod rounding;
 mod stacked;
 
-pub(crate) use dora::{direction_norms, update_dora};
+pub(crate) use dora::{direction_norms, magnitude_factors, update_dora};
 pub(crate) use rounding::{joined, name_stream, reseed, round_into};
 pub(crate) use stacked::Stacked;
 

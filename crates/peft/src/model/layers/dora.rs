@@ -3,7 +3,7 @@
 use super::products::Order;
 use super::{Active, Layer};
 use crate::tensor::Tensor;
-use crate::update::{HostBackend, Part, direction_norms, round_into};
+use crate::update::{HostBackend, Part, direction_norms, magnitude_factors, round_into};
 use crate::{Error, Result};
 
 /// f of each output, and the norms that it comes from.
@@ -27,8 +27,8 @@ impl Layer<'_> {
             ));
         }
         let norms = direction_norms(backend, self.weight, Part { site, layer, weight: 1.0 })?;
-        let magnitudes = layer.magnitude.as_ref().map(Tensor::to_f32).unwrap_or_default();
-        let factors = magnitudes.into_iter().zip(&norms).map(|(m, norm)| f64::from(m) / norm).collect();
+        let factors =
+            layer.magnitude.as_ref().map_or(Vec::new(), |magnitude| magnitude_factors(magnitude, &norms));
         Ok(Some(Magnitudes { factors, norms }))
     }
 }
@@ -53,6 +53,6 @@ impl Magnitudes {
 
     /// What one element of dY and Z adds to dm = Σ dY·Z/‖·‖; the norm counts as constant.
     pub fn gradient(&self, feature: usize, dy: f64, z: f64) -> f64 {
-        dy * z / self.norms[feature]
+        if self.norms[feature] == 0.0 { 0.0 } else { dy * z / self.norms[feature] }
     }
 }

@@ -308,7 +308,7 @@ impl<'a> Experts<'a> {
 fn gathered(matrix: &Tensor, rows: &[usize]) -> Tensor {
     let mut found = Tensor::zeros(matrix.dtype(), &[rows.len(), matrix.shape()[1]]);
     let size = matrix.shape()[1] * matrix.dtype().size();
-    for (to, row) in found.bytes_mut().chunks_mut(size).zip(rows) {
+    for (to, row) in found.bytes_mut().chunks_mut(size.max(1)).zip(rows) {
         to.copy_from_slice(&matrix.bytes()[row * size..(row + 1) * size]);
     }
     found
@@ -317,7 +317,7 @@ fn gathered(matrix: &Tensor, rows: &[usize]) -> Tensor {
 /// Puts rows back where they were taken.
 fn scatter(part: &Tensor, rows: &[usize], matrix: &mut Tensor) {
     let size = part.shape()[1] * part.dtype().size();
-    for (from, row) in part.bytes().chunks(size).zip(rows) {
+    for (from, row) in part.bytes().chunks(size.max(1)).zip(rows) {
         matrix.bytes_mut()[row * size..(row + 1) * size].copy_from_slice(from);
     }
 }
