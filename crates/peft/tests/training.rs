@@ -133,6 +133,10 @@ fn a_convolution_refuses_what_does_not_fit() {
     says(&ConvolutionGeometry { stride: vec![1, 0], ..plain.clone() }, &[2, 3, 5, 4], "at least 1");
     says(&ConvolutionGeometry { dilation: vec![1, huge], ..plain.clone() }, &[2, 3, 5, 4], "does not fit");
     says(&ConvolutionGeometry { padding: vec![huge, 1], ..plain.clone() }, &[2, 3, 5, 4], "does not fit");
+    for padding in [1 << 20, 1 << 31, 1 << 40, 1 << 62] {
+        let geometry = ConvolutionGeometry { padding: vec![padding; 2], ..plain.clone() };
+        says(&geometry, &[2, 3, 5, 4], "too large for one image");
+    }
     let x = Tensor::zeros(lora_kernels::DType::F32, &[2, 3, 5, 4]);
     let error = model.forward(backend, "first", &x, None).unwrap_err().to_string();
     assert!(error.contains("a convolution takes images"), "{error}");

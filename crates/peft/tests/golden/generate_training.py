@@ -6,7 +6,8 @@ forwards and gradients of linear layers and embeddings that generate.py keeps.
 
 For each layer and run, by `run.layer.part`: input, output, gradient of the output, gradients of the input, A, B, B's
 bias, the base's bias and DoRA's magnitudes. Runs with dropout have lora-kernels' mask (see its `Dropout`) in place of
-PyTorch's. Convolutions get another stride, padding and dilation than the model gives them; `training.json` holds these.
+PyTorch's. Convolutions get another stride and padding than the model gives them, and in runs without dropout a dilation, which
+`training.json` holds. PEFT forgets the dilation when it makes A; there A gets it, as PEFT's merge has it.
 """
 
 import json
@@ -64,10 +65,12 @@ class Mask(nn.Module):
         return x * keep.to(x.dtype) * (65536 / (65536 - THRESHOLD))
 
 
-def set_geometry(layer):
+def set_geometry(layer, dilated):
     base = layer.get_base_layer()
     kernel = base.kernel_size
-    geometry = GEOMETRY[len(kernel)]
+    geometry = dict(GEOMETRY[len(kernel)])
+    if not dilated:
+        geometry["dilation"] = (1,) * len(kernel)
     for convolution in [base, *layer.lora_A.values()]:
         for name, values in geometry.items():
             setattr(convolution, name, values)
@@ -79,7 +82,7 @@ def run(layer, path, name, tensors):
     base = layer.get_base_layer()
     facts = {}
     if isinstance(base, (nn.Conv1d, nn.Conv2d)):
-        facts["geometry"] = set_geometry(layer)
+        facts["geometry"] = set_geometry(layer, dilated=name == "plain")
     if name == "dropout":
         facts["dropout"] = dict(probability=PROBABILITY, seed=SEED, offset=OFFSET)
         for adapter in layer.lora_dropout:

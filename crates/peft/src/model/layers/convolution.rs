@@ -29,6 +29,9 @@ impl ConvolutionGeometry {
     }
 }
 
+/// Elements of the patches and of the output of one image, at most.
+const MAX_ELEMENTS: usize = 1 << 31;
+
 /// Where the patches of an image come from.
 struct Patches {
     /// Sizes of the output.
@@ -180,6 +183,15 @@ impl Layer<'_> {
                 ));
             };
             sizes.push(room / stride[axis] + 1);
+        }
+        // A padding that nobody means would ask for more memory than there is.
+        let count =
+            |sizes: &[usize]| sizes.iter().try_fold(1usize, |product, size| product.checked_mul(*size));
+        let features = channels * kernel.iter().product::<usize>();
+        let widest = features.max(self.features().1);
+        let needed = count(&sizes).and_then(|positions| positions.checked_mul(widest));
+        if needed.is_none_or(|needed| needed > MAX_ELEMENTS) {
+            return error(format!("an output of {sizes:?} positions is too large for one image"));
         }
         let mut sources = Vec::new();
         for element in indices(kernel) {
