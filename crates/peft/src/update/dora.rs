@@ -17,18 +17,20 @@ struct Directions<'a> {
     kind: LayerKind,
     rows: usize,
     columns: usize,
+    /// Elements that are looked at together, but no less than a row.
+    block: usize,
 }
 
 impl<'a> Directions<'a> {
     fn new(weight: &Tensor, part: Part<'a>) -> Self {
         let (rows, columns) = weight.rows_and_columns();
         let stacked = Stacked::new(&[Part { weight: 1.0, ..part }], 0);
-        Directions { stacked, kind: part.site.kind, rows, columns }
+        Directions { stacked, kind: part.site.kind, rows, columns, block: BLOCK }
     }
 
     /// Ranges of rows, so that no more than a block is in memory in `f64`.
     fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (rows, step) = (self.rows, (BLOCK / self.columns.max(1)).max(1));
+        let (rows, step) = (self.rows, (self.block / self.columns.max(1)).max(1));
         (0..rows).step_by(step).map(move |start| start..rows.min(start + step))
     }
 
@@ -128,7 +130,7 @@ mod tests {
 
     /// More than a block, with a part of one at the end, against the definition.
     #[test]
-    fn blocks_do_not_show_in_the_result() {
+    fn several_blocks_follow_the_definition() {
         let (rows, columns, rank) = (1030, 1024, 2);
         let random = |seed: usize, index: usize| {
             (((index * 2_654_435_761 + seed * 40_503) >> 7) % 2001) as f32 / 1000.0 - 1.0
@@ -183,5 +185,46 @@ mod tests {
     fn outputs_without_weights_stay_zero() {
         let magnitude = Tensor::of(&[2], vec![3.0f32, 3.0]);
         assert_eq!(magnitude_factors(&magnitude, &[0.0, 2.0]), [0.0, 1.5]);
+    }
+
+    #[test]
+    fn results_do_not_depend_on_the_size_of_blocks() {
+        let (rows, columns, rank) = (23, 18, 3);
+        let values = |seed: usize, len: usize| -> Vec<f32> {
+            (0..len).map(|index| ((index * 31 + seed * 17) % 101) as f32 / 50.0 - 1.0).collect()
+        };
+        let kinds =
+            [LayerKind::Linear, LayerKind::TransposedLinear, LayerKind::Embedding, LayerKind::Convolution];
+        for kind in kinds {
+            let (out, input) = if is_input_major(kind) { (columns, rows) } else { (rows, columns) };
+            let [shape, a_shape]: [&[usize]; 2] = match kind {
+                LayerKind::Convolution => [&[rows, 2, 3, 3], &[rank, 2, 3, 3]],
+                _ => [&[rows, columns], &[rank, input]],
+            };
+            let layer = AdapterLayer {
+                a: Tensor::of(a_shape, values(1, rank * input)),
+                b: Tensor::of(&[out, rank], values(2, out * rank)),
+                bias: None,
+                magnitude: None,
+                embedding: kind == LayerKind::Embedding,
+            };
+            let (name, weight) = ("layer".to_owned(), "layer.weight".to_owned());
+            let site = Site { layer: name, weight, bias: None, kind, rank, scale: 0.7 };
+            let weight = Tensor::of(shape, values(3, rows * columns));
+            let part = Part { site: &site, layer: &layer, weight: 1.0 };
+            let results = |block: usize| {
+                let directions = Directions { block, ..Directions::new(&weight, part) };
+                let backend = &mut Cpu::new();
+                let norms = directions.norms(backend, &weight).unwrap();
+                let blocks =
+                    directions.blocks().map(|rows| directions.block(backend, &weight, rows).unwrap());
+                (norms, blocks.collect::<Vec<_>>().concat())
+            };
+            let whole = results(BLOCK);
+            assert_eq!(whole.1.len(), rows * columns);
+            for block in [1, 7 * columns, 22 * columns] {
+                assert!(results(block) == whole, "{kind:?} in blocks of {block}");
+            }
+        }
     }
 }
