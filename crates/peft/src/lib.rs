@@ -22,6 +22,7 @@ mod random;
 pub mod record;
 mod rewrite;
 mod side_files;
+pub mod staged;
 pub mod targets;
 pub mod tensor;
 pub mod update;

@@ -1,10 +1,9 @@
 //! Where weights are computed.
 
-#[cfg(feature = "cuda")]
-mod staged;
-
 use crate::failure::Result;
 use lora_kernels::cpu::Cpu;
+#[cfg(feature = "cuda")]
+use lora_peft::staged::Staged;
 use lora_peft::update::HostBackend;
 use std::str::FromStr;
 
@@ -52,7 +51,7 @@ pub fn open(choice: DeviceChoice) -> Result<(Box<HostBackend<'static>>, String)>
 
 #[cfg(feature = "cuda")]
 fn gpu(ordinal: usize) -> Result<(Box<HostBackend<'static>>, String)> {
-    Ok((Box::new(staged::StagedCuda::open(ordinal)?), format!("GPU {ordinal}")))
+    Ok((Box::new(Staged::on_gpu(ordinal)?), format!("GPU {ordinal}")))
 }
 
 #[cfg(not(feature = "cuda"))]
