@@ -128,7 +128,7 @@ fn a_convolution_refuses_what_does_not_fit() {
     says(&plain, &[2, 4, 5, 4], "[N, 3]");
     says(&plain, &[2, 3, 5], "[N, 3]");
     says(&plain, &[2, 3, 5, 2], "axis 1: the kernel of 3 with dilation 1 does not fit into an input of 2");
-    says(&plain, &[2, 3, 0, 4], "nothing in its images");
+    says(&plain, &[2, 3, 0, 4], "there is nothing in images");
     says(&ConvolutionGeometry::new(1), &[2, 3, 5, 4], "2 values of stride");
     says(&ConvolutionGeometry { stride: vec![1, 0], ..plain.clone() }, &[2, 3, 5, 4], "at least 1");
     says(&ConvolutionGeometry { dilation: vec![1, huge], ..plain.clone() }, &[2, 3, 5, 4], "does not fit");

@@ -5,7 +5,7 @@ mod rounding;
 mod stacked;
 
 pub(crate) use dora::{direction_norms, magnitude_factors, update_dora};
-pub(crate) use rounding::{joined, name_stream, reseed, round_into};
+pub(crate) use rounding::{joined, name_stream, reseed, round_block, round_into};
 pub(crate) use stacked::Stacked;
 
 use crate::adapter::AdapterLayer;

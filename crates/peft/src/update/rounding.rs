@@ -2,7 +2,7 @@
 
 use crate::tensor::{Tensor, each_type};
 use half::{bf16, f16};
-use lora_kernels::{MergeReport, Rounding};
+use lora_kernels::{Element, MergeReport, Rounding};
 
 /// The same random numbers must not be used for every weight of a model.
 pub(crate) fn reseed(rounding: Rounding, stream: u64) -> Rounding {
@@ -69,23 +69,14 @@ impl Measured {
     }
 }
 
-trait Rounded: Copy {
+/// Element types and their one rounding from `f64`.
+trait Rounded: Element {
     fn rounded(exact: f64) -> Self;
-    fn bits(self) -> u32;
-    fn double(self) -> f64;
 }
 
 impl Rounded for f32 {
     fn rounded(exact: f64) -> Self {
         exact as f32
-    }
-
-    fn bits(self) -> u32 {
-        self.to_bits()
-    }
-
-    fn double(self) -> f64 {
-        f64::from(self)
     }
 }
 
@@ -93,40 +84,22 @@ impl Rounded for f16 {
     fn rounded(exact: f64) -> Self {
         f16::from_f64(exact)
     }
-
-    fn bits(self) -> u32 {
-        u32::from(self.to_bits())
-    }
-
-    fn double(self) -> f64 {
-        self.to_f64()
-    }
 }
 
 impl Rounded for bf16 {
     fn rounded(exact: f64) -> Self {
         bf16::from_f64(exact)
     }
-
-    fn bits(self) -> u32 {
-        u32::from(self.to_bits())
-    }
-
-    fn double(self) -> f64 {
-        self.to_f64()
-    }
 }
 
-fn round<T: Rounded>(values: &mut [T], exact: &[f64], measured: Option<&mut Measured>) {
-    match measured {
-        None => values.iter_mut().zip(exact).for_each(|(value, exact)| *value = T::rounded(*exact)),
-        Some(measured) => {
-            for (value, exact) in values.iter_mut().zip(exact) {
-                let new = T::rounded(*exact);
-                measured.add(new.bits() == value.bits(), new.double(), *exact);
-                *value = new;
-            }
+fn round<T: Rounded>(values: &mut [T], exact: &[f64], mut measured: Option<&mut Measured>) {
+    for (value, exact) in values.iter_mut().zip(exact) {
+        let new = T::rounded(*exact);
+        if let Some(measured) = &mut measured {
+            let unchanged = bytemuck::bytes_of(&new) == bytemuck::bytes_of(value);
+            measured.add(unchanged, f64::from(new.to_f32()), *exact);
         }
+        *value = new;
     }
 }
 

@@ -34,7 +34,7 @@ impl LoraModel {
         };
         match dropout.filter(|dropout| !dropout.is_identity()) {
             Some(dropout) => {
-                let Parts { dropped, rest } = Parts::split(x, dropout);
+                let Parts { dropped, rest } = Parts::split(x, dropout, 0);
                 layer.scaled_product(backend, &dropped, Some(&rest), order, Some(&magnitudes))
             }
             None => layer.scaled_product(backend, x, None, order, Some(&magnitudes)),
@@ -67,11 +67,11 @@ impl LoraModel {
         }
         let dx = match dropout.filter(|dropout| !dropout.is_identity()) {
             Some(dropout) => {
-                let Parts { dropped, .. } = Parts::split(x, dropout);
+                let Parts { dropped, .. } = Parts::split(x, dropout, 0);
                 let dropped =
                     layer.scaled_gradients(backend, &dropped, dy, order, magnitudes.as_ref(), &mut sums)?;
                 let rest = layer.frozen_gradient(backend, dy, order)?;
-                Parts::join(&Parts { dropped, rest }, dropout)
+                Parts::join_rows(&dropped, &rest, dropout)
             }
             None => layer.scaled_gradients(backend, x, dy, order, magnitudes.as_ref(), &mut sums)?,
         };

@@ -9,7 +9,7 @@ use super::dora::Magnitudes;
 use super::products::{Order, Sums};
 use crate::Result;
 use crate::tensor::Tensor;
-use crate::update::{HostBackend, round_into};
+use crate::update::{HostBackend, round_block, round_into};
 use lora_kernels::Dropout;
 
 /// X in two parts.
@@ -21,51 +21,53 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// Splits X, which counts as \[first dimension, all others\].
-    pub fn split(x: &Tensor, dropout: Dropout) -> Self {
-        let values = x.to_f32();
-        let kept = kept(x, dropout);
-        let part = |share: &dyn Fn(f64) -> f64| {
-            let exact: Vec<f64> =
-                values.iter().zip(&kept).map(|(value, kept)| f64::from(*value) * share(*kept)).collect();
-            let mut part = x.clone();
-            round_into(&mut part, &exact);
-            part
-        };
-        Parts { dropped: part(&|kept| kept), rest: part(&|kept| 1.0 - kept) }
+    /// Splits rows \[M, columns\] of X, of which the first is row `first_row` for the mask.
+    pub fn split(x: &Tensor, dropout: Dropout, first_row: usize) -> Self {
+        let (mut dropped, mut rest) = (x.clone(), x.clone());
+        let (rows, columns) = x.rows_and_columns();
+        for row in 0..rows {
+            let start = row * columns;
+            let values = x.f32_range(start..start + columns);
+            let kept = kept(dropout, first_row + row, columns);
+            let part = |share: &dyn Fn(f64) -> f64| -> Vec<f64> {
+                values.iter().zip(&kept).map(|(value, kept)| f64::from(*value) * share(*kept)).collect()
+            };
+            round_block(&mut dropped, start, &part(&|kept| kept), None);
+            round_block(&mut rest, start, &part(&|kept| 1.0 - kept), None);
+        }
+        Parts { dropped, rest }
     }
 
-    /// dX from the gradients of both parts.
-    pub fn join(gradients: &Parts, dropout: Dropout) -> Tensor {
-        let Parts { dropped, rest } = gradients;
-        let exact: Vec<f64> = kept(dropped, dropout)
-            .into_iter()
-            .zip(dropped.to_f32().into_iter().zip(rest.to_f32()))
-            .map(|(kept, (dropped, rest))| kept * f64::from(dropped) + (1.0 - kept) * f64::from(rest))
-            .collect();
+    /// A row of dX, from the gradients of its two parts.
+    pub fn join(dropped: &[f64], rest: &[f64], dropout: Dropout, row: usize) -> Vec<f64> {
+        let kept = kept(dropout, row, dropped.len());
+        let sum = |(kept, (dropped, rest)): (f64, (&f64, &f64))| kept * dropped + (1.0 - kept) * rest;
+        kept.into_iter().zip(dropped.iter().zip(rest)).map(sum).collect()
+    }
+
+    /// All rows of dX, from the gradients of the two parts.
+    pub fn join_rows(dropped: &Tensor, rest: &Tensor, dropout: Dropout) -> Tensor {
         let mut dx = dropped.clone();
-        round_into(&mut dx, &exact);
+        let (rows, columns) = dropped.rows_and_columns();
+        for row in 0..rows {
+            let range = row * columns..(row + 1) * columns;
+            let [dropped, rest] = [dropped, rest].map(|part| -> Vec<f64> {
+                part.f32_range(range.clone()).iter().map(|value| f64::from(*value)).collect()
+            });
+            round_block(&mut dx, range.start, &Self::join(&dropped, &rest, dropout, row), None);
+        }
         dx
     }
 }
 
-/// The factor on each element: 0 or 1/(1 − p).
-fn kept(x: &Tensor, dropout: Dropout) -> Vec<f64> {
-    let (rows, columns) = x.rows_and_columns();
+/// The factor on each element of a row: 0 or 1/(1 − p).
+fn kept(dropout: Dropout, row: usize, columns: usize) -> Vec<f64> {
     let scale = f64::from(dropout.keep_scale());
-    let draws = move |row, block| dropout.draws(row as u32, block as u32);
-    let mut kept = Vec::with_capacity(rows * columns);
-    for row in 0..rows {
-        for block in 0..columns.div_ceil(8) {
-            let draws = draws(row, block);
-            let columns = 8.min(columns - block * 8);
-            kept.extend(draws[..columns].iter().map(|draw| match u32::from(*draw) < dropout.threshold() {
-                true => 0.0,
-                false => scale,
-            }));
-        }
-    }
-    kept
+    let kept = |draw: u16| if u32::from(draw) < dropout.threshold() { 0.0 } else { scale };
+    let blocks = 0..columns.div_ceil(8) as u32;
+    let mut row: Vec<f64> = blocks.flat_map(|block| dropout.draws(row as u32, block).map(kept)).collect();
+    row.truncate(columns);
+    row
 }
 
 impl Layer<'_> {

@@ -6,9 +6,10 @@ mod embedding;
 mod experts;
 mod linear;
 mod masked;
+mod patches;
 mod products;
 
-pub use convolution::ConvolutionGeometry;
+pub use patches::ConvolutionGeometry;
 
 use super::LoraModel;
 use crate::adapter::AdapterLayer;
