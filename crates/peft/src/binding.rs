@@ -8,7 +8,7 @@ use crate::module::{self, LayerKind};
 use crate::naming::Naming;
 use crate::targets::{Target, find_targets};
 use crate::tensor::float_type;
-use crate::{Error, Result, experts, parameters, quantized};
+use crate::{Error, Result, parameters, quantized, separate_experts};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -82,12 +82,12 @@ fn has_lost_biases(adapter: &Adapter) -> bool {
     adapter.config.bias == BiasMode::LoraOnly && !adapter.layers.keys().any(has_bias)
 }
 
-/// [`bind`], after taking stacked experts apart where the checkpoint has them apart: see [`experts`].
+/// [`bind`], after taking stacked experts apart where the checkpoint has them apart: see [`separate_experts`].
 ///
 /// # Errors
 /// As [`bind`].
 pub fn fit<'a>(adapter: &'a Adapter, checkpoint: &Checkpoint) -> Result<(Cow<'a, Adapter>, Binding)> {
-    let adapter = experts::apart(adapter, checkpoint)?;
+    let adapter = separate_experts::apart(adapter, checkpoint)?;
     let binding = bind(&adapter, checkpoint)?;
     Ok((adapter, binding))
 }

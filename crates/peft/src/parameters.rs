@@ -6,7 +6,7 @@ use crate::config::AdapterConfig;
 use crate::matching::Matcher;
 use crate::module::{self, LayerKind};
 use crate::naming::Naming;
-use crate::{Error, Result, experts, quantized};
+use crate::{Error, Result, quantized, separate_experts};
 use std::collections::BTreeMap;
 
 /// Last names of parameters that stand together in one module, in the order in which the classes of transformers 5.24
@@ -15,9 +15,6 @@ const IN_ORDER: [&str; 8] =
     ["gate_up_proj", "gate_up_proj_bias", "up_proj", "down_proj", "down_proj_bias", "w1", "v1", "w2"];
 
 /// Every parameter of the checkpoint that the configuration targets: key of its layer, name in the model.
-///
-/// PEFT wraps a module once for each of its targeted parameters, in the order of their definition. The last wrapper is
-/// the outermost and has the module's own path; each one further in has `.base_layer` more.
 ///
 /// # Errors
 /// A name of `target_parameters` fits no parameter, or several of one module are targeted whose order is not known.
@@ -40,7 +37,7 @@ pub(crate) fn targeted(
     for (module, names) in modules {
         let count = names.len();
         for (index, name) in in_order(&module, names)?.into_iter().enumerate() {
-            found.insert(format!("{module}{}", ".base_layer".repeat(count - 1 - index)), name);
+            found.insert(layer_key(&module, index, count), name);
         }
     }
     if let Some(unfound) = config.target_parameters.iter().find(|target| {
@@ -49,10 +46,18 @@ pub(crate) fn targeted(
         quantized::check_missing_parameter(checkpoint, unfound)?;
         return Err(Error::NoMatch(format!(
             "the checkpoint has no parameter `{unfound}` (`target_parameters`){}",
-            experts::hint(checkpoint)
+            separate_experts::hint(checkpoint)
         )));
     }
     Ok(found)
+}
+
+/// Key of the layer of the parameter at `index` of the `count` that are targeted in a module.
+///
+/// PEFT wraps a module once for each of its targeted parameters, in the order of their definition. The last wrapper is
+/// the outermost and has the module's own path; each one further in has `.base_layer` more.
+pub(crate) fn layer_key(module: &str, index: usize, count: usize) -> String {
+    format!("{module}{}", ".base_layer".repeat(count - 1 - index))
 }
 
 /// The bias that a module adds to what it makes of a targeted `weight`, if it has one.

@@ -405,7 +405,7 @@ fn adapters_of_parameters_that_peft_could_not_have_are_refused() {
     let saved = AdapterConfig { modules_to_save: vec!["experts".into()], ..config() };
     says(create(saved), "`modules_to_save` names its module already");
     says(create(new_config(&[])), "matches none");
-    let mut apart = open(&golden().join("experts/mixtral/base"));
+    let mut apart = open(&golden().join("separate_experts/mixtral/base"));
     says(apart.create_adapter(backend, "new", config(), 0), "names them in `target_modules`");
 }
 
@@ -478,7 +478,7 @@ fn pissa_takes_its_start_off_a_weight_that_is_a_parameter() {
 #[test]
 fn experts_that_are_apart_in_the_files_are_linear_layers() {
     for name in ["mixtral", "qwen2-moe"] {
-        let (directory, backend) = (golden().join("experts").join(name), &mut Cpu::new());
+        let (directory, backend) = (golden().join("separate_experts").join(name), &mut Cpu::new());
         let mut model = open(&directory.join("base"));
         model.add_adapter(backend, "a", Adapter::load(&directory.join("adapter")).unwrap()).unwrap();
         let merged = Checkpoint::open(&directory.join("merged.safetensors")).unwrap();
@@ -547,7 +547,7 @@ fn experts_are_swapped_at_the_same_rank() {
 
 #[test]
 fn experts_that_are_apart_are_swapped_like_linear_layers() {
-    let (directory, backend) = (golden().join("experts/mixtral"), &mut Cpu::new());
+    let (directory, backend) = (golden().join("separate_experts/mixtral"), &mut Cpu::new());
     let adapter = Adapter::load(&directory.join("adapter")).unwrap();
     let mut other = adapter.clone();
     for layer in other.layers.values_mut() {

@@ -1,4 +1,4 @@
-//! Adapters of stacked experts on checkpoints that keep the experts apart (`golden/experts`), against PEFT and
+//! Adapters of stacked experts on checkpoints that keep the experts apart (`golden/separate_experts`), against PEFT and
 //! transformers.
 
 mod common;
@@ -6,7 +6,7 @@ mod common;
 use common::{doubles, golden, largest};
 use lora_kernels::cpu::Cpu;
 use lora_peft::binding::fit;
-use lora_peft::experts::apart;
+use lora_peft::separate_experts::apart;
 use lora_peft::tensor::Tensor;
 use lora_peft::{Adapter, Checkpoint, Edit, EditOptions, Error, Progress, Weighted};
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 fn cases() -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(golden().join("experts")).unwrap();
+    let entries = std::fs::read_dir(golden().join("separate_experts")).unwrap();
     let cases: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     assert_eq!(cases.len(), 5);
     cases
@@ -83,7 +83,7 @@ fn the_adapter_taken_apart_is_one_that_transformers_4_would_have_made() {
 
 #[test]
 fn patterns_and_all_linear_do_not_mean_the_experts() {
-    let (base, mut adapter) = open(&golden().join("experts/qwen2-moe-up"));
+    let (base, mut adapter) = open(&golden().join("separate_experts/qwen2-moe-up"));
     for targets in [json!("all-linear"), json!(r".*_proj"), json!(["down_proj", "gate_proj"])] {
         // With experts in memory, these would be the attention's and the shared expert's: the file has none of those.
         let mut config = adapter.config.to_json();
@@ -101,7 +101,7 @@ fn says<T: std::fmt::Debug>(result: Result<T, Error>, words: &str) {
 
 /// The base of the Mixtral case with another configuration.
 fn with_model_type(root: &Path, model_type: Value) -> Checkpoint {
-    let base = golden().join("experts/mixtral/base");
+    let base = golden().join("separate_experts/mixtral/base");
     std::fs::copy(base.join("model.safetensors"), root.join("model.safetensors")).unwrap();
     let text = std::fs::read(base.join("config.json")).unwrap();
     let mut config: Value = serde_json::from_slice(&text).unwrap();
@@ -112,7 +112,7 @@ fn with_model_type(root: &Path, model_type: Value) -> Checkpoint {
 
 #[test]
 fn experts_that_do_not_fit_are_named() {
-    let (base, adapter) = open(&golden().join("experts/mixtral"));
+    let (base, adapter) = open(&golden().join("separate_experts/mixtral"));
     let module = "model.layers.0.mlp.experts";
     let mut missing = adapter.clone();
     missing.layers.remove(&format!("{module}.base_layer"));

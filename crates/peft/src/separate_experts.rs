@@ -10,6 +10,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{AdapterConfig, ModuleNames};
 use crate::matching::Matcher;
 use crate::naming::Naming;
+use crate::parameters::layer_key;
 use crate::tensor::{Tensor, each_type};
 use crate::{Error, Result};
 use fancy_regex::escape;
@@ -153,14 +154,14 @@ struct TakenApart<'a> {
 impl TakenApart<'_> {
     fn take_experts(&mut self, module: &str, experts: usize) -> Result<()> {
         let in_memory = self.layout.in_memory(module);
-        // PEFT wraps the parameters in the order of their definition; the last one is the outermost.
+        // In the order of their definition.
         let names: Vec<&'static str> = ["gate_up_proj", "down_proj"]
             .into_iter()
             .filter(|name| self.matcher.targets_parameter(&format!("{in_memory}.{name}")))
             .collect();
         for (index, name) in names.iter().enumerate() {
             let parameter = format!("{in_memory}.{name}");
-            let key = format!("{in_memory}{}", ".base_layer".repeat(names.len() - 1 - index));
+            let key = layer_key(&in_memory, index, names.len());
             let Some(layer) = self.adapter.layers.remove(&key) else {
                 return Err(Error::tensor(
                     format!("base_model.model.{key}.lora_A.weight"),

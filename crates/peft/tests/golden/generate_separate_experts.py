@@ -1,7 +1,7 @@
 """Makes the golden cases of models whose experts are stacked in memory and apart in the files.
 
     pip install -r requirements.txt
-    python generate_experts.py         # writes experts/
+    python generate_separate_experts.py   # writes separate_experts/
 
 Each case is a directory: `base/` (a checkpoint as transformers saves it), `adapter/`, and `merged.safetensors` (the
 tensors of the merged model, as transformers saves it, that differ from the base's).
@@ -19,7 +19,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-EXPERTS = pathlib.Path(__file__).parent / "experts"
+EXPERTS = pathlib.Path(__file__).parent / "separate_experts"
 OPTIONS = dict(
     vocab_size=12, hidden_size=8, intermediate_size=6, moe_intermediate_size=6, shared_expert_intermediate_size=6,
     num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=4, num_local_experts=3, num_experts=3,
