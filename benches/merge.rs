@@ -53,37 +53,44 @@ fn group<T: Element>(criterion: &mut Criterion, layer: Problem) {
             add(&mut w, &delta);
         });
     });
-    let mut merged = false;
-    group.bench_function("fused", |bencher| {
-        bencher.iter(|| {
-            let (w, adapter) = (view_mut(&mut w, k, n), adapter(&a, &b, layer, MERGE_SCALE));
-            let op = if merged { WeightUpdate::unmerge(w, adapter) } else { WeightUpdate::merge(w, adapter) };
-            merged = !merged;
-            cpu.update_weights(op).expect("shapes fit")
-        });
-    });
     group.bench_function("fused-switch", |bencher| {
         bencher.iter(|| {
             let (from, to) =
                 (adapter(&a, &b, layer, sign * MERGE_SCALE), adapter(&a, &b, layer, -sign * MERGE_SCALE));
             sign = -sign;
-            cpu.update_weights(WeightUpdate::switch(view_mut(&mut w, k, n), from, to)).expect("shapes fit")
+            cpu.update_weights(WeightUpdate::switch(weight(&mut w, layer, false), from, to))
+                .expect("shapes fit")
         });
     });
-    let mut record = RestoreRecord::new(match T::DTYPE {
-        DType::F32 => RestoreMethod::Backup,
-        DType::F16 | DType::Bf16 => RestoreMethod::Codes,
-    });
-    let mut recorded = false;
-    group.bench_function("fused-recorded", |bencher| {
-        bencher.iter(|| {
-            let (w, adapter) = (view_mut(&mut w, k, n), adapter(&a, &b, layer, MERGE_SCALE));
-            let op =
-                if recorded { WeightUpdate::unmerge(w, adapter) } else { WeightUpdate::merge(w, adapter) };
-            recorded = !recorded;
-            cpu.update_weights(op.record(&mut record)).expect("shapes fit")
+    for (suffix, transposed) in [("", false), ("-out-in", true)] {
+        let mut merged = false;
+        group.bench_function(format!("fused{suffix}"), |bencher| {
+            bencher.iter(|| {
+                let (w, adapter) = (weight(&mut w, layer, transposed), adapter(&a, &b, layer, MERGE_SCALE));
+                let op =
+                    if merged { WeightUpdate::unmerge(w, adapter) } else { WeightUpdate::merge(w, adapter) };
+                merged = !merged;
+                cpu.update_weights(op).expect("shapes fit")
+            });
         });
-    });
+        let mut record = RestoreRecord::new(match T::DTYPE {
+            DType::F32 => RestoreMethod::Backup,
+            DType::F16 | DType::Bf16 => RestoreMethod::Codes,
+        });
+        let mut recorded = false;
+        group.bench_function(format!("fused-recorded{suffix}"), |bencher| {
+            bencher.iter(|| {
+                let (w, adapter) = (weight(&mut w, layer, transposed), adapter(&a, &b, layer, MERGE_SCALE));
+                let op = if recorded {
+                    WeightUpdate::unmerge(w, adapter)
+                } else {
+                    WeightUpdate::merge(w, adapter)
+                };
+                recorded = !recorded;
+                cpu.update_weights(op.record(&mut record)).expect("shapes fit")
+            });
+        });
+    }
     group.finish();
 }
 
@@ -95,8 +102,11 @@ fn view<T: Element>(data: &[T], rows: usize, cols: usize) -> MatrixRef<'_> {
     MatrixRef::new(data, rows, cols).expect("the buffer fits the layer")
 }
 
-fn view_mut<T: Element>(data: &mut [T], rows: usize, cols: usize) -> MatrixMut<'_> {
-    MatrixMut::new(data, rows, cols).expect("the buffer fits the layer")
+/// W \[in, out\], stored so or as \[out, in\], nn.Linear's way.
+fn weight<T: Element>(data: &mut [T], layer: Problem, transposed: bool) -> MatrixMut<'_> {
+    let (rows, cols) = if transposed { (layer.n, layer.k) } else { (layer.k, layer.n) };
+    let matrix = MatrixMut::new(data, rows, cols).expect("the buffer fits the layer");
+    if transposed { matrix.t() } else { matrix }
 }
 
 criterion_group! {
