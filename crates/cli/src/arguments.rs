@@ -21,6 +21,7 @@ Examples:
   lora switch --merged merged/ --from my-adapter/ --to other-adapter/ --out switched/
   lora extract --base llama/ --tuned llama-tuned/ --rank 32 --out adapter/
   lora bench                                      how fast is this machine?
+  lora demo lora-demo                             something to try all this on
   lora help merge                                 everything about one command
 
 Inputs are never changed. A new checkpoint is written beside its place as `.NAME.partial-…`,
@@ -54,6 +55,7 @@ pub enum Command {
     Switch(Switch),
     Extract(Extract),
     Bench(Bench),
+    Demo(Demo),
     Completions(Completions),
 }
 
@@ -93,7 +95,7 @@ pub struct Info {
 #[command(after_long_help = "\
 Examples:
   lora merge --base llama/ --adapter my-adapter/ --out merged/
-  lora merge --base llama/ --adapter style/ --weight 0.7 --adapter facts/ --weight 0.3 --out new/
+  lora merge --base llama/ --adapter my-adapter/ --weight 0.7 --adapter other-adapter/ --weight 0.3 --out new/
   lora merge --base llama/ --adapter my-adapter/ --out merged/ --report
   lora merge --base llama/ --adapter my-adapter/ --out merged/ --rounding stochastic --seed 1
   lora merge --base llama/ --adapter my-adapter/ --out merged/ --exact
@@ -132,7 +134,7 @@ pub struct Merge {
 #[command(after_long_help = "\
 Examples:
   lora unmerge --merged merged/ --adapter my-adapter/ --out base-again/
-  lora unmerge --merged new/ --adapter style/ --weight 0.7 --adapter facts/ --weight 0.3 --out old/
+  lora unmerge --merged new/ --adapter my-adapter/ --weight 0.7 --adapter other-adapter/ --weight 0.3 --out old/
 
 `lora info merged/` shows whether there is a record, and of which adapters.")]
 pub struct Unmerge {
@@ -239,6 +241,22 @@ pub struct Bench {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Write a tiny model with adapters, to try the other commands on
+///
+/// The directory gets a Llama with random weights of about 0.3 MB (`llama`), the same after a change of rank 4
+/// (`llama-tuned`), and two adapters of it (`my-adapter`, `other-adapter`).
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  lora demo lora-demo
+  cd lora-demo
+  lora info llama/ my-adapter/")]
+pub struct Demo {
+    /// Directory to write; it must not exist, or be empty
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
 }
 
 /// Print a completion script for a shell

@@ -47,6 +47,7 @@ fn run(arguments: &Arguments, matches: &clap::ArgMatches) -> Result<()> {
         Command::Switch(switch) => commands::switch::run(switch, matches, &console, &progress),
         Command::Extract(extract) => commands::extract::run(extract, &console, &progress),
         Command::Bench(bench) => commands::bench::run(bench, &console, &progress),
+        Command::Demo(demo) => commands::demo::run(demo, &console),
         Command::Completions(completions) => commands::completions::run(completions, &console),
     }
 }

@@ -39,6 +39,18 @@ impl LoraModel {
     /// Whether W is \[experts, out, in\] or \[experts, in, out\] is known from the model's type, and without a type
     /// taken from the adapter.
     ///
+    /// ```no_run
+    /// # use lora_kernels::cpu::Cpu;
+    /// # use lora_peft::{Adapter, Checkpoint, LoraModel, Tensor};
+    /// let mut model = LoraModel::new(Checkpoint::open("base".as_ref())?);
+    /// model.add_adapter(&mut Cpu::new(), "task", Adapter::load("adapter".as_ref())?)?;
+    /// // The router sent the first token to experts 3 and 1, the second to 1 and 0: a row for each.
+    /// let x = Tensor::new(&[4, 2048], vec![0.0f32; 4 * 2048])?;
+    /// let parameter = "model.layers.0.mlp.experts.gate_up_proj";
+    /// let y = model.forward_experts(&mut Cpu::new(), parameter, &x, &[3, 1, 1, 0])?;
+    /// # Ok::<(), lora_peft::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// No adapter has such a layer, it has no experts (see [`forward`](Self::forward)), X does not fit it or the number of
     /// rows, an expert is out of range, or active adapters were made for different layouts of W.
