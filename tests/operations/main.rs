@@ -11,4 +11,5 @@ mod dropout;
 mod forward;
 mod golden;
 mod properties;
+mod roundings;
 mod siblings;

@@ -35,7 +35,7 @@ prop_compose! {
         let bias = bias.map(|wide| if wide { DType::F32 } else { dtype });
         let (arrangements, seed) = (Arrangements::Mixed(arrangement), u64::from(seed));
         let values = Values::Random;
-        Problem { rows, in_features, layers, dtype, adapter_dtype, bias, dropout, scale, arrangements, values, save_s, seed }
+        Problem { rows, in_features, layers, dtype, adapter_dtype, other_adapter_dtype: None, bias, dropout, scale, arrangements, values, save_s, seed }
     }
 }
 

@@ -7,137 +7,10 @@
 mod operations;
 
 use lora_emulator::{KernelLibrary, Schedule, available};
-use lora_kernels::DType;
-use lora_kernels::cuda::F32Math;
-use lora_kernels::ops::WriteMode;
-use lora_kernels::restore::RestoreMethod;
-use operations::common::problem::{Arrangements, Layer, Problem};
-use operations::{Case, Device, products, weights};
+use operations::{Case, Device};
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
-
-const RANKS: [usize; 8] = [1, 4, 5, 8, 24, 64, 128, 256];
-const ROWS: [usize; 3] = [1, 63, 129];
-/// Input and output features: off every tile, and (128, 72) on the vectors' boundaries.
-const FEATURES: [[usize; 2]; 4] = [[37, 29], [130, 67], [128, 72], [65, 150]];
-/// Element types of a layer and of its adapter, and the arithmetic.
-const ARITHMETIC: [(DType, DType, F32Math); 6] = [
-    (DType::F32, DType::F32, F32Math::Exact),
-    (DType::F16, DType::F16, F32Math::Exact),
-    (DType::Bf16, DType::F32, F32Math::Exact),
-    (DType::F32, DType::F32, F32Math::Tf32),
-    (DType::Bf16, DType::Bf16, F32Math::Exact),
-    (DType::F16, DType::F32, F32Math::Exact),
-];
-
-/// Ranks by arithmetic in full. The other choices follow these two so that each meets every arithmetic, and every number
-/// of rows meets every rank and every arrangement.
-fn products() -> Vec<products::Case> {
-    let mut cases = Vec::new();
-    for (r, rank) in RANKS.into_iter().enumerate() {
-        for (e, (dtype, adapter_dtype, math)) in ARITHMETIC.into_iter().enumerate() {
-            let [inputs, outputs] = FEATURES[(r / 2 + e) % FEATURES.len()];
-            let problem = Problem::new(ROWS[(r + 2 * e) % ROWS.len()], inputs, outputs, rank)
-                .dtypes((dtype, adapter_dtype))
-                .arranged(Arrangements::ALL[(r + e) % Arrangements::ALL.len()]);
-            let problem = match (r / 3 + e) % 3 {
-                0 => problem,
-                1 => problem.bias(dtype),
-                _ => problem.bias(DType::F32),
-            };
-            let problem = if (r + e / 3) % 2 == 0 { problem.dropout(0.5) } else { problem };
-            let problem = if (r / 2 + e) % 2 == 0 { problem.saving_s() } else { problem };
-            // Sums over many ranks are too large for whole numbers in bf16.
-            let exact = math == F32Math::Tf32 || rank <= 64 && (r + e) % 2 == 1;
-            let problem = if exact { problem.small_integers() } else { problem };
-            let mode = if (r / 4 + e) % 2 == 0 { WriteMode::Overwrite } else { WriteMode::Accumulate };
-            cases.push(products::Case { problem, math, mode });
-        }
-    }
-    cases.extend(siblings());
-    cases.extend(splits());
-    cases.extend(tf32_roundings());
-    cases
-}
-
-/// Values that TF32 has to round.
-fn tf32_roundings() -> [products::Case; 2] {
-    [8, 40].map(|rank| products::Case {
-        problem: Problem::new(20, 70, 50, rank).dropout(0.25).saving_s(),
-        math: F32Math::Tf32,
-        mode: WriteMode::Overwrite,
-    })
-}
-
-fn siblings() -> Vec<products::Case> {
-    let mut cases = Vec::new();
-    for (e, (dtype, adapter_dtype, math)) in ARITHMETIC.into_iter().enumerate() {
-        let problem = Problem::new(65, 70, 40, 8).dtypes((dtype, adapter_dtype)).small_integers();
-        let problem = Problem { arrangements: Arrangements::Mixed(e as u64), ..problem };
-        let others = [(17, 3), (24, 40)].map(|(out_features, rank)| Layer { out_features, rank });
-        let problem = Problem { layers: [problem.layers[0]].into_iter().chain(others).collect(), ..problem };
-        let problem = if e % 2 == 0 { problem.dropout(0.5) } else { problem.saving_s().bias(dtype) };
-        cases.push(products::Case { problem, math, mode: WriteMode::Overwrite });
-    }
-    cases
-}
-
-/// Large enough in one dimension that the work along it is split between blocks: the columns of X, those of dY into
-/// groups of several chunks, the rows of dY, those of X.
-fn splits() -> Vec<products::Case> {
-    let case = |problem: Problem, math| {
-        let dtype = problem.dtype;
-        let problem = problem.saving_s().bias(dtype).dropout(0.5);
-        products::Case { problem, math, mode: WriteMode::Overwrite }
-    };
-    let mut cases: Vec<_> = [[3, 530, 9, 4], [530, 11, 20, 2], [270, 70, 5, 20]]
-        .into_iter()
-        .map(|[rows, inputs, outputs, rank]| {
-            let problem = Problem::new(rows, inputs, outputs, rank).dtypes((DType::Bf16, DType::Bf16));
-            case(problem, F32Math::Exact)
-        })
-        .collect();
-    cases.push(case(Problem::new(2, 9, 4200, 33).small_integers(), F32Math::Tf32));
-    cases
-}
-
-fn updates() -> Vec<weights::Case> {
-    let places = [
-        [(false, 0); 3],
-        [(true, 0); 3],
-        [(false, 3), (true, 1), (false, 2)],
-        [(true, 3), (false, 1), (true, 2)],
-    ];
-    let shapes = [[64, 72], [67, 70], [1, 150], [129, 9]];
-    let ranks = [[16, 8], [1, 24], [33, 5], [65, 4]];
-    let mut cases = Vec::new();
-    for (e, (dtype, adapters, _)) in
-        ARITHMETIC.into_iter().filter(|(_, _, math)| *math == F32Math::Exact).enumerate()
-    {
-        for (n, place) in places.into_iter().enumerate() {
-            let record = match (n + e) % 3 {
-                0 => None,
-                // Codes suit 16-bit weights.
-                1 if dtype != DType::F32 => Some(RestoreMethod::Codes),
-                _ => Some(RestoreMethod::Backup),
-            };
-            cases.push(weights::Case {
-                shape: shapes[(n + e) % shapes.len()],
-                ranks: ranks[(n + 2 * e) % ranks.len()],
-                dtype,
-                adapters,
-                w: place[0],
-                a: place[1],
-                b: place[2],
-                record,
-                stochastic: dtype == DType::Bf16 && n % 2 == 1,
-                report: (n / 2 + e) % 2 == 1,
-            });
-        }
-    }
-    cases
-}
 
 fn schedules() -> Vec<Schedule> {
     match std::env::var("LORA_EMULATOR_SEED").map(|seed| seed.parse()) {
@@ -153,12 +26,9 @@ fn schedules() -> Vec<Schedule> {
 fn every_kernel_under_every_schedule() {
     let test = "every_kernel_under_every_schedule";
     let Some(library) = available(test, KernelLibrary::standard()) else { return };
-    let cases = products().into_iter().flat_map(|case| [Case::Forward(case.clone()), Case::Backward(case)]);
-    let cases =
-        cases.chain(updates().into_iter().flat_map(|case| [Case::Update(case.clone()), Case::Delta(case)]));
     let wanted = std::env::var("LORA_EMULATOR_CASE").ok();
     let chosen = |case: &Case| wanted.as_ref().is_none_or(|wanted| format!("{case:?}").contains(wanted));
-    let cases: Vec<Case> = cases.filter(chosen).collect();
+    let cases: Vec<Case> = operations::matrix::cases().into_iter().filter(chosen).collect();
     let (queue, schedules) = (Mutex::new(cases.iter()), schedules());
     let (launched, failures) = (Mutex::new(BTreeSet::new()), Mutex::new(Vec::new()));
     let work = || {

@@ -134,6 +134,14 @@ macro_rules! device_tests {
                 $crate::common::device::on::<$crate::common::device::Cpu>("", super::$body);
             })+
         }
+        $crate::common::device::cuda_device_tests!($($body),+);
+    };
+}
+pub(crate) use device_tests;
+
+/// Makes one `#[test]` for each body and device of the CUDA backend.
+macro_rules! cuda_device_tests {
+    ($($body:ident),+ $(,)?) => {
         mod emulated {
             $(#[test]
             fn $body() {
@@ -152,4 +160,4 @@ macro_rules! device_tests {
         }
     };
 }
-pub(crate) use device_tests;
+pub(crate) use cuda_device_tests;

@@ -95,6 +95,8 @@ pub struct Problem {
     pub layers: Vec<Layer>,
     pub dtype: DType,
     pub adapter_dtype: DType,
+    /// Of every second layer, where it is another.
+    pub other_adapter_dtype: Option<DType>,
     /// Element type of the bias and its gradient, if there is one.
     pub bias: Option<DType>,
     pub dropout: Option<Dropout>,
@@ -115,6 +117,7 @@ impl Problem {
             layers: vec![Layer { out_features, rank }],
             dtype: DType::F32,
             adapter_dtype: DType::F32,
+            other_adapter_dtype: None,
             bias: None,
             dropout: None,
             scale: 0.75,
@@ -153,6 +156,10 @@ impl Problem {
         Problem { save_s: true, ..self }
     }
 
+    fn adapter_dtype_of(&self, layer: usize) -> DType {
+        self.other_adapter_dtype.filter(|_| layer % 2 == 1).unwrap_or(self.adapter_dtype)
+    }
+
     /// A matrix of this problem: the same name in the same layer has the same values each time.
     fn input(&self, name: &str, layer: usize, dtype: DType, rows: usize, cols: usize) -> Matrix {
         let hash = name.bytes().fold(self.seed + layer as u64 * 1009, |hash, byte| {
@@ -184,8 +191,8 @@ impl Problem {
     pub fn adapter(&self, layer: usize) -> AdapterArguments {
         let Layer { out_features, rank } = self.layers[layer];
         AdapterArguments {
-            a: self.input("a", layer, self.adapter_dtype, self.in_features, rank),
-            b: self.input("b", layer, self.adapter_dtype, rank, out_features),
+            a: self.input("a", layer, self.adapter_dtype_of(layer), self.in_features, rank),
+            b: self.input("b", layer, self.adapter_dtype_of(layer), rank, out_features),
             scale: self.scale,
         }
     }
@@ -218,8 +225,8 @@ impl Problem {
                 adapter: self.adapter(index),
                 dy: self.input("dy", index, self.dtype, self.rows, out_features),
                 s: self.save_s.then(|| self.input("s", index, self.dtype, self.rows, rank)),
-                da: gradient("da", index, self.adapter_dtype, self.in_features, rank),
-                db: gradient("db", index, self.adapter_dtype, rank, out_features),
+                da: gradient("da", index, self.adapter_dtype_of(index), self.in_features, rank),
+                db: gradient("db", index, self.adapter_dtype_of(index), rank, out_features),
                 dbias: self.bias.and_then(|dtype| gradient("dbias", index, dtype, 1, out_features)),
             });
         BackwardArguments {

@@ -1,8 +1,9 @@
 //! Small operations that reach every part of a kernel.
 
+use crate::operations::common::ordered_sums::OrderedSum;
 use crate::operations::common::problem::{Arrangements, Layer, Problem};
 use crate::operations::{Case, products, weights};
-use lora_kernels::DType::{Bf16, F16, F32};
+use lora_kernels::DType::{self, Bf16, F16, F32};
 use lora_kernels::cuda::F32Math;
 use lora_kernels::ops::WriteMode;
 use lora_kernels::restore::RestoreMethod;
@@ -83,6 +84,12 @@ pub fn many_columns() -> Vec<Case> {
     vec![backward(problem, F32Math::Tf32, WriteMode::Overwrite)]
 }
 
+/// Groups of two chunks, and more row tiles than stages.
+pub fn many_columns_and_rows() -> Vec<Case> {
+    let problem = Problem::new(130, 1, 4160, 33).small_integers().saving_s();
+    vec![backward(problem, F32Math::Tf32, WriteMode::Overwrite)]
+}
+
 /// Two splits of the rows of X, with dropout.
 pub fn backward_a() -> Vec<Case> {
     let problem = Problem::new(270, 70, 5, 8).dtypes((Bf16, Bf16)).saving_s().dropout(0.25);
@@ -100,6 +107,44 @@ pub fn siblings() -> Vec<Case> {
         backward(problem, F32Math::Exact, WriteMode::Accumulate),
         backward(transposed, F32Math::Exact, WriteMode::Overwrite),
     ]
+}
+
+/// Adapters of two types beside each other.
+pub fn mixed_siblings() -> Vec<Case> {
+    let layers = [(40, 8), (17, 3)].map(|(out_features, rank)| Layer { out_features, rank });
+    let problem = integers(20, 70, 40, 8).saving_s();
+    let problem = Problem { layers: layers.to_vec(), other_adapter_dtype: Some(F32), ..problem };
+    vec![forward(problem.clone(), F32Math::Exact), backward(problem, F32Math::Exact, WriteMode::Accumulate)]
+}
+
+/// Gradients that are added to what is there, written as vectors and one by one.
+pub fn rounded_once() -> Vec<Case> {
+    let once = |dtype: DType| [8, 3].map(|in_features| Case::RoundedOnce { dtype, in_features });
+    [once(Bf16), once(F16)].concat()
+}
+
+pub fn order_of_s() -> Vec<Case> {
+    vec![Case::OrderedSum(OrderedSum::S)]
+}
+
+pub fn order_of_groups() -> Vec<Case> {
+    vec![Case::OrderedSum(OrderedSum::GroupsOfDs)]
+}
+
+pub fn order_of_chunks() -> Vec<Case> {
+    vec![Case::OrderedSum(OrderedSum::ChunksOfDs)]
+}
+
+pub fn order_of_da() -> Vec<Case> {
+    vec![Case::OrderedSum(OrderedSum::Da)]
+}
+
+pub fn order_of_db() -> Vec<Case> {
+    vec![Case::OrderedSum(OrderedSum::Db)]
+}
+
+pub fn order_of_dbias() -> Vec<Case> {
+    vec![Case::OrderedSum(OrderedSum::Dbias)]
 }
 
 const AWKWARD: weights::Case = weights::Case {
@@ -146,7 +191,7 @@ pub fn deltas_f32() -> Vec<Case> {
 
 /// All cases.
 pub fn all() -> Vec<Case> {
-    let sets: [fn() -> Vec<Case>; 17] = [
+    let sets: [fn() -> Vec<Case>; 26] = [
         shrink,
         shrink_f32,
         shrink_tf32,
@@ -156,8 +201,17 @@ pub fn all() -> Vec<Case> {
         backward_dy,
         many_rows,
         many_columns,
+        many_columns_and_rows,
         backward_a,
         siblings,
+        mixed_siblings,
+        rounded_once,
+        order_of_s,
+        order_of_groups,
+        order_of_chunks,
+        order_of_da,
+        order_of_db,
+        order_of_dbias,
         updates,
         stochastic_updates,
         recorded_updates,

@@ -2,6 +2,7 @@
 
 pub mod cases;
 mod products;
+mod roundings;
 mod weights;
 
 /// A fault to plant.
@@ -21,5 +22,5 @@ pub struct Mutant {
 
 /// All of them.
 pub fn all() -> impl Iterator<Item = &'static Mutant> {
-    products::MUTANTS.iter().chain(weights::MUTANTS)
+    products::MUTANTS.iter().chain(roundings::MUTANTS).chain(weights::MUTANTS)
 }
