@@ -157,8 +157,8 @@ pub const MUTANTS: &[Mutant] = &[
         fault: "the mask of the range's first tile for all",
         changes: &[(
             "shrink.cu",
-            "row, (range.first + i) * TILE);\n        },",
-            "row, range.first * TILE);\n        },",
+            "row, (range.first + i) * COLUMNS);\n        },",
+            "row, range.first * COLUMNS);\n        },",
         )],
         ..SHRINK
     },
