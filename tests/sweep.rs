@@ -147,7 +147,8 @@ fn every_variant_computes_what_the_planners_kernel_computes() {
 fn a_wrong_launch_is_noticed() {
     let Some(mut emulator) = Emulator::for_test("a_wrong_launch_is_noticed") else { return };
     for used in USES {
-        let all = prepare(&mut emulator, used, problem(150, 200, 328, 16));
+        // More than one block of every kernel.
+        let all = prepare(&mut emulator, used, problem(150, 200, 600, 16));
         let right = outcome(&mut emulator, &all[0]).unwrap();
         let mut wrong = all[0].clone();
         wrong.launch.grid[0] -= 1;

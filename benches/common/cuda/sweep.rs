@@ -89,6 +89,7 @@ impl Sweep {
             memory.push(slice);
             anyhow::Ok(address)
         })?;
+        check::fill_with_whole_numbers(&mut self.executor, &checked)?;
         for used in USES {
             let contest = self.contest(used, &checked, &sets)?;
             print(&contest);
@@ -117,7 +118,6 @@ impl Sweep {
             before.iter().try_for_each(|step| self.executor.run(step))?;
             launches.push(launch);
         }
-        check::fill_with_whole_numbers(&mut self.executor, checked)?;
         before.iter().try_for_each(|step| self.executor.run(step))?;
 
         let mut right: Option<Outcome> = None;

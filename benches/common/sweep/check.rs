@@ -9,9 +9,9 @@ use lora_kernels::Result;
 use lora_kernels::cuda::executor::Executor;
 use lora_kernels::cuda::step::Step;
 
-/// What a launch left: sums of slabs, and the bits of matrices as numbers.
+/// What a launch left: sums of slabs, which are exact, and the elements of matrices.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Outcome(Vec<f64>);
+pub struct Outcome(Vec<f32>);
 
 /// Writes whole numbers from −2 to 2 to everything that operations read.
 ///
@@ -61,14 +61,14 @@ pub fn outcome(executor: &mut impl Executor, candidate: &Candidate) -> Result<Ou
                 values.resize(first + len, 0.0);
                 for slab in slabs.chunks(len) {
                     for (sum, value) in values[first..].iter_mut().zip(slab) {
-                        *sum += f64::from(*value);
+                        *sum += value;
                     }
                 }
             }
             Output::Matrix { address, bytes } | Output::Updated { address, bytes } => {
                 let mut elements = vec![bf16::ZERO; bytes / 2];
                 executor.read(address, bytemuck::cast_slice_mut(&mut elements))?;
-                values.extend(elements.into_iter().map(f64::from));
+                values.extend(elements.into_iter().map(f32::from));
             }
         }
     }
@@ -81,7 +81,7 @@ impl Outcome {
         if self.0.len() != right.0.len() {
             return Some(format!("{} values where there should be {}", self.0.len(), right.0.len()));
         }
-        let differs = |(value, right): (&f64, &f64)| value != right;
+        let differs = |(value, right): (&f32, &f32)| value != right;
         let count = self.0.iter().zip(&right.0).filter(|&pair| differs(pair)).count();
         let first = self.0.iter().zip(&right.0).position(differs)?;
         let (found, wanted) = (self.0[first], right.0[first]);

@@ -393,8 +393,8 @@ pub const MUTANTS: &[Mutant] = &[
         fault: "every split has the first one's mask",
         changes: &[(
             "backward_a.cu",
-            "arguments.mask, (range.first + i) * TILE, column",
-            "arguments.mask, int64_t(i) * TILE, column",
+            "arguments.mask, (range.first + i) * ROWS, column",
+            "arguments.mask, int64_t(i) * ROWS, column",
         )],
         ..BACKWARD_A
     },
