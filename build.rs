@@ -5,6 +5,7 @@
 //! - `NVCC`, `CUDA_HOME`, `CUDA_PATH`: where to look for the compiler first.
 //! - `LORA_KERNELS_ARCHITECTURES`: compile for these only, for example `80,90a`.
 //! - `LORA_KERNELS_REQUIRE_NVCC=1`: a missing nvcc is an error.
+//! - `LORA_KERNELS_SWEEP=1`: compile the variants that `benches/sweep.rs` compares, too.
 //! - `LORA_KERNELS_IMAGE_CACHE`: folder that keeps compiled images over builds and checkouts.
 
 #[path = "build/images.rs"]
@@ -26,6 +27,7 @@ const VARIABLES: &[&str] = &[
     "LORA_KERNELS_ARCHITECTURES",
     "LORA_KERNELS_REQUIRE_NVCC",
     "LORA_KERNELS_IMAGE_CACHE",
+    nvcc::SWEEP_VARIABLE,
 ];
 
 fn main() -> ExitCode {

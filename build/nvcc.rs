@@ -14,6 +14,9 @@ const PORTABLE: &str = "80";
 /// Compressed, the images are a sixth as large.
 const FLAGS: &[&str] = &["-lineinfo", "-std=c++17", "-DNDEBUG", "-Xfatbin=-compress-all"];
 
+/// Makes nvcc compile the variants of `kernels/sweep_variants.cuh`, too, which `benches/sweep.rs` compares.
+pub const SWEEP_VARIABLE: &str = "LORA_KERNELS_SWEEP";
+
 /// Variables that nvcc itself reads.
 pub const READ_BY_NVCC: &[&str] = &["NVCC_CCBIN", "NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"];
 
@@ -22,6 +25,7 @@ pub struct Nvcc {
     path: PathBuf,
     version: String,
     targets: Vec<String>,
+    with_variants: bool,
 }
 
 impl Nvcc {
@@ -37,13 +41,17 @@ impl Nvcc {
         let version = output(Command::new(&path).arg("--version"))?;
         let known = output(Command::new(&path).arg("--list-gpu-code"))?;
         let targets = targets(env::var("LORA_KERNELS_ARCHITECTURES").ok().as_deref(), &known)?;
-        Ok(Nvcc { path, version, targets })
+        let with_variants = env::var(SWEEP_VARIABLE).is_ok_and(|value| value == "1");
+        Ok(Nvcc { path, version, targets, with_variants })
     }
 
     /// The command that compiles a kernel file, without input and output.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
         command.arg("--fatbin").args(FLAGS);
+        if self.with_variants {
+            command.arg(format!("-D{SWEEP_VARIABLE}"));
+        }
         for target in &self.targets {
             command.arg("-gencode").arg(format!("arch=compute_{target},code=sm_{target}"));
         }
@@ -54,7 +62,7 @@ impl Nvcc {
     /// Everything about the compiler that decides what its images are.
     pub fn identity(&self) -> String {
         let variables: Vec<_> = READ_BY_NVCC.iter().map(env::var_os).collect();
-        format!("{}{FLAGS:?}{:?}{PORTABLE}{variables:?}", self.version, self.targets)
+        format!("{}{FLAGS:?}{:?}{PORTABLE}{variables:?}{}", self.version, self.targets, self.with_variants)
     }
 }
 
@@ -134,6 +142,19 @@ mod tests {
     fn an_unknown_architecture_is_named() {
         let message = targets(Some("80,42"), KNOWN).unwrap_err();
         assert!(message.contains("\"42\""), "{message}");
+    }
+
+    #[test]
+    fn variants_are_compiled_when_asked_for_and_kept_apart_from_images_without() {
+        let nvcc = |with_variants| Nvcc {
+            path: "nvcc".into(),
+            version: "13".into(),
+            targets: vec!["90a".into()],
+            with_variants,
+        };
+        let defines = |nvcc: Nvcc| nvcc.command().get_args().any(|argument| argument == "-DLORA_KERNELS_SWEEP");
+        assert_eq!([false, true].map(|with_variants| defines(nvcc(with_variants))), [false, true]);
+        assert_ne!(nvcc(false).identity(), nvcc(true).identity());
     }
 
     #[cfg(unix)]

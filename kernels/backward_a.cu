@@ -1,14 +1,16 @@
 // K3: partial sums of dA = drop(X)ᵀ · dS for all layers that share X.
 //
-// A block owns 64 columns of X and sums over a range of 64-row tiles; `finalize` adds the ranges in order.
+// A block owns the columns of a tile of X and sums over a range of row tiles; `finalize` adds the ranges in order.
 #include "tile.cuh"
 #include "warp_product.cuh"
 
-template <class Mode, int RANK>
+// Tiles of X are ROWS x COLUMNS; DEPTH of them are in flight. A block has 2 * COLUMNS threads.
+template <class Mode, int RANK, int ROWS = TILE, int COLUMNS = TILE, int DEPTH = STAGES<typename Mode::Element>>
 __device__ __forceinline__ void backward_a(const BackwardAArguments& arguments) {
     using T = typename Mode::Element;
-    using XTile = Tile<T, TILE, TILE>;
-    using STile = Tile<T, TILE, RANK>;
+    constexpr int PADDING = 16 / sizeof(T), BLOCK = 2 * COLUMNS;
+    using XTile = Tile<T, ROWS, COLUMNS, PADDING, BLOCK>;
+    using STile = Tile<T, ROWS, RANK, PADDING, BLOCK>;
     LORA_DYNAMIC_SHARED(shared);
     T* const stages = reinterpret_cast<T*>(shared);
     constexpr int STAGE = XTile::ELEMENTS + STile::ELEMENTS;
@@ -18,25 +20,25 @@ __device__ __forceinline__ void backward_a(const BackwardAArguments& arguments) 
     const uint32_t chunk = block % arguments.rank_chunks;
     block /= arguments.rank_chunks;
     const uint32_t split = block % arguments.split.blocks;
-    const int64_t column = int64_t(block / arguments.split.blocks) * TILE;
-    const TileRange range = range_of_split(arguments.split, split, arguments.x.rows);
+    const int64_t column = int64_t(block / arguments.split.blocks) * COLUMNS;
+    const TileRange range = range_of_split<ROWS>(arguments.split, split, arguments.x.rows);
     const int warp_column = threadIdx.x / 32 * 16;
 
     Accumulator<RANK> sum;
     sum.clear();
-    pipeline<STAGES<T>>(
+    pipeline<DEPTH>(
         range.count,
         [&](int stage, int i) {
-            const int64_t row = (range.first + i) * TILE;
+            const int64_t row = (range.first + i) * ROWS;
             load_tile<XTile>(stages + stage * STAGE, arguments.x, row, column);
             load_tile<STile>(stages + stage * STAGE + XTile::ELEMENTS, arguments.ds, row, int64_t(chunk) * RANK);
         },
         [&](int stage, int i) {
-            mask_tile<XTile>(stages + stage * STAGE, arguments.x, arguments.mask, (range.first + i) * TILE, column);
+            mask_tile<XTile>(stages + stage * STAGE, arguments.x, arguments.mask, (range.first + i) * ROWS, column);
         },
         [&](int stage, int) {
             const T* x = stages + stage * STAGE;
-            warp_product<Mode, TILE, RANK, Stored::DepthOuter, Stored::DepthOuter>(
+            warp_product<Mode, ROWS, RANK, Stored::DepthOuter, Stored::DepthOuter>(
                 sum, x + warp_column, XTile::PITCH, x + XTile::ELEMENTS, STile::PITCH);
         });
 
@@ -57,3 +59,9 @@ LORA_KERNEL(backward_a_f32_rank64, BackwardAArguments, THREADS) { backward_a<F32
 LORA_KERNEL(backward_a_tf32_rank16, BackwardAArguments, THREADS) { backward_a<Tf32, 16>(arguments); }
 LORA_KERNEL(backward_a_tf32_rank32, BackwardAArguments, THREADS) { backward_a<Tf32, 32>(arguments); }
 LORA_KERNEL(backward_a_tf32_rank64, BackwardAArguments, THREADS) { backward_a<Tf32, 64>(arguments); }
+
+#ifdef LORA_KERNELS_SWEEP
+#define BACKWARD_A_VARIANT(rank, rows, columns, stages) \
+    LORA_KERNEL(backward_a_bf16_rank##rank##_rows##rows##_columns##columns##_stages##stages, BackwardAArguments, 2 * columns) { backward_a<Bf16, rank, rows, columns, stages>(arguments); }
+#include "sweep_variants.cuh"
+#endif

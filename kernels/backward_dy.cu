@@ -10,11 +10,11 @@
 template <class T, int RANK>
 constexpr int CHUNK_TILES = RANK == 16 ? 8 : RANK == 32 ? 4 : sizeof(T) == 2 ? 4 : 2;
 
-template <class Mode, int RANK>
+// Chunks have TILES column tiles; DEPTH tiles of dY are in flight.
+template <class Mode, int RANK, int TILES = CHUNK_TILES<typename Mode::Element, RANK>,
+          int DEPTH = STAGES<typename Mode::Element>>
 __device__ __forceinline__ void backward_dy(const BackwardDyArguments& arguments) {
     using T = typename Mode::Element;
-    constexpr int TILES = CHUNK_TILES<T, RANK>;
-    constexpr int DEPTH = STAGES<T>;
     using DyTile = Tile<T, TILE, TILE>;
     // No padding for f32: its products read S without ldmatrix, and the largest rank just fits 99 KiB so.
     using STile = Tile<T, TILE, RANK, sizeof(T) == 2 ? 8 : 0>;
@@ -123,3 +123,9 @@ LORA_KERNEL(backward_dy_f32_rank64, BackwardDyArguments, THREADS) { backward_dy<
 LORA_KERNEL(backward_dy_tf32_rank16, BackwardDyArguments, THREADS) { backward_dy<Tf32, 16>(arguments); }
 LORA_KERNEL(backward_dy_tf32_rank32, BackwardDyArguments, THREADS) { backward_dy<Tf32, 32>(arguments); }
 LORA_KERNEL(backward_dy_tf32_rank64, BackwardDyArguments, THREADS) { backward_dy<Tf32, 64>(arguments); }
+
+#ifdef LORA_KERNELS_SWEEP
+#define BACKWARD_DY_VARIANT(rank, tiles, stages) \
+    LORA_KERNEL(backward_dy_bf16_rank##rank##_tiles##tiles##_stages##stages, BackwardDyArguments, THREADS) { backward_dy<Bf16, rank, tiles, stages>(arguments); }
+#include "sweep_variants.cuh"
+#endif

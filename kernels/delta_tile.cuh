@@ -9,9 +9,23 @@ constexpr int TILE_ROWS = 64;
 constexpr int TILE_COLUMNS = 64;
 constexpr int THREAD_ROWS = 4;
 constexpr int THREAD_COLUMNS = 4;
-constexpr int COLUMN_THREADS = TILE_COLUMNS / THREAD_COLUMNS;
 // Values of k that are staged at once.
 constexpr int TILE_DEPTH = 32;
+
+// How a block's tile of a weight is divided among its threads.
+template <int TILE_ROWS_, int TILE_COLUMNS_, int THREAD_ROWS_, int THREAD_COLUMNS_, int TILE_DEPTH_>
+struct WeightTiling {
+    static constexpr int TILE_ROWS = TILE_ROWS_;
+    static constexpr int TILE_COLUMNS = TILE_COLUMNS_;
+    static constexpr int THREAD_ROWS = THREAD_ROWS_;
+    static constexpr int THREAD_COLUMNS = THREAD_COLUMNS_;
+    static constexpr int TILE_DEPTH = TILE_DEPTH_;
+    static constexpr int COLUMN_THREADS = TILE_COLUMNS / THREAD_COLUMNS;
+    static constexpr int THREADS = TILE_ROWS / THREAD_ROWS * COLUMN_THREADS;
+    static_assert(THREAD_ROWS % 4 == 0 && THREAD_COLUMNS % 4 == 0, "factors are read by four");
+};
+using UsualTiling = WeightTiling<TILE_ROWS, TILE_COLUMNS, THREAD_ROWS, THREAD_COLUMNS, TILE_DEPTH>;
+static_assert(UsualTiling::THREADS == WEIGHT_THREADS, "one part a thread");
 
 // The rows and columns of this thread: neighbours, in a tile of the weight as it is stored.
 struct ThreadPlace {
@@ -21,25 +35,28 @@ struct ThreadPlace {
     int column;
 };
 
+template <class Tiling = UsualTiling>
 __device__ __forceinline__ ThreadPlace thread_place(int64_t columns) {
-    const uint32_t tiles = static_cast<uint32_t>((columns + TILE_COLUMNS - 1) / TILE_COLUMNS);
-    return {int64_t(blockIdx.x / tiles) * TILE_ROWS, int64_t(blockIdx.x % tiles) * TILE_COLUMNS,
-            static_cast<int>(threadIdx.x) / COLUMN_THREADS * THREAD_ROWS,
-            static_cast<int>(threadIdx.x) % COLUMN_THREADS * THREAD_COLUMNS};
+    const uint32_t tiles = static_cast<uint32_t>((columns + Tiling::TILE_COLUMNS - 1) / Tiling::TILE_COLUMNS);
+    return {int64_t(blockIdx.x / tiles) * Tiling::TILE_ROWS, int64_t(blockIdx.x % tiles) * Tiling::TILE_COLUMNS,
+            static_cast<int>(threadIdx.x) / Tiling::COLUMN_THREADS * Tiling::THREAD_ROWS,
+            static_cast<int>(threadIdx.x) % Tiling::COLUMN_THREADS * Tiling::THREAD_COLUMNS};
 }
 
 // Factors in f32. Rows are padded against bank conflicts, and keep their alignment to 16 bytes.
-struct __align__(16) FactorStage {
-    float left[TILE_DEPTH][TILE_ROWS + 4];
-    float right[TILE_DEPTH][TILE_COLUMNS + 4];
+template <class Tiling>
+struct __align__(16) StagedFactors {
+    float left[Tiling::TILE_DEPTH][Tiling::TILE_ROWS + 4];
+    float right[Tiling::TILE_DEPTH][Tiling::TILE_COLUMNS + 4];
 };
+using FactorStage = StagedFactors<UsualTiling>;
 
 // Stages `depth` values of k from `first_k` on for `size` rows (or columns) from `first` on, with zeros past the end.
-template <int size, class Store>
+template <int size, int threads, class Store>
 __device__ __forceinline__ void stage_factor(uint64_t address, uint32_t dtype, int64_t stride, int64_t k_stride,
                                              int64_t first, int64_t end, int first_k, int depth, Store store) {
     const bool k_is_contiguous = k_stride == 1;
-    for (int n = threadIdx.x; n < size * depth; n += WEIGHT_THREADS) {
+    for (int n = threadIdx.x; n < size * depth; n += threads) {
         const int k = k_is_contiguous ? n % depth : n / size;
         const int offset = k_is_contiguous ? n / depth : n % size;
         const int64_t position = first + offset;
@@ -48,29 +65,40 @@ __device__ __forceinline__ void stage_factor(uint64_t address, uint32_t dtype, i
     }
 }
 
-__device__ __forceinline__ void delta_tile(const DeltaTerm& term, const ThreadPlace& place, FactorStage& stage,
-                                           float (&sum)[THREAD_ROWS][THREAD_COLUMNS]) {
+// `count` floats, aligned to 16 bytes, four at a time.
+template <int count>
+__device__ __forceinline__ void read_factors(const float* source, float (&target)[count]) {
+#pragma unroll
+    for (int n = 0; n < count; n += 4) {
+        const float4 four = *reinterpret_cast<const float4*>(source + n);
+        target[n] = four.x, target[n + 1] = four.y, target[n + 2] = four.z, target[n + 3] = four.w;
+    }
+}
+
+template <class Tiling>
+__device__ __forceinline__ void delta_tile(const DeltaTerm& term, const ThreadPlace& place, StagedFactors<Tiling>& stage,
+                                           float (&sum)[Tiling::THREAD_ROWS][Tiling::THREAD_COLUMNS]) {
+    constexpr int TILE_DEPTH = Tiling::TILE_DEPTH, THREADS = Tiling::THREADS;
     const int rank = static_cast<int>(term.left.columns);
     for (int first_k = 0; first_k < rank; first_k += TILE_DEPTH) {
         const int depth = min(TILE_DEPTH, rank - first_k);
         __syncthreads();
-        stage_factor<TILE_ROWS>(term.left.address, term.dtype, term.left.row_stride, term.left.column_stride,
+        stage_factor<Tiling::TILE_ROWS, THREADS>(term.left.address, term.dtype, term.left.row_stride, term.left.column_stride,
                                 place.tile_row, term.left.rows, first_k, depth,
                                 [&](int k, int row, float value) { stage.left[k][row] = value; });
-        stage_factor<TILE_COLUMNS>(term.right.address, term.dtype, term.right.column_stride, term.right.row_stride,
+        stage_factor<Tiling::TILE_COLUMNS, THREADS>(term.right.address, term.dtype, term.right.column_stride, term.right.row_stride,
                                    place.tile_column, term.right.columns, first_k, depth, [&](int k, int column, float value) {
                                        stage.right[k][column] = value;
                                    });
         __syncthreads();
         for (int k = 0; k < depth; ++k) {
-            const float4 left = *reinterpret_cast<const float4*>(&stage.left[k][place.row]);
-            const float4 right = *reinterpret_cast<const float4*>(&stage.right[k][place.column]);
-            const float rows[THREAD_ROWS] = {left.x, left.y, left.z, left.w};
-            const float columns[THREAD_COLUMNS] = {right.x, right.y, right.z, right.w};
+            float rows[Tiling::THREAD_ROWS], columns[Tiling::THREAD_COLUMNS];
+            read_factors(&stage.left[k][place.row], rows);
+            read_factors(&stage.right[k][place.column], columns);
 #pragma unroll
-            for (int r = 0; r < THREAD_ROWS; ++r) {
+            for (int r = 0; r < Tiling::THREAD_ROWS; ++r) {
 #pragma unroll
-                for (int c = 0; c < THREAD_COLUMNS; ++c) sum[r][c] = __fmaf_rn(rows[r], columns[c], sum[r][c]);
+                for (int c = 0; c < Tiling::THREAD_COLUMNS; ++c) sum[r][c] = __fmaf_rn(rows[r], columns[c], sum[r][c]);
             }
         }
     }

@@ -8,27 +8,28 @@ struct alignas(16) Vector {
     T element[UNIT];
 };
 
-template <class Mode, int RANK>
+// A block writes a tile of ROWS x COLUMNS with 2 * ROWS threads.
+template <class Mode, int RANK, int ROWS = TILE, int COLUMNS = TILE>
 __device__ __forceinline__ void expand(const ExpandArguments& arguments) {
     using T = typename Mode::Element;
-    using STile = Tile<T, TILE, RANK>;
-    using BTile = Tile<T, RANK, TILE>;
-    using OutTile = Tile<float, TILE, TILE>;
+    constexpr int PADDING = 16 / sizeof(T), BLOCK = 2 * ROWS;
+    using STile = Tile<T, ROWS, RANK, PADDING, BLOCK>;
+    using BTile = Tile<T, RANK, COLUMNS, PADDING, BLOCK>;
+    using OutTile = Tile<float, ROWS, COLUMNS, 4, BLOCK>;
     LORA_DYNAMIC_SHARED(shared);
     T* const stages = reinterpret_cast<T*>(shared);
     // Room for B as [rank][column] or as [column][rank].
-    using TransposedBTile = STile;
-    static_assert(TransposedBTile::ELEMENTS >= BTile::ELEMENTS, "either fits");
-    constexpr int STAGE = STile::ELEMENTS + TransposedBTile::ELEMENTS;
+    using TransposedBTile = Tile<T, COLUMNS, RANK, PADDING, BLOCK>;
+    constexpr int STAGE = STile::ELEMENTS + (TransposedBTile::ELEMENTS > BTile::ELEMENTS ? TransposedBTile::ELEMENTS : BTile::ELEMENTS);
 
     const View& out = arguments.out;
-    const int64_t column_tiles = (out.columns + TILE - 1) / TILE;
-    const int64_t row = blockIdx.x / column_tiles * TILE;
-    const int64_t column = blockIdx.x % column_tiles * TILE;
+    const int64_t column_tiles = (out.columns + COLUMNS - 1) / COLUMNS;
+    const int64_t row = blockIdx.x / column_tiles * ROWS;
+    const int64_t column = blockIdx.x % column_tiles * COLUMNS;
     const int warp_row = threadIdx.x / 32 * 16;
     const int lane = threadIdx.x % 32;
 
-    Accumulator<TILE> sum;
+    Accumulator<COLUMNS> sum;
     sum.clear();
     const View b_columns = transposed(arguments.b);
     const bool by_columns = arguments.b.column_stride != 1 && has_vector_rows<T>(b_columns);
@@ -49,10 +50,10 @@ __device__ __forceinline__ void expand(const ExpandArguments& arguments) {
             const T* const s = stages + stage * STAGE + warp_row * STile::PITCH;
             const T* const b = stages + stage * STAGE + STile::ELEMENTS;
             if (by_columns) {
-                warp_product<Mode, RANK, TILE, Stored::DepthInner, Stored::DepthInner>(
+                warp_product<Mode, RANK, COLUMNS, Stored::DepthInner, Stored::DepthInner>(
                     sum, s, STile::PITCH, b, TransposedBTile::PITCH);
             } else {
-                warp_product<Mode, RANK, TILE, Stored::DepthInner, Stored::DepthOuter>(
+                warp_product<Mode, RANK, COLUMNS, Stored::DepthInner, Stored::DepthOuter>(
                     sum, s, STile::PITCH, b, BTile::PITCH);
             }
         });
@@ -62,7 +63,7 @@ __device__ __forceinline__ void expand(const ExpandArguments& arguments) {
     __syncthreads();
     float* const product = reinterpret_cast<float*>(shared);
 #pragma unroll
-    for (int t = 0; t < TILE / 8; ++t) {
+    for (int t = 0; t < COLUMNS / 8; ++t) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
             product[(warp_row + lane / 4 + e / 2 * 8) * OutTile::PITCH + t * 8 + lane % 4 * 2 + e % 2] = sum.value[t][e];
@@ -130,3 +131,9 @@ LORA_KERNEL(expand_f32_rank64, ExpandArguments, THREADS) { expand<F32, 64>(argum
 LORA_KERNEL(expand_tf32_rank16, ExpandArguments, THREADS) { expand<Tf32, 16>(arguments); }
 LORA_KERNEL(expand_tf32_rank32, ExpandArguments, THREADS) { expand<Tf32, 32>(arguments); }
 LORA_KERNEL(expand_tf32_rank64, ExpandArguments, THREADS) { expand<Tf32, 64>(arguments); }
+
+#ifdef LORA_KERNELS_SWEEP
+#define EXPAND_VARIANT(rank, rows, columns) \
+    LORA_KERNEL(expand_bf16_rank##rank##_rows##rows##_columns##columns, ExpandArguments, 2 * rows) { expand<Bf16, rank, rows, columns>(arguments); }
+#include "sweep_variants.cuh"
+#endif

@@ -1,14 +1,16 @@
 // K1: partial sums of drop(X) · A for all layers that share X.
 //
-// A block sums over a range of 64-column tiles of X [64 rows]; `finalize` adds the ranges in order and scales.
+// A block sums over a range of column tiles of its rows of X; `finalize` adds the ranges in order and scales.
 #include "tile.cuh"
 #include "warp_product.cuh"
 
-template <class Mode, int RANK>
+// Tiles of X are ROWS x COLUMNS; DEPTH of them are in flight. A block has 2 * ROWS threads.
+template <class Mode, int RANK, int ROWS = TILE, int COLUMNS = TILE, int DEPTH = STAGES<typename Mode::Element>>
 __device__ __forceinline__ void shrink(const ShrinkArguments& arguments) {
     using T = typename Mode::Element;
-    using XTile = Tile<T, TILE, TILE>;
-    using ATile = Tile<T, RANK, TILE>;
+    constexpr int PADDING = 16 / sizeof(T), BLOCK = 2 * ROWS;
+    using XTile = Tile<T, ROWS, COLUMNS, PADDING, BLOCK>;
+    using ATile = Tile<T, RANK, COLUMNS, PADDING, BLOCK>;
     LORA_DYNAMIC_SHARED(shared);
     T* const stages = reinterpret_cast<T*>(shared);
     constexpr int STAGE = XTile::ELEMENTS + ATile::ELEMENTS;
@@ -18,25 +20,25 @@ __device__ __forceinline__ void shrink(const ShrinkArguments& arguments) {
     const uint32_t chunk = block % arguments.rank_chunks;
     block /= arguments.rank_chunks;
     const uint32_t split = block % arguments.split.blocks;
-    const int64_t row = int64_t(block / arguments.split.blocks) * TILE;
-    const TileRange range = range_of_split(arguments.split, split, arguments.x.columns);
+    const int64_t row = int64_t(block / arguments.split.blocks) * ROWS;
+    const TileRange range = range_of_split<COLUMNS>(arguments.split, split, arguments.x.columns);
     const int warp_row = threadIdx.x / 32 * 16;
 
     Accumulator<RANK> sum;
     sum.clear();
-    pipeline<STAGES<T>>(
+    pipeline<DEPTH>(
         range.count,
         [&](int stage, int i) {
-            const int64_t column = (range.first + i) * TILE;
+            const int64_t column = (range.first + i) * COLUMNS;
             load_tile<XTile>(stages + stage * STAGE, arguments.x, row, column);
             load_tile<ATile>(stages + stage * STAGE + XTile::ELEMENTS, arguments.a, int64_t(chunk) * RANK, column);
         },
         [&](int stage, int i) {
-            mask_tile<XTile>(stages + stage * STAGE, arguments.x, arguments.mask, row, (range.first + i) * TILE);
+            mask_tile<XTile>(stages + stage * STAGE, arguments.x, arguments.mask, row, (range.first + i) * COLUMNS);
         },
         [&](int stage, int) {
             const T* x = stages + stage * STAGE;
-            warp_product<Mode, TILE, RANK, Stored::DepthInner, Stored::DepthInner>(
+            warp_product<Mode, COLUMNS, RANK, Stored::DepthInner, Stored::DepthInner>(
                 sum, x + warp_row * XTile::PITCH, XTile::PITCH, x + XTile::ELEMENTS, ATile::PITCH);
         });
 
@@ -57,3 +59,9 @@ LORA_KERNEL(shrink_f32_rank64, ShrinkArguments, THREADS) { shrink<F32, 64>(argum
 LORA_KERNEL(shrink_tf32_rank16, ShrinkArguments, THREADS) { shrink<Tf32, 16>(arguments); }
 LORA_KERNEL(shrink_tf32_rank32, ShrinkArguments, THREADS) { shrink<Tf32, 32>(arguments); }
 LORA_KERNEL(shrink_tf32_rank64, ShrinkArguments, THREADS) { shrink<Tf32, 64>(arguments); }
+
+#ifdef LORA_KERNELS_SWEEP
+#define SHRINK_VARIANT(rank, rows, columns, stages) \
+    LORA_KERNEL(shrink_bf16_rank##rank##_rows##rows##_columns##columns##_stages##stages, ShrinkArguments, 2 * rows) { shrink<Bf16, rank, rows, columns, stages>(arguments); }
+#include "sweep_variants.cuh"
+#endif

@@ -1,4 +1,4 @@
-// Tiles in shared memory: how a block of 128 threads fills, masks and walks them.
+// Tiles in shared memory: how a block, usually of 128 threads, fills, masks and walks them.
 #pragma once
 #include "arch/cp_async.cuh"
 #include "element.cuh"
@@ -15,15 +15,20 @@ template <class T> constexpr int STAGES = sizeof(T) == 2 ? 3 : 2;
 
 // A tile of ROWS x COLUMNS elements, stored row by row. Padding of 16 bytes a row spreads the rows that ldmatrix
 // reads together over all banks.
-template <class T, int ROWS_, int COLUMNS_, int PADDING = 16 / sizeof(T)>
+template <class T, int ROWS_, int COLUMNS_, int PADDING = 16 / sizeof(T), int BLOCK_ = THREADS>
 struct Tile {
     using Element = T;
     static constexpr int ROWS = ROWS_;
     static constexpr int COLUMNS = COLUMNS_;
+    static constexpr int BLOCK = BLOCK_;
     static constexpr int PITCH = COLUMNS + PADDING;
     static constexpr int ELEMENTS = ROWS * PITCH;
-    static constexpr int UNITS_PER_THREAD = ROWS * COLUMNS / UNIT / THREADS;
-    static_assert(ROWS * COLUMNS % (UNIT * THREADS) == 0, "every thread copies the same number of units");
+    static constexpr int UNITS = ROWS * COLUMNS / UNIT;
+    // In a small tile, the first threads have one unit each.
+    static constexpr int UNITS_PER_THREAD = UNITS < BLOCK ? 1 : UNITS / BLOCK;
+    static_assert(UNITS < BLOCK || UNITS % BLOCK == 0, "every thread copies the same number of units");
+
+    static __device__ __forceinline__ bool has_unit() { return UNITS >= BLOCK || int(threadIdx.x) < UNITS; }
 };
 
 // Whether rows can be copied in vectors of 16 bytes.
@@ -45,7 +50,7 @@ struct Unit {
 // The thread's i-th unit. Neighbouring threads follow the direction in which the source is contiguous.
 template <class Shape>
 __device__ __forceinline__ Unit unit_of_thread(int i, const View& view) {
-    const int index = threadIdx.x + i * THREADS;
+    const int index = threadIdx.x + i * Shape::BLOCK;
     if (view.column_stride != 1) return {index % Shape::ROWS, index / Shape::ROWS * UNIT};
     constexpr int PER_ROW = Shape::COLUMNS / UNIT;
     return {index / PER_ROW, index % PER_ROW * UNIT};
@@ -62,11 +67,12 @@ __device__ __forceinline__ int count_inside(int64_t length, int64_t start, int w
 template <class Shape>
 __device__ __forceinline__ void load_tile(typename Shape::Element* tile, const View& view, int64_t row, int64_t column) {
     using T = typename Shape::Element;
+    if (!Shape::has_unit()) return;
     const T* const base = reinterpret_cast<const T*>(view.address);
     if (has_vector_rows<T>(view)) {
         // All units of a thread lie below its first.
         const Unit first = unit_of_thread<Shape>(0, view);
-        constexpr int ROW_STEP = THREADS / (Shape::COLUMNS / UNIT);
+        constexpr int ROW_STEP = Shape::BLOCK / (Shape::COLUMNS / UNIT);
         constexpr int VECTOR = 16 / sizeof(T);
         const int rows = count_inside(view.rows, row + first.row, Shape::ROWS);
         const int columns = count_inside(view.columns, column + first.column, UNIT);
@@ -120,6 +126,7 @@ template <class Shape>
 __device__ __forceinline__ void mask_tile(
     typename Shape::Element* tile, const View& view, const DropoutMask& mask, int64_t row, int64_t column) {
     if (mask.threshold == 0) return;
+    static_assert(Shape::UNITS >= Shape::BLOCK, "every thread has units");
 #pragma unroll
     for (int i = 0; i < Shape::UNITS_PER_THREAD; ++i) {
         const Unit unit = unit_of_thread<Shape>(i, view);
@@ -177,14 +184,15 @@ __device__ __forceinline__ void pipeline(int count, Load load, Prepare prepare, 
     }
 }
 
-// The tiles [first, first + count) of a split.
+// The tiles [first, first + count) of a split, each WIDTH wide.
 struct TileRange {
     int64_t first;
     int count;
 };
 
+template <int WIDTH = TILE>
 __device__ __forceinline__ TileRange range_of_split(const Split& split, uint32_t block, int64_t length) {
-    const int64_t total = (length + TILE - 1) / TILE;
+    const int64_t total = (length + WIDTH - 1) / WIDTH;
     const int64_t first = int64_t(block) * split.tiles;
     return {first, count_inside(total, first, int(split.tiles))};
 }

@@ -36,13 +36,15 @@ struct Part {
         return reinterpret_cast<Bits*>(arguments.w.address) + (row + r) * arguments.w.row_stride + column;
     }
 
-    __device__ __forceinline__ void load(BitsTile& tile) const {
+    template <int ROWS, int COLUMNS>
+    __device__ __forceinline__ void load(uint32_t (&tile)[ROWS][COLUMNS]) const {
 #pragma unroll
-        for (int r = 0; r < THREAD_ROWS; ++r) load_run(weights(r), r < rows() ? columns() : 0, arguments.vector_rows, tile[r]);
+        for (int r = 0; r < ROWS; ++r) load_run(weights(r), r < rows() ? columns() : 0, arguments.vector_rows, tile[r]);
     }
-    __device__ __forceinline__ void store(const BitsTile& tile) const {
+    template <int ROWS, int COLUMNS>
+    __device__ __forceinline__ void store(const uint32_t (&tile)[ROWS][COLUMNS]) const {
 #pragma unroll
-        for (int r = 0; r < THREAD_ROWS; ++r) store_run(weights(r), r < rows() ? columns() : 0, arguments.vector_rows, tile[r]);
+        for (int r = 0; r < ROWS; ++r) store_run(weights(r), r < rows() ? columns() : 0, arguments.vector_rows, tile[r]);
     }
 
     // Codes or old weights. Neighbours in W [in, out] are neighbours in a column of the tile where W is transposed.
@@ -91,35 +93,38 @@ __device__ __forceinline__ PhiloxWords rounding_draws(uint64_t seed, uint64_t i,
 }
 
 // A weight that is NaN stays as it is; `old(r, c)` gives a weight's bits and is asked only where the sum is NaN.
-template <class Weight, class Old>
-__device__ __forceinline__ void round_tile(const Part<Weight>& part, Old old, const SumTile& value, BitsTile& rounded) {
-    static_assert(THREAD_ROWS == 4 && THREAD_COLUMNS == 4, "draws come by four");
+template <class Weight, class Old, int ROWS, int COLUMNS>
+__device__ __forceinline__ void round_tile(
+    const Part<Weight>& part, Old old, const float (&value)[ROWS][COLUMNS], uint32_t (&rounded)[ROWS][COLUMNS]) {
+    static_assert(ROWS % 4 == 0 && COLUMNS % 4 == 0, "draws come by four");
     const WeightUpdateArguments& arguments = part.arguments;
     if (!arguments.stochastic) {
 #pragma unroll
-        for (int r = 0; r < THREAD_ROWS; ++r) {
+        for (int r = 0; r < ROWS; ++r) {
 #pragma unroll
-            for (int c = 0; c < THREAD_COLUMNS; ++c) rounded[r][c] = Weight::nearest(value[r][c]);
+            for (int c = 0; c < COLUMNS; ++c) rounded[r][c] = Weight::nearest(value[r][c]);
         }
     } else if (arguments.transposed) {
 #pragma unroll
-        for (int c = 0; c < THREAD_COLUMNS; ++c) {
-            const PhiloxWords draws = rounding_draws(arguments.seed, part.column + c, part.row);
+        for (int n = 0; n < ROWS / 4 * COLUMNS; ++n) {
+            const int first = n / COLUMNS * 4, c = n % COLUMNS;
+            const PhiloxWords draws = rounding_draws(arguments.seed, part.column + c, part.row + first);
 #pragma unroll
-            for (int r = 0; r < THREAD_ROWS; ++r) rounded[r][c] = Weight::stochastic(value[r][c], draws.word[r]);
+            for (int r = 0; r < 4; ++r) rounded[first + r][c] = Weight::stochastic(value[first + r][c], draws.word[r]);
         }
     } else {
 #pragma unroll
-        for (int r = 0; r < THREAD_ROWS; ++r) {
-            const PhiloxWords draws = rounding_draws(arguments.seed, part.row + r, part.column);
+        for (int n = 0; n < ROWS * (COLUMNS / 4); ++n) {
+            const int r = n / (COLUMNS / 4), first = n % (COLUMNS / 4) * 4;
+            const PhiloxWords draws = rounding_draws(arguments.seed, part.row + r, part.column + first);
 #pragma unroll
-            for (int c = 0; c < THREAD_COLUMNS; ++c) rounded[r][c] = Weight::stochastic(value[r][c], draws.word[c]);
+            for (int c = 0; c < 4; ++c) rounded[r][first + c] = Weight::stochastic(value[r][first + c], draws.word[c]);
         }
     }
 #pragma unroll
-    for (int r = 0; r < THREAD_ROWS; ++r) {
+    for (int r = 0; r < ROWS; ++r) {
 #pragma unroll
-        for (int c = 0; c < THREAD_COLUMNS; ++c) {
+        for (int c = 0; c < COLUMNS; ++c) {
             if (value[r][c] == value[r][c] || !part.holds(r, c)) continue;
             const uint32_t bits = old(r, c);
             if (weight_is_nan<Weight>(bits)) rounded[r][c] = bits;
@@ -127,39 +132,41 @@ __device__ __forceinline__ void round_tile(const Part<Weight>& part, Old old, co
     }
 }
 
-__device__ __forceinline__ void add_term(float scale, const SumTile& sum, SumTile& value) {
+template <int ROWS, int COLUMNS>
+__device__ __forceinline__ void add_term(float scale, const float (&sum)[ROWS][COLUMNS], float (&value)[ROWS][COLUMNS]) {
 #pragma unroll
-    for (int r = 0; r < THREAD_ROWS; ++r) {
+    for (int r = 0; r < ROWS; ++r) {
 #pragma unroll
-        for (int c = 0; c < THREAD_COLUMNS; ++c) value[r][c] = __fmaf_rn(scale, sum[r][c], value[r][c]);
+        for (int c = 0; c < COLUMNS; ++c) value[r][c] = __fmaf_rn(scale, sum[r][c], value[r][c]);
     }
 }
 
-template <class Weight>
-__device__ __forceinline__ void decode_tile(const BitsTile& bits, SumTile& value) {
+template <class Weight, int ROWS, int COLUMNS>
+__device__ __forceinline__ void decode_tile(const uint32_t (&bits)[ROWS][COLUMNS], float (&value)[ROWS][COLUMNS]) {
 #pragma unroll
-    for (int r = 0; r < THREAD_ROWS; ++r) {
+    for (int r = 0; r < ROWS; ++r) {
 #pragma unroll
-        for (int c = 0; c < THREAD_COLUMNS; ++c) value[r][c] = Weight::decode(bits[r][c]);
+        for (int c = 0; c < COLUMNS; ++c) value[r][c] = Weight::decode(bits[r][c]);
     }
 }
 
-template <class Weight>
+template <class Weight, class Tiling = UsualTiling>
 __device__ __forceinline__ void update(const WeightUpdateArguments& arguments) {
-    __shared__ FactorStage stage;
-    const ThreadPlace place = thread_place(arguments.w.columns);
+    constexpr int ROWS = Tiling::THREAD_ROWS, COLUMNS = Tiling::THREAD_COLUMNS;
+    __shared__ StagedFactors<Tiling> stage;
+    const ThreadPlace place = thread_place<Tiling>(arguments.w.columns);
     const Part<Weight> part{arguments, place.tile_row + place.row, place.tile_column + place.column};
-    BitsTile bits;
+    uint32_t bits[ROWS][COLUMNS];
     part.load(bits);
-    SumTile value;
+    float value[ROWS][COLUMNS];
     decode_tile<Weight>(bits, value);
     if (arguments.remove.left.columns > 0) {
-        SumTile sum = {};
+        float sum[ROWS][COLUMNS] = {};
         delta_tile(arguments.remove, place, stage, sum);
         add_term(-arguments.remove.scale, sum, value);
     }
     if (arguments.add.left.columns > 0) {
-        SumTile sum = {};
+        float sum[ROWS][COLUMNS] = {};
         delta_tile(arguments.add, place, stage, sum);
         add_term(arguments.add.scale, sum, value);
     }
@@ -344,3 +351,13 @@ LORA_KERNEL(weight_update_recorded_bf16, WeightUpdateArguments, WEIGHT_THREADS) 
 LORA_KERNEL(weight_update_measured_f32, WeightUpdateArguments, WEIGHT_THREADS) { update_observed<WeightF32, true>(arguments); }
 LORA_KERNEL(weight_update_measured_f16, WeightUpdateArguments, WEIGHT_THREADS) { update_observed<WeightF16, true>(arguments); }
 LORA_KERNEL(weight_update_measured_bf16, WeightUpdateArguments, WEIGHT_THREADS) { update_observed<WeightBf16, true>(arguments); }
+
+#ifdef LORA_KERNELS_SWEEP
+#define WEIGHT_UPDATE_VARIANT(tile_rows, tile_columns, thread_rows, thread_columns, depth)                                        \
+    LORA_KERNEL(                                                                                                                  \
+        weight_update_bf16_rows##tile_rows##_columns##tile_columns##_thread##thread_rows##x##thread_columns##_depth##depth,      \
+        WeightUpdateArguments, tile_rows / thread_rows * (tile_columns / thread_columns)) {                                       \
+        update<WeightBf16, WeightTiling<tile_rows, tile_columns, thread_rows, thread_columns, depth>>(arguments);                \
+    }
+#include "sweep_variants.cuh"
+#endif

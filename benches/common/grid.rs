@@ -54,16 +54,16 @@ impl Size {
     /// The problems: the full grid is M × Llama-like layers × ranks.
     pub fn problems(self, target: Target) -> Vec<Problem> {
         match self {
-            // As in benches/peers/peers.py.
+            // As in benches/peers/peers.py; what settles most comes first, because time may run out.
             Size::Default if target == Target::Cuda => vec![
                 Problem { m: 8192, k: 4096, n: 4096, r: 16 },
+                Problem { m: 2048, k: 4096, n: 4096, r: 16 },
                 Problem { m: 8192, k: 4096, n: 4096, r: 64 },
                 Problem { m: 8192, k: 4096, n: 14336, r: 16 },
-                Problem { m: 8192, k: 14336, n: 4096, r: 16 },
-                Problem { m: 8192, k: 4096, n: 1024, r: 16 },
-                Problem { m: 2048, k: 4096, n: 4096, r: 16 },
-                Problem { m: 512, k: 4096, n: 4096, r: 16 },
                 Problem { m: 16, k: 4096, n: 4096, r: 16 },
+                Problem { m: 8192, k: 4096, n: 1024, r: 16 },
+                Problem { m: 8192, k: 14336, n: 4096, r: 16 },
+                Problem { m: 512, k: 4096, n: 4096, r: 16 },
                 Problem { m: 1, k: 4096, n: 4096, r: 16 },
             ],
             Size::Smoke => vec![Problem { m: 5, k: 48, n: 40, r: 3 }, Problem { m: 1, k: 16, n: 24, r: 8 }],
@@ -85,6 +85,23 @@ impl Size {
                 }
                 problems
             }
+        }
+    }
+
+    /// The problems for which variants of kernels are compared: of ranks that variants are compiled for.
+    pub fn sweep_problems(self) -> Vec<Problem> {
+        match self {
+            Size::Smoke => vec![Problem { m: 70, k: 136, n: 200, r: 16 }],
+            Size::Default | Size::Full => vec![
+                Problem { m: 8192, k: 4096, n: 4096, r: 16 },
+                Problem { m: 2048, k: 4096, n: 4096, r: 16 },
+                Problem { m: 8192, k: 4096, n: 4096, r: 64 },
+                Problem { m: 8192, k: 4096, n: 14336, r: 16 },
+                Problem { m: 8192, k: 4096, n: 1024, r: 16 },
+                Problem { m: 512, k: 4096, n: 4096, r: 16 },
+                Problem { m: 2048, k: 4096, n: 4096, r: 64 },
+                Problem { m: 16, k: 4096, n: 4096, r: 16 },
+            ],
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::device::{Device, Scalar};
 use super::layer::Layer;
+use super::timer::Timer;
 use crate::common::grid::{Size, Target, dtypes};
 use criterion::{BenchmarkId, Criterion, Throughput};
 use half::{bf16, f16};
@@ -31,6 +32,7 @@ fn group<T: Scalar>(criterion: &mut Criterion, device: &mut Device, pass: Pass, 
     let mut group = criterion.benchmark_group(format!("{}/cuda-{}/{problem}", pass.name(), T::DTYPE));
     // The frozen product's.
     group.throughput(Throughput::Elements(2 * (m * k * n) as u64));
+    let mut timer = Timer::new(device).expect("the timer");
     let mut layer = Layer::<T>::new(device, problem).expect("device memory");
     for probability in [0.0, 0.1] {
         for system in System::ALL {
@@ -39,12 +41,11 @@ fn group<T: Scalar>(criterion: &mut Criterion, device: &mut Device, pass: Pass, 
                 layer.round(system, Pass::Forward, probability);
                 group.bench_function(id, |bencher| {
                     bencher.iter_custom(|runs| {
-                        let start = layer.device().mark().expect("an event");
-                        for _ in 0..runs {
-                            layer.run(system, pass, probability);
-                        }
-                        let end = layer.device().mark().expect("an event");
-                        milliseconds(start.elapsed_ms(&end).expect("the work before the event"))
+                        let enqueue = || {
+                            (0..runs).for_each(|_| layer.run(system, pass, probability));
+                            Ok(())
+                        };
+                        milliseconds(timer.time(enqueue).expect("the measured work"))
                     });
                 });
             }
@@ -53,6 +54,6 @@ fn group<T: Scalar>(criterion: &mut Criterion, device: &mut Device, pass: Pass, 
     group.finish();
 }
 
-pub fn milliseconds(value: f32) -> Duration {
-    Duration::from_secs_f64(f64::from(value) / 1e3)
+pub fn milliseconds(value: f64) -> Duration {
+    Duration::from_secs_f64(value / 1e3)
 }

@@ -1,14 +1,15 @@
 //! The GPU: how to open it, to fill its memory and to time it.
 
 use super::blas::Blas;
+use crate::common::drivers;
 use anyhow::{Result, bail};
 use lora_kernels::Element;
 use lora_kernels::cuda::Cuda;
 use lora_kernels::cuda::cudarc::driver::sys::{
-    CUdevice_attribute, CUevent_flags, CUgraphInstantiate_flags, CUstreamCaptureMode,
+    CUDA_VERSION, CUdevice_attribute, CUgraphInstantiate_flags, CUstreamCaptureMode, cuDriverGetVersion,
 };
 use lora_kernels::cuda::cudarc::driver::{
-    CudaContext, CudaEvent, CudaGraph, CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits,
+    CudaContext, CudaGraph, CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits,
 };
 use lora_measure::inputs::uniform;
 use std::sync::Arc;
@@ -26,6 +27,8 @@ pub struct Device {
     pub name: String,
     /// Of the last-level cache.
     pub cache_bytes: usize,
+    /// Domain, bus and device, as `nvidia-smi` takes it.
+    pub pci_address: String,
 }
 
 impl Device {
@@ -38,16 +41,24 @@ impl Device {
             eprintln!("SKIPPED all CUDA benchmarks: {reason}");
             return Ok(None);
         }
+        has_event_times()?;
         let context = CudaContext::new(0)?;
         let stream = context.new_stream()?;
         // SAFETY: all work is on this one stream. Tracking would put events between the kernels that are timed.
         unsafe { context.disable_event_tracking() };
         let cache_bytes = context.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?;
+        let [domain, bus, number] = [
+            CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID,
+            CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PCI_BUS_ID,
+            CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID,
+        ]
+        .map(|which| context.attribute(which).unwrap_or_default());
         Ok(Some(Device {
             cuda: Cuda::new(stream.clone())?,
             blas: Blas::new(stream.clone())?,
             name: context.name()?,
             cache_bytes: usize::try_from(cache_bytes)?,
+            pci_address: format!("{domain:08x}:{bus:02x}:{number:02x}.0"),
             stream,
         }))
     }
@@ -70,11 +81,6 @@ impl Device {
         Ok(self.stream.alloc_zeros(len.max(1))?)
     }
 
-    /// A point in the stream's time.
-    pub fn mark(&self) -> Result<CudaEvent> {
-        Ok(self.stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT))?)
-    }
-
     /// What `enqueue` puts on the stream, as a graph that can be launched again and again.
     pub fn capture(stream: &Arc<CudaStream>, enqueue: impl FnOnce()) -> Result<CudaGraph> {
         stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
@@ -85,6 +91,21 @@ impl Device {
             None => bail!("the capture recorded nothing"),
         }
     }
+}
+
+/// Times between events come from `cuEventElapsedTime_v2` where this was built for CUDA 13, and cudarc panics where a
+/// driver lacks it: those before CUDA 12.8.
+fn has_event_times() -> Result<()> {
+    let mut version = 0;
+    // SAFETY: writes the version; needs no context. The driver is there, because `availability` found it.
+    unsafe { cuDriverGetVersion(&raw mut version) }.result()?;
+    if !drivers::has_event_times(CUDA_VERSION, version) {
+        bail!(
+            "the NVIDIA driver is for CUDA {}, but timing needs one for CUDA 12.8 (version 570) or later: update the driver",
+            drivers::readable(version)
+        );
+    }
+    Ok(())
 }
 
 /// Random numbers in host memory, made once, from which all matrices are filled.

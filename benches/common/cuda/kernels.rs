@@ -1,8 +1,14 @@
-//! Steps of plans, timed one by one.
+//! Steps of plans, timed one by one; and the library's products that the design chooses between.
 
-use super::device::{Device, Scalar, driver_version};
+use super::device::{Device, Pool, Scalar, driver_version};
 use super::layer::Matrices;
+use super::timer::Timer;
+use crate::common::budget::Budget;
+use crate::common::clocks;
 use crate::common::grid::{Size, Target, dtypes};
+use crate::common::matrices::Addresses;
+use crate::common::products::{self, Family, Padded};
+use crate::common::report::{Report, print_not_run};
 use crate::common::traffic;
 use anyhow::Result;
 use half::{bf16, f16};
@@ -10,12 +16,10 @@ use lora_kernels::cuda::cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use lora_kernels::cuda::driver::DriverExecutor;
 use lora_kernels::cuda::executor::Executor;
 use lora_kernels::cuda::plan::{Plan, backward::backward, forward::forward, weights};
-use lora_kernels::cuda::step::{F32Math, Product, Step};
-use lora_kernels::memory::{Raw, RawBuffer};
-use lora_kernels::ops::{Backward, Output};
-use lora_kernels::{Adapter, DType, Dropout, Forward, Layout, MatrixMut, MatrixRef, WeightUpdate};
+use lora_kernels::cuda::step::{F32Math, Step};
+use lora_kernels::memory::RawBuffer;
+use lora_kernels::{DType, Dropout};
 use lora_measure::Problem;
-use lora_measure::inputs::{MERGE_SCALE, SCALE};
 use lora_measure::origin::commit;
 use lora_measure::record::{quartiles, rounded};
 use serde_json::{Value, json};
@@ -24,21 +28,18 @@ const PROBABILITIES: [f32; 2] = [0.0, 0.1];
 
 /// Times all kernels on GPU 0, if there is one.
 pub fn run() -> Result<()> {
+    let budget = Budget::from_environment();
     let Some(device) = Device::open()? else { return Ok(()) };
-    let mut bench = Bench {
-        executor: DriverExecutor::new(device.stream.clone())?,
-        rounds: std::env::var("LORA_BENCH_ROUNDS").map_or(Ok(10), |rounds| rounds.parse())?,
-        copy: 0.0,
-        rows: Vec::new(),
-        device,
-    };
-    bench.copy = bench.copy_speed()?;
-    println!("a copy in device memory: {:.0} GB/s\n", bench.copy);
+    let mut bench = Bench::open(device)?;
+    let report = Report::from_environment();
+    let problems = Size::from_environment().problems(Target::Cuda);
+    report.write(bench.document(), &problems)?;
     println!(
         "{:<22} {:>4}  {:<26} {:>10} {:>10} {:>8}  of a copy",
         "problem", "p", "kernel", "µs", "MB", "GB/s"
     );
-    for problem in Size::from_environment().problems(Target::Cuda) {
+    let not_run = budget.run(&problems, |&problem, rest| {
+        let before = clocks::now(&bench.device.pci_address);
         for dtype in dtypes(&[DType::Bf16]) {
             match dtype {
                 DType::F32 => bench.measure::<f32>(problem),
@@ -46,66 +47,151 @@ pub fn run() -> Result<()> {
                 DType::Bf16 => bench.measure::<bf16>(problem),
             }?;
         }
-    }
-    if let Ok(path) = std::env::var("LORA_BENCH_JSON") {
-        let document = json!({
-            "backend": "cuda",
-            "device": bench.device.name,
-            "driver": driver_version(),
-            "commit": commit(),
-            "copy_gb_per_s": rounded(bench.copy, 1),
-            "kernels": bench.rows,
-        });
-        std::fs::write(path, serde_json::to_string_pretty(&document)? + "\n")?;
-    }
+        let after = clocks::now(&bench.device.pci_address);
+        bench.clocks.push(json!({ "problem": problem.to_string(), "before": before, "after": after }));
+        report.write(bench.document(), rest)
+    })?;
+    print_not_run(not_run);
     Ok(())
 }
 
 struct Bench {
     device: Device,
     executor: DriverExecutor,
+    timer: Timer,
     rounds: usize,
     /// Speed of a copy in GB/s.
     copy: f64,
     rows: Vec<Value>,
+    products: Vec<Value>,
+    clocks: Vec<Value>,
 }
 
 impl Bench {
-    /// GB/s of a copy, reading and writing counted, far beyond the cache.
-    fn copy_speed(&self) -> Result<f64> {
-        let bytes = (4 * self.device.cache_bytes).max(256 << 20);
-        let (from, mut to) = (self.device.zeros::<f32>(bytes / 4)?, self.device.zeros::<f32>(bytes / 4)?);
-        let mut times = Vec::new();
-        for _ in 0..=self.rounds {
-            let start = self.device.mark()?;
-            self.device.stream.memcpy_dtod(&from, &mut to)?;
-            let end = self.device.mark()?;
-            times.push(f64::from(start.elapsed_ms(&end)?) * 1e3);
-        }
-        Ok(speed(2 * bytes as u64, quartiles(times)[1]))
+    fn open(device: Device) -> Result<Self> {
+        let mut timer = Timer::new(&device)?;
+        let rounds = rounds()?;
+        let copy = copy_speed(&device, &mut timer, rounds)?;
+        println!("a copy in device memory: {copy:.0} GB/s\n");
+        Ok(Bench {
+            executor: DriverExecutor::new(device.stream.clone())?,
+            timer,
+            rounds,
+            copy,
+            rows: Vec::new(),
+            products: Vec::new(),
+            clocks: Vec::new(),
+            device,
+        })
+    }
+
+    fn document(&self) -> Value {
+        let (late, measured) = self.timer.late();
+        json!({
+            "backend": "cuda",
+            "device": self.device.name,
+            "driver": driver_version(),
+            "commit": commit(),
+            "copy_gb_per_s": rounded(self.copy, 1),
+            "measurements": measured,
+            "measurements_begun_late": late,
+            "clocks": self.clocks,
+            "products": self.products,
+            "kernels": self.rows,
+        })
     }
 
     fn measure<T: Scalar>(&mut self, problem: Problem) -> Result<()> {
-        let sets = Matrices::<T>::sets(&self.device, problem)?;
+        let matrices = Matrices::<T>::sets(&self.device, problem)?;
         let stream = self.device.stream.clone();
-        let sets: Vec<_> = sets.iter().map(|set| Addresses::new(&stream, set, problem)).collect();
+        let sets: Vec<_> = matrices.iter().map(|set| addresses(&stream, set, problem)).collect();
+        self.measure_products::<T>(&sets)?;
         for probability in PROBABILITIES {
             let dropout = (probability > 0.0).then(|| Dropout::new(probability, 7, 0)).transpose()?;
             let plans = self
                 .plans(&sets, |set, base| Ok(forward(&set.forward(dropout).into(), F32Math::Exact, base)?))?;
-            self.time_steps::<T>(problem, probability, &plans)?;
+            self.time_steps::<T>(problem, "forward", probability, &plans)?;
             let plans = self.plans(&sets, |set, base| {
                 Ok(backward(&set.backward(dropout).into(), F32Math::Exact, base)?)
             })?;
-            self.time_steps::<T>(problem, probability, &plans)?;
+            self.time_steps::<T>(problem, "backward", probability, &plans)?;
         }
         let plans = self.plans(&sets, |set, _| {
             let step = weights::update(&set.merge(), None, &weights::UpdateMemory::default(), false)?;
             Ok(Plan { steps: vec![step], workspace_bytes: 0 })
         })?;
-        self.time_steps::<T>(problem, 0.0, &plans)?;
+        self.time_steps::<T>(problem, "merge", 0.0, &plans)?;
         // The matrices are freed after this.
         Ok(stream.synchronize()?)
+    }
+
+    /// The products of each pass in turn, round by round, so that a ratio compares times of one round.
+    fn measure_products<T: Scalar>(&mut self, sets: &[Addresses]) -> Result<()> {
+        let stream = self.device.stream.clone();
+        let pool = Pool::<T>::new();
+        let mut memory = Vec::new();
+        for number in 0..sets.len() {
+            for (matrix, elements) in Padded::elements(sets[0].problem).into_iter().enumerate() {
+                memory.push(self.device.random(&pool, 8 * number + 5 + matrix, elements)?);
+            }
+        }
+        let padded: Vec<_> = memory
+            .chunks(3)
+            .map(|set| {
+                let [x, w, dy] = [0, 1, 2].map(|index| set[index].device_ptr(&stream).0);
+                Padded { x, w, dy }
+            })
+            .collect();
+        for family in [products::forward, products::backward] {
+            let families: Vec<Family> =
+                sets.iter().zip(&padded).map(|(set, padded)| family(set, padded)).collect();
+            self.time_family::<T>(sets[0].problem, &families)?;
+        }
+        // The padded matrices are freed after this.
+        Ok(stream.synchronize()?)
+    }
+
+    fn time_family<T: Scalar>(&mut self, problem: Problem, families: &[Family]) -> Result<()> {
+        let count = families[0].len();
+        let mut times = vec![Vec::new(); count];
+        // The first round chooses algorithms.
+        for round in 0..=self.rounds {
+            for (index, times) in times.iter_mut().enumerate() {
+                let executor = &mut self.executor;
+                let milliseconds = self.timer.time(|| {
+                    for family in families {
+                        executor.run(&Step::Product(family[index].1.clone()))?;
+                    }
+                    Ok(())
+                })?;
+                if round > 0 {
+                    times.push(milliseconds * 1e3 / families.len() as f64);
+                }
+            }
+        }
+        for ((name, product), own) in families[0].iter().zip(&times) {
+            let ratios = own.iter().zip(&times[0]).map(|(own, reference)| own / reference).collect();
+            let [low, median, high] = quartiles(own.clone());
+            let [ratio_low, ratio, ratio_high] = quartiles(ratios);
+            let operations = 2 * product.a.rows * product.a.cols * product.b.cols;
+            println!(
+                "{:<22}       {name:<26} {median:>10.2}  {ratio:.3}× ({ratio_low:.3}–{ratio_high:.3}) of β = 0",
+                problem.to_string()
+            );
+            let Problem { m, k, n, .. } = problem;
+            self.products.push(json!({
+                "product": name,
+                "m": m, "k": k, "n": n,
+                "dtype": T::DTYPE.to_string(),
+                "microseconds": rounded(median, 3),
+                "microseconds_quartiles": [rounded(low, 3), rounded(high, 3)],
+                "to_beta0": rounded(ratio, 4),
+                "to_beta0_quartiles": [rounded(ratio_low, 4), rounded(ratio_high, 4)],
+                "tflop_per_s": rounded(operations as f64 / median / 1e6, 1),
+                "rounds": self.rounds,
+            }));
+        }
+        Ok(())
     }
 
     /// The same plan for every set of matrices.
@@ -119,51 +205,49 @@ impl Bench {
         sets.iter().map(|set| plan(set, base)).collect()
     }
 
-    /// Each step of the plan on its own, on one set of matrices after the other. Scratch memory is the same for all
+    /// Each launch of the plan on its own, on one set of matrices after the other. Scratch memory is the same for all
     /// sets, as it is from layer to layer in training: small partial sums may be read from the cache.
-    fn time_steps<T: Scalar>(&mut self, problem: Problem, probability: f32, plans: &[Plan]) -> Result<()> {
+    fn time_steps<T: Scalar>(
+        &mut self,
+        problem: Problem,
+        pass: &str,
+        probability: f32,
+        plans: &[Plan],
+    ) -> Result<()> {
         for step in plans.iter().flat_map(|plan| &plan.steps) {
             self.executor.run(step)?;
         }
         for index in 0..plans[0].steps.len() {
-            let steps: Vec<_> = plans.iter().map(|plan| plan.steps[index].clone()).collect();
-            for (name, steps) in variants(steps) {
-                let Some(bytes) = traffic::bytes::<T>(&steps[0]) else { continue };
-                let mut times = Vec::new();
-                for _ in 0..self.rounds {
-                    let start = self.device.mark()?;
-                    for step in &steps {
-                        self.executor.run(step)?;
-                    }
-                    let end = self.device.mark()?;
-                    times.push(f64::from(start.elapsed_ms(&end)?) * 1e3 / steps.len() as f64);
-                }
-                self.report(problem, T::DTYPE, probability, &name, bytes, quartiles(times));
+            let Step::Launch(launch) = &plans[0].steps[index] else { continue };
+            let Some(bytes) = traffic::bytes::<T>(&plans[0].steps[index]) else { continue };
+            let mut times = Vec::new();
+            for _ in 0..self.rounds {
+                let executor = &mut self.executor;
+                let milliseconds = self.timer.time(|| {
+                    plans.iter().try_for_each(|plan| executor.run(&plan.steps[index])).map_err(Into::into)
+                })?;
+                times.push(milliseconds * 1e3 / plans.len() as f64);
             }
+            let row = Row { problem, dtype: T::DTYPE, pass, probability, kernel: &launch.kernel, bytes };
+            self.report(&row, quartiles(times));
         }
         Ok(())
     }
 
-    fn report(
-        &mut self,
-        problem: Problem,
-        dtype: DType,
-        probability: f32,
-        name: &str,
-        bytes: u64,
-        [low, median, high]: [f64; 3],
-    ) {
+    fn report(&mut self, row: &Row<'_>, [low, median, high]: [f64; 3]) {
+        let &Row { problem, dtype, pass, probability, kernel, bytes } = row;
         let speed = speed(bytes, median);
         println!(
-            "{:<22} {probability:>4}  {name:<26} {median:>10.2} {:>10.3} {speed:>8.0}  {:.0}%",
+            "{:<22} {probability:>4}  {kernel:<26} {median:>10.2} {:>10.3} {speed:>8.0}  {:.0}%",
             problem.to_string(),
             bytes as f64 / 1e6,
             speed / self.copy * 100.0
         );
         let Problem { m, k, n, r } = problem;
         self.rows.push(json!({
-            "kernel": name,
-            "operation": traffic::operation(name),
+            "kernel": kernel,
+            "operation": traffic::operation(kernel),
+            "pass": pass,
             "m": m, "k": k, "n": n, "r": r,
             "dtype": dtype.to_string(),
             "p": rounded(f64::from(probability), 3),
@@ -177,20 +261,36 @@ impl Bench {
     }
 }
 
-/// The same step for every set of matrices, named; a product both with β = 0 and with β = 1.
-fn variants(steps: Vec<Step>) -> Vec<(String, Vec<Step>)> {
-    let product = |accumulate| {
-        let steps = steps.iter().map(|step| match step {
-            Step::Product(product) => Step::Product(Product { accumulate, ..product.clone() }),
-            other => other.clone(),
-        });
-        (format!("product_{}", if accumulate { "beta1" } else { "beta0" }), steps.collect())
+struct Row<'a> {
+    problem: Problem,
+    dtype: DType,
+    pass: &'a str,
+    probability: f32,
+    kernel: &'a str,
+    bytes: u64,
+}
+
+/// Of each measurement.
+pub fn rounds() -> Result<usize> {
+    let rounds = match std::env::var("LORA_BENCH_ROUNDS") {
+        Ok(rounds) => rounds.parse()?,
+        Err(_) if Size::from_environment() == Size::Smoke => 1,
+        Err(_) => 10,
     };
-    match &steps[0] {
-        Step::Product(_) => vec![product(false), product(true)],
-        Step::Launch(launch) => vec![(launch.kernel.clone(), steps)],
-        Step::Zero(_) => Vec::new(),
+    anyhow::ensure!(rounds > 0, "LORA_BENCH_ROUNDS is 0, but there is no median of nothing");
+    Ok(rounds)
+}
+
+/// GB/s of a copy, reading and writing counted, far beyond the cache. Random data: zeros may move faster.
+pub fn copy_speed(device: &Device, timer: &mut Timer, rounds: usize) -> Result<f64> {
+    let elements = (4 * device.cache_bytes).max(256 << 20) / 4;
+    let from = device.random(&Pool::<f32>::new(), 0, elements)?;
+    let mut to = device.zeros::<f32>(elements)?;
+    let mut times = Vec::new();
+    for _ in 0..=rounds {
+        times.push(timer.time(|| Ok(device.stream.memcpy_dtod(&from, &mut to)?))? * 1e3);
     }
+    Ok(speed(8 * elements as u64, quartiles(times)[1]))
 }
 
 /// GB/s.
@@ -198,87 +298,24 @@ fn speed(bytes: u64, microseconds: f64) -> f64 {
     bytes as f64 / microseconds / 1e3
 }
 
-/// The matrices of one layer as bare addresses.
-struct Addresses {
-    problem: Problem,
-    x: RawBuffer,
-    w: RawBuffer,
-    a: RawBuffer,
-    b: RawBuffer,
-    dy: RawBuffer,
-    y: RawBuffer,
-    s: RawBuffer,
-    dx: RawBuffer,
-    da: RawBuffer,
-    db: RawBuffer,
-}
-
-impl Addresses {
-    fn new<T: Scalar>(stream: &CudaStream, set: &Matrices<T>, problem: Problem) -> Self {
-        let raw = |slice: &CudaSlice<T>| RawBuffer {
-            address: slice.device_ptr(stream).0,
-            len: slice.len(),
-            dtype: T::DTYPE,
-        };
-        Addresses {
-            problem,
-            x: raw(&set.x),
-            w: raw(&set.w),
-            a: raw(&set.a),
-            b: raw(&set.b),
-            dy: raw(&set.dy),
-            y: raw(&set.y),
-            s: raw(&set.s),
-            dx: raw(&set.dx),
-            da: raw(&set.da),
-            db: raw(&set.db),
-        }
+/// The matrices of a set as bare addresses.
+pub fn addresses<T: Scalar>(stream: &CudaStream, set: &Matrices<T>, problem: Problem) -> Addresses {
+    let raw = |slice: &CudaSlice<T>| RawBuffer {
+        address: slice.device_ptr(stream).0,
+        len: slice.len(),
+        dtype: T::DTYPE,
+    };
+    Addresses {
+        problem,
+        x: raw(&set.x),
+        w: raw(&set.w),
+        a: raw(&set.a),
+        b: raw(&set.b),
+        dy: raw(&set.dy),
+        y: raw(&set.y),
+        s: raw(&set.s),
+        dx: raw(&set.dx),
+        da: raw(&set.da),
+        db: raw(&set.db),
     }
-
-    fn adapter(&self, scale: f32) -> Adapter<'static, Raw> {
-        let Problem { k, n, r, .. } = self.problem;
-        Adapter { a: read(self.a, r, k).t(), b: read(self.b, n, r).t(), scale }
-    }
-
-    fn forward(&self, dropout: Option<Dropout>) -> Forward<'static, Raw> {
-        let Problem { m, k, n, r } = self.problem;
-        Forward {
-            x: read(self.x, m, k),
-            w: read(self.w, n, k).t(),
-            adapter: self.adapter(SCALE),
-            bias: None,
-            dropout,
-            y: write(self.y, m, n),
-            s: Some(write(self.s, m, r)),
-        }
-    }
-
-    fn backward(&self, dropout: Option<Dropout>) -> Backward<'static, Raw> {
-        let Problem { m, k, n, r } = self.problem;
-        Backward {
-            x: Some(read(self.x, m, k)),
-            w: read(self.w, n, k).t(),
-            adapter: self.adapter(SCALE),
-            dropout,
-            dy: read(self.dy, m, n),
-            s: Some(read(self.s, m, r)),
-            dx: Some(Output::overwrite(write(self.dx, m, k))),
-            da: Some(Output::overwrite(write(self.da, r, k).t())),
-            db: Some(Output::overwrite(write(self.db, n, r).t())),
-            dbias: None,
-        }
-    }
-
-    fn merge(&self) -> WeightUpdate<'static, Raw, lora_kernels::cuda::engine::RawCodes> {
-        let Problem { k, n, .. } = self.problem;
-        WeightUpdate::merge(write(self.w, n, k).t(), self.adapter(MERGE_SCALE))
-    }
-}
-
-fn read(buffer: RawBuffer, rows: usize, cols: usize) -> MatrixRef<'static, Raw> {
-    MatrixRef::from_buffer(buffer, Layout::packed(rows, cols)).expect("the buffer fits the problem")
-}
-
-fn write(buffer: RawBuffer, rows: usize, cols: usize) -> MatrixMut<'static, Raw> {
-    MatrixMut::from_buffer(buffer, Layout::packed(rows, cols)).expect("the buffer fits the problem")
 }

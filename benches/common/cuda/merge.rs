@@ -3,6 +3,7 @@
 use super::criterion::milliseconds;
 use super::device::{Device, Scalar};
 use super::layer::{Matrices, operand, view_mut};
+use super::timer::Timer;
 use crate::common::grid::{Size, Target, dtypes, layers};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
@@ -79,17 +80,19 @@ fn timed<T>(
     mut run: impl FnMut(&mut Device, &mut Matrices<T>, usize, f32),
 ) {
     let mut done = 0;
+    let mut timer = Timer::new(device).expect("the timer");
     group.bench_function(name, |bencher| {
         bencher.iter_custom(|runs| {
-            let start = device.mark().expect("an event");
-            for _ in 0..runs {
-                let (number, sign) =
-                    (done % sets.len(), if (done / sets.len()).is_multiple_of(2) { 1.0 } else { -1.0 });
-                run(device, &mut sets[number], number, sign);
-                done += 1;
-            }
-            let end = device.mark().expect("an event");
-            milliseconds(start.elapsed_ms(&end).expect("the work before the event"))
+            let enqueue = || {
+                for _ in 0..runs {
+                    let (number, sign) =
+                        (done % sets.len(), if (done / sets.len()).is_multiple_of(2) { 1.0 } else { -1.0 });
+                    run(device, &mut sets[number], number, sign);
+                    done += 1;
+                }
+                Ok(())
+            };
+            milliseconds(timer.time(enqueue).expect("the measured work"))
         });
     });
 }

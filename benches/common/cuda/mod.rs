@@ -7,3 +7,5 @@ pub mod kernels;
 pub mod layer;
 pub mod merge;
 pub mod overhead;
+pub mod sweep;
+pub mod timer;

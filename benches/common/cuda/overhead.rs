@@ -2,6 +2,7 @@
 
 use super::device::{Device, Scalar};
 use super::layer::Layer;
+use super::timer::Timer;
 use anyhow::Result;
 use lora_kernels::cuda::cudarc::driver::CudaGraph;
 use lora_measure::{Pass, Problem, System};
@@ -13,10 +14,11 @@ pub fn has(system: System, probability: f32) -> bool {
 
 /// Times of forward and backward for each case in milliseconds, one of each a round.
 ///
-/// A time is the mean over all sets of matrices, enqueued one after the other, so that the GPU does not wait for the
-/// host to start. With `graphs`, what is enqueued is a captured graph.
+/// A time is the mean over all sets of matrices, enqueued one after the other behind other work. With `graphs`, what is
+/// enqueued is a captured graph.
 pub fn times<T: Scalar>(
     device: &mut Device,
+    timer: &mut Timer,
     problem: Problem,
     cases: &[(System, f32)],
     rounds: usize,
@@ -41,18 +43,17 @@ pub fn times<T: Scalar>(
     // The first round warms up.
     for round in 0..=rounds {
         for (case, &(system, probability)) in cases.iter().enumerate() {
-            let mut marks = vec![layer.device().mark()?];
-            for (index, pass) in [Pass::Forward, Pass::Backward].into_iter().enumerate() {
+            let passes = [Pass::Forward, Pass::Backward];
+            let milliseconds = timer.parts(passes.len(), |index| {
                 match captured.get(case) {
                     Some(graphs) => graphs[index].launch()?,
-                    None => layer.round(system, pass, probability),
+                    None => layer.round(system, passes[index], probability),
                 }
-                marks.push(layer.device().mark()?);
-            }
-            for (index, marks) in marks.windows(2).enumerate() {
-                let milliseconds = f64::from(marks[0].elapsed_ms(&marks[1])?) / layer.sets() as f64;
-                if round > 0 {
-                    times[case][index].push(milliseconds);
+                Ok(())
+            })?;
+            if round > 0 {
+                for (times, milliseconds) in times[case].iter_mut().zip(milliseconds) {
+                    times.push(milliseconds / layer.sets() as f64);
                 }
             }
         }

@@ -157,8 +157,8 @@ pub const MUTANTS: &[Mutant] = &[
         fault: "the mask of the range's first tile for all",
         changes: &[(
             "shrink.cu",
-            "row, (range.first + i) * TILE);\n        },",
-            "row, range.first * TILE);\n        },",
+            "row, (range.first + i) * COLUMNS);\n        },",
+            "row, range.first * COLUMNS);\n        },",
         )],
         ..SHRINK
     },
@@ -393,8 +393,8 @@ pub const MUTANTS: &[Mutant] = &[
         fault: "every split has the first one's mask",
         changes: &[(
             "backward_a.cu",
-            "arguments.mask, (range.first + i) * TILE, column",
-            "arguments.mask, int64_t(i) * TILE, column",
+            "arguments.mask, (range.first + i) * ROWS, column",
+            "arguments.mask, int64_t(i) * ROWS, column",
         )],
         ..BACKWARD_A
     },
