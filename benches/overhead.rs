@@ -141,13 +141,7 @@ fn measure<T: Element>(problem: Problem, rounds: usize, records: &mut Vec<Record
 }
 
 /// Prints and keeps the times of all cases of one problem, with their ratios to those of the first.
-fn keep(
-    problem: Problem,
-    dtype: DType,
-    cases: &[(System, f32)],
-    times: &[Times],
-    records: &mut Vec<Record>,
-) {
+fn keep(problem: Problem, dtype: DType, cases: &[(System, f32)], times: &[Times], records: &mut Vec<Record>) {
     let frozen = &times[0];
     let sums = |[forward, backward]: &Times| -> Vec<f64> {
         forward.iter().zip(backward).map(|(forward, backward)| forward + backward).collect()

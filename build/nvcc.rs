@@ -152,7 +152,8 @@ mod tests {
             targets: vec!["90a".into()],
             with_variants,
         };
-        let defines = |nvcc: Nvcc| nvcc.command().get_args().any(|argument| argument == "-DLORA_KERNELS_SWEEP");
+        let defines =
+            |nvcc: Nvcc| nvcc.command().get_args().any(|argument| argument == "-DLORA_KERNELS_SWEEP");
         assert_eq!([false, true].map(|with_variants| defines(nvcc(with_variants))), [false, true]);
         assert_ne!(nvcc(false).identity(), nvcc(true).identity());
     }

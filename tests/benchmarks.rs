@@ -278,7 +278,8 @@ fn products_over_more_than_k_read_the_padding() {
             [operand(padded.dy, M, N + 32, N + 64, false), operand(padded.w, N + 32, K, K + 64, false)],
         ),
     ] {
-        let summed_over: Vec<_> = family.iter().map(|(_, product)| product.a.cols as usize - summed).collect();
+        let summed_over: Vec<_> =
+            family.iter().map(|(_, product)| product.a.cols as usize - summed).collect();
         assert_eq!(summed_over, [0, 0, 0, 16, 32, 64]);
         let accumulates: Vec<_> = family.iter().map(|(_, product)| product.accumulate).collect();
         assert_eq!(accumulates, [false, true, false, false, false, false]);

@@ -139,7 +139,8 @@ fn every_variant_computes_what_the_planners_kernel_computes() {
             }
         }
     }
-    let missed: Vec<_> = compiled().into_iter().filter(|variant| !launched.contains(&variant.kernel)).collect();
+    let missed: Vec<_> =
+        compiled().into_iter().filter(|variant| !launched.contains(&variant.kernel)).collect();
     assert!(missed.is_empty(), "no problem launches {missed:?}");
 }
 

@@ -156,8 +156,9 @@ impl Sweep {
         let mut times = Vec::new();
         for _ in 0..self.rounds {
             let executor = &mut self.executor;
-            let milliseconds =
-                self.timer.time(|| steps.iter().try_for_each(|step| executor.run(step)).map_err(Into::into))?;
+            let milliseconds = self
+                .timer
+                .time(|| steps.iter().try_for_each(|step| executor.run(step)).map_err(Into::into))?;
             times.push(milliseconds * 1e3 / steps.len() as f64);
         }
         Ok(Verdict::Right(quartiles(times)))
@@ -199,6 +200,8 @@ fn print(contest: &Contest) {
     }
     let missing = entries.iter().filter(|entry| entry.verdict == Verdict::NotCompiled).count();
     if missing > 0 {
-        println!("    {missing} launches of kernels that are not in this build: LORA_KERNELS_SWEEP=1 was not set for it");
+        println!(
+            "    {missing} launches of kernels that are not in this build: LORA_KERNELS_SWEEP=1 was not set for it"
+        );
     }
 }

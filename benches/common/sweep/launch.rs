@@ -77,7 +77,10 @@ fn shrink(planned: &Launch, variant: &Variant, slabs: u64) -> Vec<Candidate> {
         let launch = launch(variant, others * split.blocks as usize, 2 * rows, shared, &arguments);
         Candidate { splits: split.blocks, outputs: vec![output], ..candidate(variant, launch) }
     };
-    splits(variant, arguments.split, k.div_ceil(columns), others).into_iter().map(|s| planned_if(s, make)).collect()
+    splits(variant, arguments.split, k.div_ceil(columns), others)
+        .into_iter()
+        .map(|s| planned_if(s, make))
+        .collect()
 }
 
 fn backward_a(planned: &Launch, variant: &Variant, slabs: u64) -> Vec<Candidate> {
@@ -93,7 +96,10 @@ fn backward_a(planned: &Launch, variant: &Variant, slabs: u64) -> Vec<Candidate>
         let launch = launch(variant, others * split.blocks as usize, 2 * columns, shared, &arguments);
         Candidate { splits: split.blocks, outputs: vec![output], ..candidate(variant, launch) }
     };
-    splits(variant, arguments.split, m.div_ceil(rows), others).into_iter().map(|s| planned_if(s, make)).collect()
+    splits(variant, arguments.split, m.div_ceil(rows), others)
+        .into_iter()
+        .map(|s| planned_if(s, make))
+        .collect()
 }
 
 fn backward_dy(planned: &Launch, variant: &Variant, slabs: u64) -> Vec<Candidate> {
@@ -102,8 +108,8 @@ fn backward_dy(planned: &Launch, variant: &Variant, slabs: u64) -> Vec<Candidate
     let (m, n) = extents(arguments.dy);
     let rank_chunks = arguments.rank_chunks as usize;
     let chunks = n.div_ceil(tiles * DY_TILE);
-    let shared = tile(variant.rank, tiles * DY_TILE)
-        + stages * (tile(DY_TILE, DY_TILE) + tile(DY_TILE, variant.rank));
+    let shared =
+        tile(variant.rank, tiles * DY_TILE) + stages * (tile(DY_TILE, DY_TILE) + tile(DY_TILE, variant.rank));
     let make = |chunks_per_group: usize, split: Split| {
         let groups = chunks.div_ceil(chunks_per_group);
         let slab_columns = arguments.slab_columns as usize;
@@ -142,9 +148,8 @@ fn backward_dy(planned: &Launch, variant: &Variant, slabs: u64) -> Vec<Candidate
         let others = chunks.div_ceil(chunks_per_group) * rank_chunks;
         for split in cuts(row_tiles, others) {
             let candidate = make(chunks_per_group, split);
-            let is_new = |other: &Candidate| {
-                (other.splits, other.groups) != (candidate.splits, candidate.groups)
-            };
+            let is_new =
+                |other: &Candidate| (other.splits, other.groups) != (candidate.splits, candidate.groups);
             if found.iter().all(is_new) {
                 found.push(candidate);
             }
@@ -179,8 +184,7 @@ fn weight_update(planned: &Launch, variant: &Variant) -> Candidate {
     let blocks = stored_rows.div_ceil(rows) * stored_columns.div_ceil(columns);
     let threads = rows / thread_rows * (columns / thread_columns);
     let launch = launch(variant, blocks, threads, 0, &arguments);
-    let output =
-        Output::Updated { address: arguments.w.address, bytes: stored_rows * stored_columns * SIZE };
+    let output = Output::Updated { address: arguments.w.address, bytes: stored_rows * stored_columns * SIZE };
     Candidate { outputs: vec![output], is_planned: variant.is_usual, ..candidate(variant, launch) }
 }
 
@@ -238,7 +242,8 @@ fn cuts(tiles: usize, others: usize) -> Vec<Split> {
         Split { blocks: tiles.div_ceil(tiles_each) as u32, tiles: tiles_each as u32 }
     };
     let powers = || (0..).map(|power| 1 << power).take_while(|&ranges| ranges <= tiles.clamp(1, MOST_SLABS));
-    let mut cuts: Vec<Split> = powers().filter(|ranges| BLOCKS.contains(&(ranges * others))).map(cut).collect();
+    let mut cuts: Vec<Split> =
+        powers().filter(|ranges| BLOCKS.contains(&(ranges * others))).map(cut).collect();
     if cuts.is_empty() {
         // A problem too small for the card is cut as far as it goes, one too large not at all.
         let best = if others > *BLOCKS.end() { Some(1) } else { powers().last() };

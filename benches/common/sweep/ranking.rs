@@ -180,9 +180,8 @@ pub fn groups(contests: &[Contest]) -> Vec<Vec<&Contest>> {
     let mut groups: Vec<Vec<&Contest>> = Vec::new();
     for contest in contests {
         let kernel = |contest: &Contest| contest.entries.first().map(|entry| entry.kernel.clone());
-        let fits = |group: &&mut Vec<&Contest>| {
-            group[0].used == contest.used && kernel(group[0]) == kernel(contest)
-        };
+        let fits =
+            |group: &&mut Vec<&Contest>| group[0].used == contest.used && kernel(group[0]) == kernel(contest);
         match groups.iter_mut().find(fits) {
             Some(group) => group.push(contest),
             None => groups.push(vec![contest]),
@@ -194,9 +193,10 @@ pub fn groups(contests: &[Contest]) -> Vec<Vec<&Contest>> {
 fn winner(group: &[&Contest]) -> Option<Value> {
     let standings = standings(group);
     let first = standings.first()?;
-    let cuts = first.cuts.iter().map(|(problem, splits, groups)| {
-        json!({ "problem": problem, "splits": splits, "groups": groups })
-    });
+    let cuts = first
+        .cuts
+        .iter()
+        .map(|(problem, splits, groups)| json!({ "problem": problem, "splits": splits, "groups": groups }));
     let all = standings.iter().map(|standing| {
         json!({
             "kernel": standing.kernel,
