@@ -99,6 +99,7 @@ mod toolchain;
 mod traffic;
 mod warp;
 mod wgmma;
+mod zeroed;
 
 pub use backend::EmulatedCuda;
 pub use emulator::{Emulator, WORKSPACE, available};

@@ -1,6 +1,7 @@
 //! Planted faults: one change of a kernel's text each.
 
 pub mod cases;
+mod far;
 mod products;
 mod weights;
 
@@ -21,5 +22,5 @@ pub struct Mutant {
 
 /// All of them.
 pub fn all() -> impl Iterator<Item = &'static Mutant> {
-    products::MUTANTS.iter().chain(weights::MUTANTS)
+    products::MUTANTS.iter().chain(weights::MUTANTS).chain(far::MUTANTS)
 }

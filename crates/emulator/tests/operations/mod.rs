@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 mod device;
+pub mod far;
 pub mod products;
 pub mod weights;
 
@@ -35,6 +36,7 @@ pub enum Case {
     Backward(products::Case),
     Update(weights::Case),
     Delta(weights::Case),
+    Far(far::Case),
 }
 
 impl Case {
@@ -46,6 +48,7 @@ impl Case {
             Case::Backward(case) => case.backward(device, verifies),
             Case::Update(case) => case.update(device, verifies),
             Case::Delta(case) => case.delta(device, verifies),
+            Case::Far(case) => case.run(device),
         }
     }
 
