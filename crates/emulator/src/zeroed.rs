@@ -16,8 +16,10 @@ impl<T: Zeroable> Zeroed<T> {
     /// `T` is aligned to no more than a page.
     pub fn new(len: usize) -> Self {
         let layout = Layout::array::<T>(len.max(1)).expect("less than the address space");
-        let (protection, flags) =
-            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
+        let (protection, flags) = (
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+        );
         // SAFETY: a new anonymous mapping of at least one byte touches no memory that is in use.
         let pointer = unsafe { libc::mmap(ptr::null_mut(), layout.size(), protection, flags, -1, 0) };
         if pointer == libc::MAP_FAILED {

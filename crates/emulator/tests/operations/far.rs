@@ -5,8 +5,8 @@
 use super::Device;
 use lora_emulator::Emulator;
 use lora_kernels::cuda::arguments::products::{
-    BackwardAArguments, BackwardDyArguments, DropoutMask, ExpandArguments, FinalizeArguments, FinalizeSegment,
-    PackArguments, PackSegment, ShrinkArguments, Split, View, dtype_code,
+    BackwardAArguments, BackwardDyArguments, DropoutMask, ExpandArguments, FinalizeArguments,
+    FinalizeSegment, PackArguments, PackSegment, ShrinkArguments, Split, View, dtype_code,
 };
 use lora_kernels::cuda::arguments::weights::{
     DeltaArguments, DeltaTerm, EscapeEntry, FingerprintArguments, KEEP_BACKUP, KEEP_CODES,
@@ -23,7 +23,9 @@ pub enum What {
     /// The first rows of many.
     ShrinkFirst,
     ShrinkRows,
-    ShrinkColumns { transposed: bool },
+    ShrinkColumns {
+        transposed: bool,
+    },
     BackwardARows,
     BackwardAColumns,
     BackwardDyRows,
@@ -33,16 +35,24 @@ pub enum What {
     ExpandTransposed,
     FinalizeRows,
     FinalizeSegment,
-    PackFeatures { transposed: bool },
+    PackFeatures {
+        transposed: bool,
+    },
     DeltaRows,
     DeltaColumns,
     /// The first rows of many, and the first columns.
     UpdateFirst,
     UpdateRows,
     UpdateColumns,
-    BackupRows { transposed: bool },
-    BackupColumns { transposed: bool },
-    EscapesMade { transposed: bool },
+    BackupRows {
+        transposed: bool,
+    },
+    BackupColumns {
+        transposed: bool,
+    },
+    EscapesMade {
+        transposed: bool,
+    },
     EscapesFound,
     FingerprintRows,
     FingerprintColumns,
@@ -613,12 +623,12 @@ fn weights(stage: &mut Stage<'_>, far: i64, far_rows: bool, change: Change) {
 /// The tile with this number along the longer side of a weight.
 fn weight_tile(stage: &mut Stage<'_>, tile: i64, shape: [i64; 2], change: Change) {
     let [rows, columns] = shape;
-    let patch = if rows > columns { (tile_of(tile, rows), 0..columns) } else { (0..rows, tile_of(tile, columns)) };
+    let patch =
+        if rows > columns { (tile_of(tile, rows), 0..columns) } else { (0..rows, tile_of(tile, columns)) };
     let strides = [rounded_up(shape[1]), 1];
     let left = stage.input(DType::Bf16, [shape[0], 2], [2, 1], (patch.0.clone(), 0..2));
     let right = stage.input(DType::Bf16, [2, shape[1]], [shape[1], 1], (0..2, patch.1.clone()));
-    let term =
-        DeltaTerm { left: left.view, right: right.view, scale: 2.0, dtype: dtype_code(DType::Bf16) };
+    let term = DeltaTerm { left: left.view, right: right.view, scale: 2.0, dtype: dtype_code(DType::Bf16) };
     let delta = |row, column| 2.0 * sum(0..2, |k| left.at(row, k) * right.at(k, column));
     if change == Change::Delta {
         let target = stage.output(DType::Bf16, shape, strides, patch);
@@ -766,8 +776,7 @@ fn fingerprint(
         let bits = bf16_bits(stage.integer());
         let position = (row * row_stride + column * column_stride) as u64;
         stage.write(address + 2 * position, &(bits as u16).to_le_bytes());
-        expected =
-            expected.wrapping_add(mix(index.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(bits)));
+        expected = expected.wrapping_add(mix(index.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(bits)));
     }
     let sum = stage.reserve(8);
     stage.write(sum, &[0; 8]);
