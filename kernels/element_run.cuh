@@ -1,6 +1,6 @@
 // Neighbouring elements of 1, 2 or 4 bytes between global memory and registers, as few wide accesses where aligned.
 #pragma once
-#include "arch/kernel.cuh"
+#include "arch/global_store.cuh"
 
 template <int words>
 __device__ __forceinline__ void load_words(const void* source, uint32_t (&target)[words]) {
@@ -22,15 +22,16 @@ __device__ __forceinline__ void load_words(const void* source, uint32_t (&target
 
 template <int words>
 __device__ __forceinline__ void store_words(void* target, const uint32_t (&source)[words]) {
+    static_assert(words == 1 || words == 2 || words % 4 == 0, "as vectors");
     if constexpr (words == 1) {
         *static_cast<uint32_t*>(target) = source[0];
     } else if constexpr (words == 2) {
-        *static_cast<uint2*>(target) = make_uint2(source[0], source[1]);
+        store_global_8(target, source);
     } else {
 #pragma unroll
         for (int n = 0; n < words / 4; ++n) {
-            static_cast<uint4*>(target)[n] =
-                make_uint4(source[4 * n], source[4 * n + 1], source[4 * n + 2], source[4 * n + 3]);
+            const uint32_t vector[4] = {source[4 * n], source[4 * n + 1], source[4 * n + 2], source[4 * n + 3]};
+            store_global_16(static_cast<uint4*>(target) + n, vector);
         }
     }
 }

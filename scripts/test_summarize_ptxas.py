@@ -28,7 +28,7 @@ class SummarizePtxas(unittest.TestCase):
             self.assertIn("shrink_bf16 spills", faults[0])
 
     def test_serialised_tensor_cores_are_found(self):
-        for code in ["C7504", "C7508", "C7509", "C7510"]:
+        for code in ["C7504", "C7508", "C7509", *(f"C75{number}" for number in range(10, 20))]:
             log = CLEAN + f"ptxas info    : ({code}) Potential Performance Loss: wgmma.mma_async instructions are serialized\n"
             self.assertEqual(len(module.summarize("shrink@90a", log)[1]), 1)
 

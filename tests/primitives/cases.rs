@@ -162,6 +162,7 @@ use Input::{Bf16, F16, Numbers};
 pub const CASES: &[Case] = &[
     warp("cp_async_whole", Sm80, Numbers, 256),
     warp("cp_async_partial", Sm80, Numbers, 128),
+    warp("global_stores", Sm80, Numbers, 192),
     warp("ldmatrix_of_four", Sm80, Numbers, 128),
     warp("ldmatrix_of_four_transposed", Sm80, Numbers, 128),
     warp("ldmatrix_of_two", Sm80, Numbers, 64),
@@ -199,4 +200,5 @@ pub const CASES: &[Case] = &[
     product("wgmma_128_f16_transposed", F16, 128),
     product("wgmma_256_bf16", Bf16, 128),
     Case { threads: 384, ..warp("moved_registers", Sm90a, Numbers, 96) },
+    Case { blocks: 2, threads: 384, ..warp("moved_registers_in_cluster", Sm90a, Numbers, 192) },
 ];

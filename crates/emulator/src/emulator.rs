@@ -14,6 +14,7 @@ use crate::traffic::{StepRecord, Traffic};
 use lora_kernels::cuda::executor::{DeviceProperties, Executor};
 use lora_kernels::cuda::step::{self, Step};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The name of the buffer that [`Executor::workspace`] gives out.
@@ -88,6 +89,22 @@ impl Emulator {
         self.memory.allocate(name, bytes)
     }
 
+    /// A new buffer of which only touched pages cost memory, however large it is. It holds zeros, but reading what nobody
+    /// has written is a fault as anywhere.
+    pub fn reserve(&mut self, name: &str, bytes: usize) -> u64 {
+        self.memory.reserve(name, bytes)
+    }
+
+    /// Runs some blocks of a launch, counted through its grid, as if the others had nothing to do: what they do must not
+    /// matter to these. The grid may have more blocks than could be run.
+    ///
+    /// # Errors
+    /// As for [`Executor::run`]; blocks that are not in the grid, or cut a cluster.
+    pub fn run_blocks(&mut self, launch: &step::Launch, blocks: Range<u64>) -> lora_kernels::Result<()> {
+        let result = self.launch(launch, blocks.clone());
+        self.finish(&launch.kernel, blocks.end.saturating_sub(blocks.start), result)
+    }
+
     /// Frees the buffer that starts at an address; false if there is none.
     pub fn free(&mut self, address: u64) -> bool {
         self.memory.free(address)
@@ -134,7 +151,11 @@ impl Emulator {
         error
     }
 
-    fn launch(&mut self, step: &step::Launch) -> std::result::Result<Work, (RawFault, Option<Place>)> {
+    fn launch(
+        &mut self,
+        step: &step::Launch,
+        run: Range<u64>,
+    ) -> std::result::Result<Work, (RawFault, Option<Place>)> {
         let invalid = |message: String| (RawFault::new(FaultKind::InvalidLaunch, message), None);
         let Some(kernel) = self.library.kernel(&step.kernel) else {
             return Err(invalid("there is no such kernel".into()));
@@ -160,8 +181,8 @@ impl Emulator {
             )));
         }
         let [x, y, z] = step.grid;
-        let blocks = u64::from(x) * u64::from(y) * u64::from(z);
-        if blocks == 0 || y > 65535 || z > 65535 || x > i32::MAX as u32 {
+        let all = blocks_of(step);
+        if all == 0 || y > 65535 || z > 65535 || x > i32::MAX as u32 {
             return Err(invalid(format!("a grid of {:?}", step.grid)));
         }
         if !x.is_multiple_of(kernel.cluster) {
@@ -170,6 +191,11 @@ impl Emulator {
                 step.grid, kernel.cluster
             )));
         }
+        let cuts = |block: u64| !block.is_multiple_of(u64::from(kernel.cluster.max(1)));
+        if run.is_empty() || run.end > all || cuts(run.start) || cuts(run.end) {
+            return Err(invalid(format!("blocks {run:?} of a grid of {:?}", step.grid)));
+        }
+        let blocks = run.end - run.start;
         if blocks > Actor::MAX_BLOCKS {
             return Err(invalid(format!("{blocks} blocks, where the emulator takes {}", Actor::MAX_BLOCKS)));
         }
@@ -178,6 +204,7 @@ impl Emulator {
             library: self.library.clone(),
             kernel,
             grid: step.grid,
+            blocks: run,
             dimensions: step.block,
             shared_bytes: step.shared_bytes as usize,
             shared_limit: self.properties.shared_bytes_per_block as usize,
@@ -210,6 +237,30 @@ impl Emulator {
         Ok(())
     }
 
+    /// Records what a step did, or reports its fault.
+    fn finish(
+        &mut self,
+        name: &str,
+        blocks: u64,
+        result: std::result::Result<Work, (RawFault, Option<Place>)>,
+    ) -> lora_kernels::Result<()> {
+        let buffers = self.take_traffic();
+        match result {
+            Ok(Work { tensor_core_operations, matrix_bank_conflicts }) => {
+                let name = name.to_owned();
+                self.records.push(StepRecord {
+                    name,
+                    blocks,
+                    tensor_core_operations,
+                    matrix_bank_conflicts,
+                    buffers,
+                });
+                Ok(())
+            }
+            Err((fault, place)) => Err(self.fail(name, fault, place)),
+        }
+    }
+
     /// Moves the traffic that a step caused into a record.
     fn take_traffic(&mut self) -> BTreeMap<String, Traffic> {
         let mut taken: BTreeMap<String, Traffic> = BTreeMap::new();
@@ -240,6 +291,11 @@ pub fn available<T>(test: &str, device: Result<T>) -> Option<T> {
     }
 }
 
+/// Blocks of a launch's grid.
+fn blocks_of(launch: &step::Launch) -> u64 {
+    launch.grid.iter().map(|&extent| u64::from(extent)).product()
+}
+
 fn out_of_bounds(call: &'static str, error: OutOfBounds) -> lora_kernels::Error {
     lora_kernels::Error::Cuda { call, message: error.0 }
 }
@@ -268,33 +324,23 @@ impl Executor for Emulator {
     }
 
     fn run(&mut self, step: &Step) -> lora_kernels::Result<()> {
-        let (name, blocks, result) = match step {
+        let without_place = |result: std::result::Result<(), RawFault>| {
+            result.map(|()| Work::default()).map_err(|fault| (fault, None))
+        };
+        match step {
             Step::Launch(launch) => {
-                let blocks = launch.grid.iter().map(|&extent| u64::from(extent)).product();
-                (launch.kernel.as_str(), blocks, self.launch(launch))
+                let blocks = blocks_of(launch);
+                let result = self.launch(launch, 0..blocks);
+                self.finish(&launch.kernel, blocks, result)
             }
             Step::Product(product) => {
                 let result = product::run(&mut self.memory, product);
-                ("product", 0, result.map(|()| Work::default()).map_err(|fault| (fault, None)))
+                self.finish("product", 0, without_place(result))
             }
             Step::Zero(zero) => {
-                ("zero", 0, self.zero(zero).map(|()| Work::default()).map_err(|fault| (fault, None)))
+                let result = self.zero(zero);
+                self.finish("zero", 0, without_place(result))
             }
-        };
-        let buffers = self.take_traffic();
-        match result {
-            Ok(Work { tensor_core_operations, matrix_bank_conflicts }) => {
-                let name = name.to_owned();
-                self.records.push(StepRecord {
-                    name,
-                    blocks,
-                    tensor_core_operations,
-                    matrix_bank_conflicts,
-                    buffers,
-                });
-                Ok(())
-            }
-            Err((fault, place)) => Err(self.fail(name, fault, place)),
         }
     }
 

@@ -13,13 +13,11 @@ use crate::thread::{AlignedStack, Fiber, Thread};
 use crate::tma::Load;
 use crate::{barrier, cluster, tma, warp, wgmma};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Rounds in which threads only looked for a change of memory, before they count as stuck.
 const STALLED_ROUNDS: u32 = 1000;
-/// Enough for any argument struct: tensor maps want 128.
-const ARGUMENT_ALIGNMENT: usize = 128;
-
 /// Stacks and shared memory, kept between launches.
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
@@ -50,6 +48,7 @@ pub(crate) struct Launch {
     pub fault: Option<(RawFault, Option<Place>)>,
     kernel: Kernel,
     grid: [u32; 3],
+    blocks: Range<u64>,
     dimensions: [u32; 3],
     shared_bytes: usize,
     shared_limit: usize,
@@ -65,6 +64,8 @@ pub(crate) struct Setup<'a> {
     pub library: Arc<KernelLibrary>,
     pub kernel: Kernel,
     pub grid: [u32; 3],
+    /// The blocks that run, counted through the grid.
+    pub blocks: Range<u64>,
     pub dimensions: [u32; 3],
     pub shared_bytes: usize,
     pub shared_limit: usize,
@@ -74,14 +75,23 @@ pub(crate) struct Setup<'a> {
 
 impl Launch {
     pub fn new(setup: Setup<'_>, memory: GlobalMemory, mut pool: Pool) -> Self {
-        let Setup { library, kernel, grid, dimensions, shared_bytes, shared_limit, arguments, schedule } =
-            setup;
+        let Setup {
+            library,
+            kernel,
+            grid,
+            blocks,
+            dimensions,
+            shared_bytes,
+            shared_limit,
+            arguments,
+            schedule,
+        } = setup;
         let (start, bytes) = library.static_shared();
         let mut statics = StaticStorage { start, bytes, variables: library.variables.clone() };
         statics.poison(&(0..bytes));
         // Shared memory of another host thread or library is of no use.
         pool.shared.retain(|shared| shared.has_storage(start, bytes));
-        let mut aligned = RawMemory::new(arguments.len(), ARGUMENT_ALIGNMENT);
+        let mut aligned = RawMemory::new(arguments.len());
         aligned.write(0, arguments);
         Launch {
             library,
@@ -94,6 +104,7 @@ impl Launch {
             fault: None,
             kernel,
             grid,
+            blocks,
             dimensions,
             shared_bytes,
             shared_limit,
@@ -114,10 +125,11 @@ impl Launch {
         pc.wrapping_sub(self.library.image_start()) as Site
     }
 
-    /// Index of the block with this number in the grid.
+    /// Index in the grid of the block with this number among those that run.
     pub fn block_index(&self, sequence: u32) -> [u32; 3] {
-        let [x, y, _] = self.grid;
-        [sequence % x, sequence / x % y, sequence / x / y]
+        let [x, y, _] = self.grid.map(u64::from);
+        let number = self.blocks.start + u64::from(sequence);
+        [number % x, number / x % y, number / x / y].map(|index| index as u32)
     }
 
     /// Keeps the first fault.
@@ -204,7 +216,7 @@ struct Group {
 
 /// Runs the launch to its end or first fault.
 pub(crate) fn run(launch: &mut Launch) -> std::io::Result<()> {
-    let total = launch.grid.iter().map(|&extent| u64::from(extent)).product::<u64>();
+    let total = launch.blocks.end - launch.blocks.start;
     debug_assert!(total <= Actor::MAX_BLOCKS);
     // A cluster's blocks are neighbours in x, and run side by side.
     let cluster = launch.kernel.cluster.max(1);

@@ -34,6 +34,11 @@
 //! Two accesses that nothing orders are reported in every schedule that has both, so few schedules go far; what depends on
 //! when a copy completes, or on which block comes first, needs several.
 //!
+//! # Matrices beyond the machine
+//!
+//! [`Emulator::reserve`] gives memory of which only touched pages exist, and [`Emulator::run_blocks`] runs some blocks of a grid
+//! that nobody could run: `tests/far_addresses.rs` takes every kernel where its matrices pass 2³¹ and 2³² elements.
+//!
 //! # What it reports
 //!
 //! [`FaultKind`] lists it. Races are found from vector clocks, whatever the schedule does: two accesses to the same bytes,
@@ -99,6 +104,7 @@ mod toolchain;
 mod traffic;
 mod warp;
 mod wgmma;
+mod zeroed;
 
 pub use backend::EmulatedCuda;
 pub use emulator::{Emulator, WORKSPACE, available};

@@ -2,74 +2,55 @@
 
 use crate::shadow::Shadow;
 use crate::traffic::{Sectors, Traffic};
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use crate::zeroed::Zeroed;
 
 /// What never-written memory holds: NaN as `f32`, as two `bf16` and as two `f16`.
 pub(crate) const POISON: [u8; 4] = 0x7fc1_ffc1_u32.to_le_bytes();
 
 /// Space around a buffer that belongs to no other buffer, so that a stray address is attributed to the right one.
 const GUARD_BYTES: usize = 64 << 10;
-/// Alignment of buffers, as `cudaMalloc` has it.
-const ALIGNMENT: usize = 256;
-
 /// Memory that kernels reach through bare addresses.
 #[derive(Debug)]
-pub(crate) struct RawMemory {
-    pointer: *mut u8,
-    layout: Layout,
-}
+pub(crate) struct RawMemory(Zeroed<u8>);
 
 impl RawMemory {
-    /// Zeroed memory. `bytes` is at least 1 and far below `isize::MAX`, `alignment` a power of two.
-    pub fn new(bytes: usize, alignment: usize) -> Self {
-        let layout = Layout::from_size_align(bytes.max(1), alignment).unwrap_or(Layout::new::<u64>());
-        // SAFETY: the layout's size is not zero.
-        let pointer = unsafe { alloc_zeroed(layout) };
-        if pointer.is_null() {
-            handle_alloc_error(layout);
-        }
-        RawMemory { pointer, layout }
+    /// Zeroed memory, aligned to 4096 bytes.
+    pub fn new(bytes: usize) -> Self {
+        RawMemory(Zeroed::new(bytes))
     }
 
     pub fn start(&self) -> usize {
-        self.pointer as usize
+        self.pointer() as usize
     }
 
     pub fn pointer(&self) -> *mut u8 {
-        self.pointer
+        self.0.pointer()
     }
 
     fn check(&self, offset: usize, bytes: usize) {
-        assert!(offset <= self.layout.size() && bytes <= self.layout.size() - offset, "checked by callers");
+        assert!(offset <= self.0.len() && bytes <= self.0.len() - offset, "checked by callers");
     }
 
     pub fn read(&self, offset: usize, bytes: &mut [u8]) {
         self.check(offset, bytes.len());
         // SAFETY: the range lies in this allocation, and `bytes` is an exclusive borrow of other memory.
-        unsafe { self.pointer.add(offset).copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) }
+        unsafe { self.pointer().add(offset).copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) }
     }
 
     pub fn write(&mut self, offset: usize, bytes: &[u8]) {
         self.check(offset, bytes.len());
         // SAFETY: the range lies in this allocation, and `bytes` is a borrow of other memory.
-        unsafe { self.pointer.add(offset).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) }
+        unsafe { self.pointer().add(offset).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) }
     }
 
     pub fn poison(&mut self, offset: usize, bytes: usize) {
         self.check(offset, bytes);
         // SAFETY: the range lies in this allocation, which only this borrow reaches while no kernel runs.
-        let range = unsafe { std::slice::from_raw_parts_mut(self.pointer.add(offset), bytes) };
+        let range = unsafe { std::slice::from_raw_parts_mut(self.pointer().add(offset), bytes) };
         let mut chunks = range.chunks_exact_mut(POISON.len());
         (&mut chunks).for_each(|chunk| chunk.copy_from_slice(&POISON));
         let tail = chunks.into_remainder();
         tail.copy_from_slice(&POISON[..tail.len()]);
-    }
-}
-
-impl Drop for RawMemory {
-    fn drop(&mut self) {
-        // SAFETY: allocated with this layout and not freed before.
-        unsafe { dealloc(self.pointer, self.layout) }
     }
 }
 
@@ -103,8 +84,14 @@ pub(crate) struct GlobalMemory {
 impl GlobalMemory {
     /// A new buffer that nobody has written.
     pub fn allocate(&mut self, name: &str, bytes: usize) -> u64 {
-        let mut memory = RawMemory::new(bytes + 2 * GUARD_BYTES, ALIGNMENT);
-        memory.poison(GUARD_BYTES, bytes);
+        let start = self.reserve(name, bytes);
+        self.buffers[self.last].memory.poison(GUARD_BYTES, bytes);
+        start
+    }
+
+    /// The same without poison: pages that nobody touches cost nothing.
+    pub fn reserve(&mut self, name: &str, bytes: usize) -> u64 {
+        let memory = RawMemory::new(bytes + 2 * GUARD_BYTES);
         let start = memory.start() + GUARD_BYTES;
         let buffer = Buffer {
             name: name.to_owned(),

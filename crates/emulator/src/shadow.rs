@@ -5,6 +5,7 @@
 //! some read: a conflict with one of many readers can be missed in one cell, hardly in all cells of a tile.
 
 use crate::clock::{Actor, Clocks, IN_FLIGHT};
+use crate::zeroed::Zeroed;
 use bytemuck::Zeroable;
 
 const GRANULE: usize = 4;
@@ -114,9 +115,9 @@ pub(crate) struct Fresh {
 /// The cells of one stretch of memory.
 #[derive(Debug)]
 pub(crate) struct Shadow {
-    cells: Vec<Cell>,
+    cells: Zeroed<Cell>,
     /// One bit a byte, four to an element.
-    written: Vec<u8>,
+    written: Zeroed<u8>,
     generation: u32,
 }
 
@@ -129,7 +130,7 @@ impl std::fmt::Debug for Cell {
 impl Shadow {
     pub fn new(bytes: usize) -> Self {
         let granules = bytes.div_ceil(GRANULE);
-        Shadow { cells: bytemuck::zeroed_vec(granules), written: vec![0; granules], generation: 1 }
+        Shadow { cells: Zeroed::new(granules), written: Zeroed::new(granules), generation: 1 }
     }
 
     /// Forgets all accesses: what follows is ordered after them.

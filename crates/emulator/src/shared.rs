@@ -76,7 +76,7 @@ pub(crate) fn random_base(bytes: usize, limit: usize, random: &mut Random) -> us
 impl SharedMemory {
     pub fn new(statics: StaticStorage) -> Self {
         SharedMemory {
-            arena: RawMemory::new(WINDOW_BYTES, BASE_ALIGNMENT),
+            arena: RawMemory::new(WINDOW_BYTES),
             base: BASE_ALIGNMENT,
             bytes: 0,
             dynamic: Shadow::new(WINDOW_BYTES),

@@ -1,6 +1,7 @@
 //! What a launch moved and computed.
 
 use crate::shadow::Fresh;
+use crate::zeroed::Zeroed;
 use std::collections::BTreeMap;
 
 /// Bytes moved between kernels and one buffer.
@@ -76,14 +77,14 @@ const SECTOR: usize = 32;
 /// Which block touched each sector of a buffer last.
 #[derive(Debug)]
 pub(crate) struct Sectors {
-    read: Vec<u32>,
-    written: Vec<u32>,
+    read: Zeroed<u32>,
+    written: Zeroed<u32>,
 }
 
 impl Sectors {
     pub fn new(bytes: usize) -> Self {
         let count = bytes.div_ceil(SECTOR);
-        Sectors { read: vec![0; count], written: vec![0; count] }
+        Sectors { read: Zeroed::new(count), written: Zeroed::new(count) }
     }
 
     /// Notes an access of `block`, a number that no other block of any launch has, and returns how many of its sectors

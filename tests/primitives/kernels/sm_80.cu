@@ -1,5 +1,6 @@
 // The wrappers that every supported GPU has.
 #include "arch/cp_async.cuh"
+#include "arch/global_store.cuh"
 #include "arch/ldmatrix.cuh"
 #include "arch/mma.cuh"
 #include "arch/named_barrier.cuh"
@@ -31,6 +32,14 @@ LORA_KERNEL(cp_async_partial, Vectors, 32) {
     cp_async_commit();
     cp_async_wait<0>();
     for (int i = 0; i < 4; i++) output_words(arguments.output)[threadIdx.x * 4 + i] = tile[threadIdx.x][i];
+}
+
+// Each lane stores 8 bytes, and 16 bytes behind those of all lanes.
+LORA_KERNEL(global_stores, Vectors, 32) {
+    const uint32_t* input = input_words(arguments.input) + threadIdx.x * 6;
+    const uint32_t two[2] = {input[0], input[1]}, four[4] = {input[2], input[3], input[4], input[5]};
+    store_global_8(output_words(arguments.output) + threadIdx.x * 2, two);
+    store_global_16(output_words(arguments.output) + 64 + threadIdx.x * 4, four);
 }
 
 // Loads the input's first matrices, rows of 16 bytes one after the other.

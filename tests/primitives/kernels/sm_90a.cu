@@ -87,8 +87,13 @@ LORA_KERNEL(wgmma_256_bf16, Vectors, 128) {
 }
 
 // Of three warpgroups with 168 registers a thread, one gives up what the others take.
-LORA_KERNEL(moved_registers, Vectors, 384) {
+__device__ __forceinline__ void move_registers(const Vectors& arguments) {
     if (threadIdx.x < 128) decrease_registers<24>();
     else increase_registers<240>();
-    if (threadIdx.x % 4 == 0) output_words(arguments.output)[threadIdx.x / 4] = ~input_words(arguments.input)[threadIdx.x];
+    if (threadIdx.x % 4 == 0) {
+        const uint32_t i = (blockIdx.x * blockDim.x + threadIdx.x) / 4;
+        output_words(arguments.output)[i] = ~input_words(arguments.input)[4 * i];
+    }
 }
+LORA_KERNEL(moved_registers, Vectors, 384) { move_registers(arguments); }
+LORA_CLUSTER_KERNEL(moved_registers_in_cluster, Vectors, 384, 2) { move_registers(arguments); }

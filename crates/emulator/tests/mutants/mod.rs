@@ -1,6 +1,7 @@
 //! Planted faults: one change of a kernel's text each.
 
 pub mod cases;
+mod far;
 mod products;
 mod roundings;
 mod weights;
@@ -22,5 +23,5 @@ pub struct Mutant {
 
 /// All of them.
 pub fn all() -> impl Iterator<Item = &'static Mutant> {
-    products::MUTANTS.iter().chain(roundings::MUTANTS).chain(weights::MUTANTS)
+    products::MUTANTS.iter().chain(roundings::MUTANTS).chain(weights::MUTANTS).chain(far::MUTANTS)
 }

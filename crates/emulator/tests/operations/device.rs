@@ -18,6 +18,10 @@ impl Device {
         Device(EmulatedCuda::on(Emulator::with_library(library)))
     }
 
+    pub fn emulator(&mut self) -> &mut Emulator {
+        self.0.emulator_mut()
+    }
+
     pub fn set_schedule(&mut self, schedule: Schedule) {
         self.0.emulator_mut().set_schedule(schedule);
     }

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 mod device;
+pub mod far;
 pub mod matrix;
 pub mod products;
 pub mod weights;
@@ -49,6 +50,7 @@ pub enum Case {
         dtype: DType,
         in_features: usize,
     },
+    Far(far::Case),
 }
 
 impl Case {
@@ -65,6 +67,7 @@ impl Case {
                 sum.check(device)
             }
             &Case::RoundedOnce { dtype, in_features } => rounded_once::check(device, dtype, in_features),
+            Case::Far(case) => case.run(device),
         }
     }
 
@@ -76,7 +79,7 @@ impl Case {
                 case.problem.rows * widest.unwrap_or(0) > 100_000
             }
             Case::OrderedSum(sum) => *sum == OrderedSum::ChunksOfDs,
-            Case::Update(_) | Case::Delta(_) | Case::RoundedOnce { .. } => false,
+            Case::Update(_) | Case::Delta(_) | Case::RoundedOnce { .. } | Case::Far(_) => false,
         }
     }
 
