@@ -12,3 +12,4 @@ mod forward;
 mod golden;
 mod properties;
 mod siblings;
+mod weights;
