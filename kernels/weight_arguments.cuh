@@ -43,8 +43,9 @@ struct WeightUpdateArguments {
     uint64_t old_escape_count;
     uint64_t new_escapes;          // EscapeEntry[new_escape_capacity]
     uint64_t new_escape_capacity;
-    uint64_t counters;             // uint64_t[2]: new escapes; codes that lack their escape
+    uint64_t new_escape_count;     // uint64_t, added to
     uint64_t parts;                // MeasuredPart[blocks], or null
+    uint64_t sums;                 // uint64_t[2], added to: fingerprints of the W that is added to, of the new one; or null
     uint64_t seed;
     uint32_t transposed;           // whether storage is [out, in]
     uint32_t vector_rows;          // rows of w may be copied 16 bytes at a time
@@ -53,7 +54,7 @@ struct WeightUpdateArguments {
     uint32_t keep;
     uint32_t dry_run;              // only count and collect escapes
 };
-static_assert(sizeof(WeightUpdateArguments) == 304, "mirrored in Rust");
+static_assert(sizeof(WeightUpdateArguments) == 312, "mirrored in Rust");
 
 struct DeltaArguments {
     View target;                   // as stored: columns are contiguous
@@ -65,10 +66,16 @@ static_assert(sizeof(DeltaArguments) == 136, "mirrored in Rust");
 
 struct FingerprintArguments {
     View matrix;
-    uint64_t step;                 // elements whose index is a multiple of it count
-    uint64_t samples;
     uint64_t sum;                  // uint64_t, added to
     uint32_t dtype;
     uint32_t stored_bits;          // the elements' own bits; otherwise those of their values in f32
 };
-static_assert(sizeof(FingerprintArguments) == 72, "mirrored in Rust");
+static_assert(sizeof(FingerprintArguments) == 56, "mirrored in Rust");
+
+struct CodesArguments {
+    uint64_t codes;                // codes or old weights
+    uint64_t bytes;
+    uint64_t sum;                  // uint64_t, added to
+    uint64_t escapes;              // uint64_t, to which the number of codes that mark an escape is added
+};
+static_assert(sizeof(CodesArguments) == 32, "mirrored in Rust");

@@ -31,7 +31,7 @@ struct EscapeLookup {
     uint32_t bits;
 };
 
-// The escape at this index. One that is missing is counted.
+// The escape at this index.
 __device__ __forceinline__ EscapeLookup find_escape(const WeightUpdateArguments& arguments, uint64_t index) {
     const EscapeEntry* escapes = reinterpret_cast<const EscapeEntry*>(arguments.old_escapes);
     uint64_t first = 0, end = arguments.old_escape_count;
@@ -44,13 +44,12 @@ __device__ __forceinline__ EscapeLookup find_escape(const WeightUpdateArguments&
         }
     }
     if (first < arguments.old_escape_count && escapes[first].index == index) return {true, escapes[first].bits};
-    atomicAdd(reinterpret_cast<unsigned long long*>(arguments.counters) + 1, 1ull);
     return {false, 0};
 }
 
 // Slots are taken in any order; the host sorts by index.
 __device__ __forceinline__ void append_escape(const WeightUpdateArguments& arguments, uint64_t index, uint32_t bits) {
-    const uint64_t slot = atomicAdd(reinterpret_cast<unsigned long long*>(arguments.counters), 1ull);
+    const uint64_t slot = atomicAdd(reinterpret_cast<unsigned long long*>(arguments.new_escape_count), 1ull);
     if (slot < arguments.new_escape_capacity) {
         reinterpret_cast<EscapeEntry*>(arguments.new_escapes)[slot] = {index, bits, 0};
     }

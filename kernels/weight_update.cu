@@ -1,10 +1,11 @@
 // W ← round(W − s₁·A₁·B₁ + s₂·A₂·B₂) in place: W is read once and written once.
 //
 // The recorded kernels also restore from a record and write one; the measured ones report what rounding did as well.
-// Recording takes two launches: a dry run counts and collects the escapes, so that the host can refuse before anything
+// The recorded kernels also add up the fingerprints of what they wrote. Recording takes two launches: a dry run counts and collects the escapes, so that the host can refuse before anything
 // is written.
 #include "delta_tile.cuh"
 #include "element_run.cuh"
+#include "fingerprint.cuh"
 #include "philox.cuh"
 #include "weight_format.cuh"
 #include "weight_record.cuh"
@@ -246,6 +247,35 @@ __device__ __forceinline__ void record_tile(const Part<Weight>& part, const Bits
     }
 }
 
+// What this thread's weights add to the fingerprint of W.
+template <class Weight>
+__device__ __forceinline__ uint64_t fingerprint_tile(const Part<Weight>& part, const BitsTile& tile) {
+    static_assert(THREAD_ROWS == 4 && THREAD_COLUMNS == 4, "whole words");
+    constexpr int BITS = 8 * sizeof(typename Weight::Bits), PER_WORD = 64 / BITS;
+    const bool transposed = part.arguments.transposed;
+    const int64_t features = transposed ? part.arguments.w.rows : part.arguments.w.columns;
+    const int64_t words = (features + PER_WORD - 1) / PER_WORD;
+    const int64_t i = transposed ? part.column : part.row, j = transposed ? part.row : part.column;
+    uint64_t sum = 0;
+    // Runs of neighbours in a row of W [in, out].
+#pragma unroll
+    for (int run = 0; run < 4; ++run) {
+#pragma unroll
+        for (int first = 0; first < 4; first += PER_WORD) {
+            uint64_t word = 0;
+#pragma unroll
+            for (int n = 0; n < PER_WORD; ++n) {
+                const uint32_t bits = transposed ? tile[first + n][run] : tile[run][first + n];
+                const bool holds = transposed ? part.holds(first + n, run) : part.holds(run, first + n);
+                word |= uint64_t(holds ? bits : 0) << n * BITS;
+            }
+            const bool exists = transposed ? part.holds(first, run) : part.holds(run, first);
+            if (exists) sum += word_term((i + run) * words + (j + first) / PER_WORD, word);
+        }
+    }
+    return sum;
+}
+
 // Adds up over the block in a fixed order.
 __device__ __forceinline__ void reduce_parts(const MeasuredPart& own, MeasuredPart* parts, MeasuredPart* target) {
     parts[threadIdx.x] = own;
@@ -318,6 +348,7 @@ __device__ __forceinline__ void update_observed(const WeightUpdateArguments& arg
         for (int c = 0; c < THREAD_COLUMNS; ++c) base[r][c] = current[r][c];
     }
     if (restores) restore_tile(part, current, removed, base);
+    const uint64_t base_sum = arguments.sums ? fingerprint_tile(part, base) : 0;
     BitsTile rounded;
     if (restores && !adds) {
 #pragma unroll
@@ -338,6 +369,12 @@ __device__ __forceinline__ void update_observed(const WeightUpdateArguments& arg
     }
     if (adds && arguments.keep != KEEP_NOTHING) record_tile(part, base, rounded, added);
     if (!arguments.dry_run) part.store(rounded);
+    if (arguments.sums) {
+        __shared__ unsigned long long base_sums[WEIGHT_THREADS];
+        __shared__ unsigned long long new_sums[WEIGHT_THREADS];
+        add_block_sum(base_sum, base_sums, arguments.sums);
+        add_block_sum(fingerprint_tile(part, rounded), new_sums, arguments.sums + sizeof(uint64_t));
+    }
 
     if constexpr (measures) measure_tile(part, current, base, rounded, removes && !(restores && adds), removed, added);
 }

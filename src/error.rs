@@ -24,7 +24,8 @@ impl std::fmt::Display for Shape {
     }
 }
 
-/// Every error of this crate. No output has been written when one of the argument errors is returned.
+/// Every error of this crate. Nothing has been written when an error of arguments or of a record is returned, but for
+/// [`NotRestored`](Error::NotRestored).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -109,6 +110,13 @@ pub enum Error {
     /// A restore record does not belong to the weights or the adapter it was given with.
     #[error("the restore record does not fit: {0}")]
     RecordMismatch(String),
+    /// Restoring from a record gave other weights than those from before the merge, though adapter, weight and record were
+    /// found to be whole: arithmetic or memory failed meanwhile. The weights have been written and are not to be used.
+    #[error(
+        "the restored weights are not those from before the merge, though the record fits: `w` has been written and is not \
+         to be used"
+    )]
+    NotRestored,
     /// More weights need an escape entry than the restore record has room for.
     #[error(
         "{needed} weights need an escape entry but the restore record has room for {capacity}; record with `RestoreMethod::Backup` instead"

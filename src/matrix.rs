@@ -4,7 +4,13 @@ use crate::memory::{Host, HostMut, HostRef, Memory};
 use crate::{DType, Element, Error, Result, Shape};
 use std::marker::PhantomData;
 
+/// More elements than any buffer has: the smallest take two bytes.
+const MAX_ELEMENTS: usize = isize::MAX as usize / 2;
+
 /// How the elements of a matrix lie in its buffer. One of the two strides is always 1.
+///
+/// Rows, columns, the stride, their product and the span of a layout are at most `isize::MAX / 2`, whatever the layout
+/// was made from, so that arithmetic with the numbers of one layout does not overflow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Layout {
     stored: Shape,
@@ -14,25 +20,38 @@ pub struct Layout {
 
 impl Layout {
     /// Rows stored one after the other without gaps.
-    pub fn packed(rows: usize, cols: usize) -> Self {
-        Layout { stored: Shape::new(rows, cols), stride: cols, transposed: false }
-    }
-
-    /// Rows stored `stride` elements apart.
     ///
     /// # Errors
-    /// [`Error::InvalidStride`] if rows would overlap or the view would span more than `isize::MAX` bytes.
+    /// [`Error::InvalidStride`] if the matrix would be larger than memory.
+    pub fn packed(rows: usize, cols: usize) -> Result<Self> {
+        Self::strided(rows, cols, cols)
+    }
+
+    /// Rows stored `stride` elements apart. The stride of a single row says nothing and becomes its length.
+    ///
+    /// # Errors
+    /// [`Error::InvalidStride`] if rows would overlap, or if the view would be larger than memory.
     pub fn strided(rows: usize, cols: usize, stride: usize) -> Result<Self> {
-        let layout = Layout { stored: Shape::new(rows, cols), stride, transposed: false };
-        let invalid = |reason| Error::InvalidStride { shape: layout.stored, stride, reason };
+        let stored = Shape::new(rows, cols);
+        let invalid = |reason| Error::InvalidStride { shape: stored, stride, reason };
         if rows > 1 && stride < cols {
             return Err(invalid("rows would overlap"));
         }
-        let elements = rows.saturating_sub(1).checked_mul(stride).and_then(|n| n.checked_add(cols));
-        match elements.and_then(|n| n.checked_mul(8)) {
-            Some(bytes) if isize::try_from(bytes).is_ok() => Ok(layout),
+        let used_stride = if rows > 1 { stride } else { cols };
+        let span = rows.saturating_sub(1).checked_mul(used_stride).and_then(|n| n.checked_add(cols));
+        // Without columns or rows the span says nothing about the other dimension.
+        let largest = span.map(|span| span.max(rows).max(cols));
+        match largest {
+            Some(largest) if largest <= MAX_ELEMENTS => {
+                Ok(Layout { stored, stride: used_stride, transposed: false })
+            }
             _ => Err(invalid("the view would be larger than memory")),
         }
+    }
+
+    /// One row of as many elements as a slice has, which are never too many.
+    fn row(len: usize) -> Self {
+        Layout { stored: Shape::new(1, len), stride: len, transposed: false }
     }
 
     /// The transposed view of the same elements.
@@ -66,7 +85,7 @@ impl Layout {
         if self.transposed { self.stride } else { 1 }
     }
 
-    /// Elements between the starts of two stored rows: the leading dimension.
+    /// Elements between the starts of two stored rows: the leading dimension. The length of the row where there is one.
     pub fn stride(&self) -> usize {
         self.stride
     }
@@ -85,14 +104,15 @@ impl Layout {
         }
     }
 
-    fn check_buffer(&self, available: usize) -> Result<()> {
-        if self.span() > available {
-            return Err(Error::BufferTooShort {
-                shape: self.stored,
-                stride: self.stride,
-                needed: self.span(),
-                available,
-            });
+    fn check_buffer(&self, available: usize, dtype: DType) -> Result<()> {
+        let (shape, stride, needed) = (self.stored, self.stride, self.span());
+        if needed > available {
+            return Err(Error::BufferTooShort { shape, stride, needed, available });
+        }
+        // Buffers named by bare addresses have any length.
+        if needed > isize::MAX as usize / dtype.size() {
+            let reason = "the view would be larger than memory";
+            return Err(Error::InvalidStride { shape, stride, reason });
         }
         Ok(())
     }
@@ -126,9 +146,10 @@ impl<'a, D: Memory> MatrixRef<'a, D> {
     /// A view of `buffer` with the given layout.
     ///
     /// # Errors
-    /// [`Error::BufferTooShort`] if the layout reaches past the buffer.
+    /// [`Error::BufferTooShort`] if the layout reaches past the buffer; [`Error::InvalidStride`] if it spans more than
+    /// `isize::MAX` bytes.
     pub fn from_buffer(buffer: D::Ref<'a>, layout: Layout) -> Result<Self> {
-        layout.check_buffer(D::len(buffer))?;
+        layout.check_buffer(D::len(buffer), D::dtype(buffer))?;
         Ok(MatrixRef::unchecked(buffer, layout))
     }
 
@@ -179,9 +200,10 @@ impl<'a, D: Memory> MatrixMut<'a, D> {
     /// A view of `buffer` with the given layout.
     ///
     /// # Errors
-    /// [`Error::BufferTooShort`] if the layout reaches past the buffer.
+    /// [`Error::BufferTooShort`] if the layout reaches past the buffer; [`Error::InvalidStride`] if it spans more than
+    /// `isize::MAX` bytes.
     pub fn from_buffer(buffer: D::Mut<'a>, layout: Layout) -> Result<Self> {
-        layout.check_buffer(D::len(D::share(&buffer)))?;
+        layout.check_buffer(D::len(D::share(&buffer)), D::dtype(D::share(&buffer)))?;
         Ok(MatrixMut { buffer, layout })
     }
 
@@ -260,7 +282,7 @@ impl<'a> MatrixRef<'a, Host> {
 
     /// A vector as a matrix of one row: how biases are given.
     pub fn row<T: Element>(slice: &'a [T]) -> Self {
-        MatrixRef::unchecked(HostRef::new(slice), Layout::packed(1, slice.len()))
+        MatrixRef::unchecked(HostRef::new(slice), Layout::row(slice.len()))
     }
 }
 
@@ -283,7 +305,7 @@ impl<'a> MatrixMut<'a, Host> {
 
     /// A vector as a matrix of one row: how bias gradients are given.
     pub fn row<T: Element>(slice: &'a mut [T]) -> Self {
-        let layout = Layout::packed(1, slice.len());
+        let layout = Layout::row(slice.len());
         MatrixMut { buffer: HostMut::new(slice), layout }
     }
 }

@@ -1,6 +1,6 @@
 //! Records that make taking an adapter out exact.
 
-use crate::fingerprint::Fingerprint;
+use crate::fingerprint::{Fingerprint, sequence};
 use crate::{DType, Error, Result, Shape};
 
 /// How a record keeps the weights that rounding would lose.
@@ -52,8 +52,12 @@ pub struct Recorded {
     pub order: DeltaOrder,
     /// Fingerprint of the merged adapter.
     pub adapter: Fingerprint,
-    /// Fingerprint of a sample of the weight after the merge.
+    /// Fingerprint of the whole weight after the merge.
     pub weight: Fingerprint,
+    /// Fingerprint of the whole weight before the merge, without any adapter.
+    pub original: Fingerprint,
+    /// Fingerprint of all the rest of the record: its method, the fields above, its codes and its escapes.
+    pub checksum: Fingerprint,
 }
 
 /// What it takes to give back the weights from before a merge, bit for bit.
@@ -61,6 +65,22 @@ pub struct Recorded {
 /// A record is made by a merge, used up by the unmerge and renewed by a switch. Records stack: merge a second adapter
 /// with a second record, and take them out in reverse order. `C` is where the backend keeps the codes: `Vec<u8>` on
 /// the CPU.
+///
+/// # What a record promises
+/// An unmerge or a switch that returns `Ok` has found the weights from before the merge, bit for bit, or one of the
+/// 64-bit [fingerprints](crate::fingerprint) below met another value by chance, which random damage brings about once in
+/// 2⁶⁴ times. Before anything is written, all of these must be as the record has them, else
+/// [`Error::RecordMismatch`] is returned, and weights and record stay as they were:
+///
+/// - the adapter that is taken out: the values of A and B, and the scale;
+/// - the weight as it is now: shape, type and every bit, in any layout;
+/// - the record itself: every code, every escape, and everything in [`Recorded`].
+///
+/// After restoring, the weights are compared with the fingerprint of those from before the merge. These checks found all
+/// that restoring depends on to be right, so that a difference means that arithmetic or memory failed meanwhile. This
+/// [`Error::NotRestored`] is the only one after which the weights have been written, and the record is empty then.
+///
+/// A record is no protection against forgery: who can change it on purpose can change its checksum as well.
 #[derive(Clone, Debug, Default)]
 pub struct RestoreRecord<C = Vec<u8>> {
     method: RestoreMethod,
@@ -69,14 +89,21 @@ pub struct RestoreRecord<C = Vec<u8>> {
     pub(crate) codes: C,
     /// Sorted by index.
     pub(crate) escapes: Vec<Escape>,
-    /// Whether every code that marks an escape is known to have its entry.
-    complete: bool,
+}
+
+/// Sums over the codes of a record, or over the old weights that it keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CodeSums {
+    /// The fingerprint of the bytes as one row.
+    pub sum: u64,
+    /// Bytes that mark an escape.
+    pub escapes: u64,
 }
 
 impl<C: Default> RestoreRecord<C> {
     /// An empty record.
     pub fn new(method: RestoreMethod) -> Self {
-        RestoreRecord { method, recorded: None, codes: C::default(), escapes: Vec::new(), complete: true }
+        RestoreRecord { method, recorded: None, codes: C::default(), escapes: Vec::new() }
     }
 
     /// Back to empty, keeping the method.
@@ -89,22 +116,22 @@ impl<C> RestoreRecord<C> {
     /// The same record with its codes kept elsewhere, and where they were.
     #[cfg(feature = "cuda")]
     pub(crate) fn move_codes<D>(self, codes: D) -> (RestoreRecord<D>, C) {
-        let RestoreRecord { method, recorded, codes: old, escapes, complete } = self;
-        (RestoreRecord { method, recorded, codes, escapes, complete }, old)
+        let RestoreRecord { method, recorded, codes: old, escapes } = self;
+        (RestoreRecord { method, recorded, codes, escapes }, old)
     }
 
     /// Back to empty, keeping the method and the memory of the codes.
     pub(crate) fn forget(&mut self) {
         self.recorded = None;
         self.escapes = Vec::new();
-        self.complete = true;
     }
 
     /// Puts a record together from what [`recorded`](Self::recorded), [`codes`](Self::codes) and
-    /// [`escapes`](Self::escapes) gave: for storing records, and for moving them between backends.
+    /// [`escapes`](Self::escapes) gave: for storing records, and for moving them between backends. Whether the parts
+    /// belong together is found when the record is used.
     pub fn from_parts(method: RestoreMethod, recorded: Recorded, codes: C, mut escapes: Vec<Escape>) -> Self {
         escapes.sort_unstable_by_key(|escape| escape.index);
-        RestoreRecord { method, recorded: Some(recorded), codes, escapes, complete: false }
+        RestoreRecord { method, recorded: Some(recorded), codes, escapes }
     }
 
     /// How old weights are kept.
@@ -124,7 +151,8 @@ impl<C> RestoreRecord<C> {
     }
 
     /// Puts other codes in place of the present ones, which are returned: room for the codes of an empty record on raw
-    /// device memory.
+    /// device memory, or a copy of the same codes elsewhere. Other codes than the record was made with are refused when
+    /// it is used.
     pub fn replace_codes(&mut self, codes: C) -> C {
         std::mem::replace(&mut self.codes, codes)
     }
@@ -134,26 +162,53 @@ impl<C> RestoreRecord<C> {
         &self.escapes
     }
 
-    /// Bytes of codes that a weight of this shape and type needs.
+    /// Bytes of codes that a weight of this shape and type needs; `usize::MAX` if that is more than memory can hold.
     pub fn code_bytes(method: RestoreMethod, shape: Shape, dtype: DType) -> usize {
-        let elements = shape.rows * shape.cols;
-        match method {
-            RestoreMethod::Codes => elements,
-            RestoreMethod::Backup => elements * dtype.size(),
-        }
+        let bytes = match method {
+            RestoreMethod::Codes => 1,
+            RestoreMethod::Backup => dtype.size(),
+        };
+        shape.rows.saturating_mul(shape.cols).saturating_mul(bytes)
     }
 
-    /// Takes over what a merge recorded besides its codes.
-    pub(crate) fn renew(&mut self, recorded: Recorded, mut escapes: Vec<Escape>) {
+    /// Takes over what a merge recorded besides its codes, of which the sums are given.
+    pub(crate) fn renew(&mut self, mut recorded: Recorded, codes: CodeSums, mut escapes: Vec<Escape>) {
         escapes.sort_unstable_by_key(|escape| escape.index);
-        self.recorded = Some(recorded);
         self.escapes = escapes;
-        self.complete = true;
+        recorded.checksum = self.checksum(&recorded, codes);
+        self.recorded = Some(recorded);
     }
 
-    /// Whether every code that marks an escape is known to have its entry: records made from parts must be checked.
-    pub(crate) fn is_complete(&self) -> bool {
-        self.complete
+    fn checksum(&self, recorded: &Recorded, codes: CodeSums) -> Fingerprint {
+        let Recorded { shape, dtype, order, adapter, weight, original, checksum: _ } = *recorded;
+        let method = match self.method {
+            RestoreMethod::Codes => 1,
+            RestoreMethod::Backup => 2,
+        };
+        let dtype = match dtype {
+            DType::F32 => 1,
+            DType::F16 => 2,
+            DType::Bf16 => 3,
+        };
+        let numbers = [
+            method,
+            shape.rows as u64,
+            shape.cols as u64,
+            dtype,
+            order as u64,
+            adapter.0,
+            weight.0,
+            original.0,
+            codes.sum,
+            self.escapes.len() as u64,
+        ];
+        let escapes = self.escapes.iter().flat_map(|escape| [escape.index, u64::from(escape.bits)]);
+        Fingerprint(sequence(numbers.into_iter().chain(escapes)))
+    }
+
+    fn made(&self) -> Result<&Recorded> {
+        let empty = || Error::RecordMismatch("it is empty: nothing was merged with it".into());
+        self.recorded.as_ref().ok_or_else(empty)
     }
 
     /// There must be at least as many codes as the weight needs.
@@ -162,14 +217,6 @@ impl<C> RestoreRecord<C> {
             return Err(Error::RecordMismatch(format!(
                 "it needs {needed} bytes of codes for this weight, but has {found}"
             )));
-        }
-        Ok(())
-    }
-
-    /// Every code that marks an escape must have its entry.
-    pub(crate) fn check_missing_escapes(&self, missing: u64) -> Result<()> {
-        if missing > 0 {
-            return Err(Error::RecordMismatch(format!("{missing} of its codes lack their escape entry")));
         }
         Ok(())
     }
@@ -184,9 +231,7 @@ impl<C> RestoreRecord<C> {
     }
 
     pub(crate) fn check_layout(&self, shape: Shape, dtype: DType) -> Result<()> {
-        let Some(recorded) = &self.recorded else {
-            return Err(Error::RecordMismatch("it is empty: nothing was merged with it".into()));
-        };
+        let recorded = self.made()?;
         if (recorded.shape, recorded.dtype) != (shape, dtype) {
             return Err(Error::RecordMismatch(format!(
                 "it was made for a {} weight of shape {}, not for `w` in {dtype} of shape {shape}",
@@ -196,36 +241,56 @@ impl<C> RestoreRecord<C> {
         Ok(())
     }
 
-    /// The record must be of this adapter, and of the weight as it is now.
-    pub(crate) fn check_fingerprints(&self, adapter: Fingerprint, weight: Fingerprint) -> Result<()> {
-        let Some(recorded) = &self.recorded else {
-            return Err(Error::RecordMismatch("it is empty: nothing was merged with it".into()));
-        };
+    /// The record must be whole, of this adapter, and of the weight as it is now.
+    pub(crate) fn check(&self, adapter: Fingerprint, weight: Fingerprint, codes: CodeSums) -> Result<()> {
+        let recorded = self.made()?;
+        let mismatch = |text: &str| Err(Error::RecordMismatch(text.into()));
         if recorded.adapter != adapter {
-            return Err(Error::RecordMismatch(
-                "another adapter (or another scale) was merged with it".into(),
-            ));
+            return mismatch("another adapter (or another scale) was merged with it");
         }
         if recorded.weight != weight {
-            return Err(Error::RecordMismatch(
-                "`w` is not the weight it was made for, or has changed since".into(),
-            ));
+            return mismatch("`w` is not the weight it was made for, or has changed since");
+        }
+        self.check_escapes(recorded, codes.escapes)?;
+        if recorded.checksum != self.checksum(recorded, codes) {
+            return mismatch("its codes, its escapes or what it says of the merge are damaged");
         }
         Ok(())
     }
-}
 
-impl RestoreRecord {
-    /// The codes must be those of a weight that needs `code_bytes`, with all their escapes.
-    pub(crate) fn check_codes(&self, code_bytes: usize) -> Result<()> {
-        self.check_code_bytes(self.codes.len() as u64, code_bytes)?;
-        if self.method == RestoreMethod::Backup || self.is_complete() {
-            return Ok(());
+    /// There must be one escape for each code that marks one, and none outside the weight.
+    fn check_escapes(&self, recorded: &Recorded, marked: u64) -> Result<()> {
+        let found = self.escapes.len() as u64;
+        let needed = match self.method {
+            RestoreMethod::Codes => marked,
+            RestoreMethod::Backup => 0,
+        };
+        if found != needed {
+            return Err(Error::RecordMismatch(format!(
+                "its codes need {needed} escape entries, but it has {found}"
+            )));
         }
-        let missing = self.codes.iter().enumerate().filter(|&(index, &code)| {
-            code as i8 == ESCAPE_CODE
-                && self.escapes.binary_search_by_key(&(index as u64), |escape| escape.index).is_err()
-        });
-        self.check_missing_escapes(missing.count() as u64)
+        if self.escapes.windows(2).any(|pair| pair[0].index >= pair[1].index) {
+            return Err(Error::RecordMismatch("two of its escape entries are of the same weight".into()));
+        }
+        let elements = recorded.shape.rows as u128 * recorded.shape.cols as u128;
+        if self.escapes.last().is_some_and(|escape| u128::from(escape.index) >= elements) {
+            return Err(Error::RecordMismatch("an escape entry lies outside the weight".into()));
+        }
+        Ok(())
+    }
+
+    /// What was restored must be the weight from before the merge.
+    pub(crate) fn check_restored(&self, found: Fingerprint) -> Result<()> {
+        if self.made()?.original != found { Err(Error::NotRestored) } else { Ok(()) }
+    }
+
+    /// Makes a record that is whole, but of another original.
+    #[cfg(test)]
+    pub(crate) fn falsify_original(&mut self, codes: CodeSums) {
+        let mut recorded = *self.made().expect("it was made");
+        recorded.original.0 ^= 1;
+        recorded.checksum = self.checksum(&recorded, codes);
+        self.recorded = Some(recorded);
     }
 }

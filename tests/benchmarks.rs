@@ -37,11 +37,11 @@ fn buffer(address: u64) -> RawBuffer {
 }
 
 fn read(address: u64, rows: usize, cols: usize) -> MatrixRef<'static, Raw> {
-    MatrixRef::from_buffer(buffer(address), Layout::packed(rows, cols)).unwrap()
+    MatrixRef::from_buffer(buffer(address), Layout::packed(rows, cols).expect("small")).unwrap()
 }
 
 fn write(address: u64, rows: usize, cols: usize) -> MatrixMut<'static, Raw> {
-    MatrixMut::from_buffer(buffer(address), Layout::packed(rows, cols)).unwrap()
+    MatrixMut::from_buffer(buffer(address), Layout::packed(rows, cols).expect("small")).unwrap()
 }
 
 fn adapter() -> Adapter<'static, Raw> {

@@ -11,6 +11,9 @@ use crate::{MatrixRef, Result};
 
 /// Y = X·W + s·drop(X)·A·B + bias for layers that share X. All arguments are checked.
 pub(super) fn forward<T: Convert>(scratch: &Scratch, op: ForwardSiblings<'_>) -> Result<()> {
+    if op.projections.is_empty() {
+        return Ok(());
+    }
     let x = View::<T>::new(op.x)?;
     let adapters: Vec<Adapter<'_>> = op.projections.iter().map(|projection| projection.adapter).collect();
     let ranks = Ranks::new(&adapters, op.dropout);

@@ -69,7 +69,7 @@ impl<'a, T: Convert> View<'a, T> {
 
     /// A view of rows stored one after the other.
     pub fn packed(data: &'a [T], rows: usize, cols: usize) -> Self {
-        assert!(rows * cols <= data.len());
+        assert!(rows.checked_mul(cols).is_some_and(|elements| elements <= data.len()));
         View { start: data.as_ptr(), rows, cols, row_stride: cols, col_stride: 1, borrow: PhantomData }
     }
 
@@ -170,7 +170,7 @@ impl<'a, T: Convert> ViewMut<'a, T> {
 
     /// A view of rows stored one after the other.
     pub fn packed(data: &'a mut [T], rows: usize, cols: usize) -> Self {
-        assert!(rows * cols <= data.len());
+        assert!(rows.checked_mul(cols).is_some_and(|elements| elements <= data.len()));
         ViewMut { start: data.as_mut_ptr(), rows, cols, row_stride: cols, col_stride: 1, borrow: PhantomData }
     }
 

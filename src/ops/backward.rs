@@ -1,7 +1,7 @@
 //! Gradients of the adapted layer.
 
 use super::Adapter;
-use super::check::named;
+use super::check::{combined_ranks, named};
 use crate::memory::{Host, Memory};
 use crate::{DType, Dropout, Error, MatrixMut, MatrixRef, Result, Shape};
 
@@ -122,6 +122,9 @@ impl<D: Memory> BackwardSiblings<'_, D> {
         let (rows, dtype) = (first.dy.rows(), first.dy.dtype());
         let features = first.w.rows();
         let x_shape = Shape::new(rows, features);
+        let widest = self.projections.iter().map(|projection| projection.w.cols()).max().unwrap_or(0);
+        let ranks = self.projections.iter().map(|projection| projection.adapter.rank());
+        combined_ranks(rows, [features, widest], ranks)?;
         if let Some(x) = self.x {
             let x = named("x", x);
             x.has_shape(Shape::new(rows, x.matrix.cols()), &first_dy)?;

@@ -1,7 +1,7 @@
 //! Checks that several operations share.
 
 use crate::memory::Memory;
-use crate::{DType, Error, MatrixRef, Result, Shape};
+use crate::{DType, Error, Layout, MatrixRef, Result, Shape};
 
 /// A matrix and the name the caller knows it by.
 pub(crate) struct Named<'a, D: Memory> {
@@ -26,6 +26,27 @@ pub(crate) fn frozen_layer<D: Memory>(
     w.has_dtype(&[dtype], "x")?;
     y.has_shape(Shape::new(x.matrix.rows(), w.matrix.cols()), &x)?;
     y.has_dtype(&[dtype], "x")
+}
+
+/// S \[M, R\], A \[in, R\] and B \[R, out\] of all layers together must be matrices that memory can hold, though no
+/// argument need be so large.
+pub(crate) fn combined_ranks(
+    rows: usize,
+    features: [usize; 2],
+    ranks: impl Iterator<Item = usize>,
+) -> Result<()> {
+    let total = ranks.fold(0, usize::saturating_add);
+    for other in [rows, features[0], features[1]] {
+        // Sums are kept in f32, in rows that are padded.
+        let padded = total.checked_next_multiple_of(64).and_then(|total| total.checked_mul(2));
+        padded.and_then(|cols| Layout::packed(other, cols).ok()).ok_or_else(|| {
+            Error::Unsupported(format!(
+                "adapters of rank {total} in all over {rows} rows and {features:?} features: their products would be \
+                 larger than memory"
+            ))
+        })?;
+    }
+    Ok(())
 }
 
 impl<D: Memory> Named<'_, D> {

@@ -1,7 +1,7 @@
 //! Y = X·W + s·drop(X)·A·B + bias.
 
 use super::Adapter;
-use super::check::named;
+use super::check::{combined_ranks, named};
 use crate::memory::{Host, Memory};
 use crate::{DType, Dropout, MatrixMut, MatrixRef, Result, Shape};
 
@@ -73,6 +73,9 @@ impl<D: Memory> ForwardSiblings<'_, D> {
             x.fits_dropout_counter()?;
         }
         let dtype = self.x.dtype();
+        let widest = self.projections.iter().map(|projection| projection.w.cols()).max().unwrap_or(0);
+        let ranks = self.projections.iter().map(|projection| projection.adapter.rank());
+        combined_ranks(self.x.rows(), [self.x.cols(), widest], ranks)?;
         for projection in &self.projections {
             let w = named("w", projection.w);
             w.has_shape(Shape::new(self.x.cols(), projection.w.cols()), &x)?;

@@ -40,8 +40,8 @@ pub enum Rounding {
 /// then rounds `v = fma(s₂, Δ₂, f32(W₀))` and renews the record for the new adapter, in the same pass. So the result
 /// of any number of switches is that of one merge into the untouched base.
 ///
-/// The record is checked against the removed adapter and a sample of the weights before anything is written, and is
-/// emptied by an unmerge.
+/// The record is checked against the removed adapter, the whole weight and its own checksum before anything is written,
+/// and is emptied by an unmerge; see [`RestoreRecord`] for what it promises.
 #[derive(Debug)]
 pub struct WeightUpdate<'a, D: Memory = Host, C = Vec<u8>> {
     /// W \[in, out\], changed in place.

@@ -359,6 +359,8 @@ fn records<D: TestDevice>(device: &mut D) {
         order: DeltaOrder::AscendingFma,
         adapter: Fingerprint(1),
         weight: Fingerprint(2),
+        original: Fingerprint(3),
+        checksum: Fingerprint(4),
     };
     let filled = |rows, cols| {
         RestoreRecord::from_parts(RestoreMethod::Codes, recorded(rows, cols), D::Codes::default(), Vec::new())

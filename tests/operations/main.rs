@@ -13,3 +13,4 @@ mod golden;
 mod properties;
 mod roundings;
 mod siblings;
+mod weights;

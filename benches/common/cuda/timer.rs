@@ -38,7 +38,7 @@ impl Timer {
         let memory = [device.zeros::<f32>(elements)?, device.zeros::<f32>(2)?];
         let [read, sum] = [0, 1].map(|index| memory[index].device_ptr(&stream).0);
         let buffer = RawBuffer { address: read, len: elements, dtype: DType::F32 };
-        let matrix = MatrixRef::from_buffer(buffer, Layout::packed(elements / 1024, 1024))?;
+        let matrix = MatrixRef::from_buffer(buffer, Layout::packed(elements / 1024, 1024)?)?;
         let mut timer = Timer {
             executor: DriverExecutor::new(stream.clone())?,
             filler: weights::value_fingerprint(matrix, sum),

@@ -12,7 +12,7 @@ fn integers(count: usize, seed: u32) -> Vec<bf16> {
 }
 
 fn view(buffer: RawBuffer, rows: usize, cols: usize) -> MatrixRef<'static, Raw> {
-    MatrixRef::from_buffer(buffer, Layout::packed(rows, cols)).unwrap()
+    MatrixRef::from_buffer(buffer, Layout::packed(rows, cols).expect("small")).unwrap()
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn a_forward_gives_the_bits_of_the_cpu() {
             bias: None,
             adapter: Adapter { a: view(device[2], features, rank), b: view(device[3], rank, out), scale },
             dropout: None,
-            y: MatrixMut::from_buffer(y, Layout::packed(m, out)).unwrap(),
+            y: MatrixMut::from_buffer(y, Layout::packed(m, out).expect("small")).unwrap(),
             s: None,
         })
         .unwrap_or_else(|error| panic!("{error}"));

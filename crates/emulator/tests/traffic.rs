@@ -28,7 +28,7 @@ impl Matrix {
             DType::F16 => cuda.upload(name, &vec![half::f16::ONE; rows * cols]),
             DType::Bf16 => cuda.upload(name, &vec![half::bf16::ONE; rows * cols]),
         };
-        Matrix { buffer: buffer.unwrap(), layout: Layout::packed(rows, cols) }
+        Matrix { buffer: buffer.unwrap(), layout: Layout::packed(rows, cols).expect("small") }
     }
 
     fn read(&self) -> MatrixRef<'static, Raw> {

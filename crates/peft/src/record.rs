@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 /// The directory inside a merged checkpoint.
 pub const RECORD_DIRECTORY: &str = "lora_restore";
 const LIST: &str = "restore.json";
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 
 /// What gives back one tensor.
 #[derive(Debug)]
@@ -73,6 +73,8 @@ impl RecordWriter {
                         "order": recorded.order as u32,
                         "adapter": hex(recorded.adapter.0),
                         "weight": hex(recorded.weight.0),
+                        "original": hex(recorded.original.0),
+                        "checksum": hex(recorded.checksum.0),
                     }));
                 }
                 let mut writer = ShardWriter::create(&path, &BTreeMap::new(), &outlines)?;
@@ -246,6 +248,8 @@ fn read_part(file: &Checkpoint, index: usize, part: &Value) -> Result<Option<Res
                 .then_some(DeltaOrder::AscendingFma)?,
             adapter: Fingerprint(unhex(part["adapter"].as_str()?)?),
             weight: Fingerprint(unhex(part["weight"].as_str()?)?),
+            original: Fingerprint(unhex(part["original"].as_str()?)?),
+            checksum: Fingerprint(unhex(part["checksum"].as_str()?)?),
         };
         let elements = recorded.shape.rows.checked_mul(recorded.shape.cols)?;
         elements.checked_mul(4)?;

@@ -12,12 +12,13 @@ use std::path::{Path, PathBuf};
 /// The body of a fuzz target: whether it accepted the bytes.
 type Body = fn(&[u8]) -> bool;
 
-const TARGETS: [(&str, Body); 5] = [
+const TARGETS: [(&str, Body); 6] = [
     ("config", fuzz::config),
     ("adapter", fuzz::adapter),
     ("safetensors", fuzz::safetensors),
     ("index", fuzz::index),
     ("record", fuzz::record),
+    ("views", fuzz::views),
 ];
 
 fn read(path: &Path) -> Vec<u8> {
@@ -145,6 +146,7 @@ proptest! {
             read(&attention.join("adapter_model.safetensors")),
             read(&files("seeds/index")[0]),
             read(&files("seeds/record")[0]),
+            read(&files("seeds/views")[0]),
         ];
         for ((_, target), mut input) in TARGETS.into_iter().zip(inputs) {
             for (index, byte) in &damage {

@@ -12,8 +12,8 @@ const TASK_ROWS: usize = 64;
 /// Writes Δ into `target`, which is laid out as `layout` says.
 pub(super) fn write<T: Weight>(factors: &Factors<'_>, target: &mut [T], layout: Layout) {
     let columns = if layout.is_transposed() { layout.rows() } else { layout.cols() };
-    let stride = layout.stride().max(columns);
-    target[..layout.span()].par_chunks_mut(stride * TASK_ROWS).enumerate().for_each_init(
+    let stride = layout.stride();
+    target[..layout.span()].par_chunks_mut(stride.saturating_mul(TASK_ROWS)).enumerate().for_each_init(
         Vec::new,
         |left, (task, target)| {
             simd::run(Task { factors, target, first_row: task * TASK_ROWS, columns, stride, left });
@@ -38,7 +38,7 @@ impl<T: Weight> Vectorized for Task<'_, '_, T> {
         let Task { factors, target, first_row, columns, stride, left } = self;
         factors.pack_left(first_row, target.len().div_ceil(stride), left);
         let mut sums = [[0.0; COLUMNS]; ROWS];
-        for (group, target) in target.chunks_mut(stride * ROWS).enumerate() {
+        for (group, target) in target.chunks_mut(stride.saturating_mul(ROWS)).enumerate() {
             for panel in 0..columns.div_ceil(COLUMNS) {
                 factors.tile::<WIDTH>(left, group, panel, &mut sums);
                 let first = panel * COLUMNS;

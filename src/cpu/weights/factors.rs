@@ -2,7 +2,7 @@
 
 use super::weight::Weight;
 use crate::memory::{Host, HostRef};
-use crate::{Adapter, MatrixRef};
+use crate::{Adapter, Error, MatrixRef, Result};
 use rayon::prelude::*;
 
 /// Rows that are worked on at once.
@@ -25,17 +25,29 @@ pub(super) struct Factors<'a> {
 
 impl<'a> Factors<'a> {
     /// For a weight stored as \[in, out\], or as \[out, in\] where `transposed`.
-    pub fn new(adapter: &Adapter<'a>, transposed: bool) -> Self {
+    ///
+    /// # Errors
+    /// The arranged factors would be larger than memory.
+    pub fn new(adapter: &Adapter<'a>, transposed: bool) -> Result<Self> {
         // Δᵀ = Bᵀ·Aᵀ: the products and the order of their sum stay the same.
         let (left, right) = if transposed { (adapter.b.t(), adapter.a.t()) } else { (adapter.a, adapter.b) };
         let rank = adapter.rank();
-        let mut packed = vec![0.0; right.cols().div_ceil(COLUMNS) * COLUMNS * rank];
-        packed.par_chunks_mut(COLUMNS * rank).enumerate().for_each(|(panel, target)| {
+        let panel = COLUMNS.checked_mul(rank);
+        let elements = panel.and_then(|panel| panel.checked_mul(right.cols().div_ceil(COLUMNS)));
+        // The left factor takes no more than a panel of the right one.
+        let (Some(panel), Some(elements)) = (panel, elements.filter(|&n| n <= isize::MAX as usize / 4))
+        else {
+            return Err(Error::Unsupported(format!(
+                "an adapter of rank {rank}: its factors in f32 would be larger than memory"
+            )));
+        };
+        let mut packed = vec![0.0; elements];
+        packed.par_chunks_mut(panel).enumerate().for_each(|(panel, target)| {
             let first = panel * COLUMNS;
             let columns = COLUMNS.min(right.cols() - first);
             copy_part(right, [0, first], [rank, columns], target, [COLUMNS, 1]);
         });
-        Factors { left, right: packed, rank, scale: adapter.scale }
+        Ok(Factors { left, right: packed, rank, scale: adapter.scale })
     }
 
     /// Arranges `rows` rows of the left factor: for each group of `ROWS` rows, k by k, `ROWS` values.

@@ -8,7 +8,9 @@ mod pass;
 mod row;
 mod simd;
 mod weight;
+mod words;
 
+use crate::fingerprint::Fingerprint;
 use crate::memory::HostMut;
 use crate::ops::{Delta, MergeReport, WeightUpdate};
 use crate::restore::{DeltaOrder, Recorded, RestoreMethod, RestoreRecord};
@@ -31,7 +33,7 @@ pub(super) fn update(op: WeightUpdate<'_>) -> Result<Option<MergeReport>> {
 
 pub(super) fn delta(op: Delta<'_>) -> Result<()> {
     let layout = op.delta.layout();
-    let factors = Factors::new(&op.adapter, layout.is_transposed());
+    let factors = Factors::new(&op.adapter, layout.is_transposed())?;
     match op.delta.into_buffer() {
         HostMut::F32(target) => delta::write(&factors, target, layout),
         HostMut::F16(target) => delta::write(&factors, target, layout),
@@ -52,7 +54,7 @@ struct Update<'a> {
 
 impl Update<'_> {
     fn run<T: Weight>(mut self, weights: &mut [T]) -> Result<Option<MergeReport>> {
-        let shape = self.layout.shape();
+        let (layout, shape) = (self.layout, self.layout.shape());
         if self.remove.is_none() && self.add.is_none() {
             // Nothing to restore or to record either.
             self.record = None;
@@ -60,57 +62,121 @@ impl Update<'_> {
                 return Ok(None);
             }
         }
-        let mut old_escapes = Vec::new();
-        if let Some(record) = &mut self.record {
-            let code_bytes = RestoreRecord::<Vec<u8>>::code_bytes(record.method(), shape, T::DTYPE);
-            match &self.remove {
-                Some(adapter) => {
-                    record.check_fingerprints(
-                        identify::adapter(adapter),
-                        identify::weight(weights, self.layout),
-                    )?;
-                    record.check_codes(code_bytes)?;
-                    old_escapes = std::mem::take(&mut record.escapes);
-                }
-                None => record.codes = vec![0; code_bytes],
-            }
-        }
-        let transposed = self.layout.is_transposed();
-        let pass = Pass {
-            remove: self.remove.map(|adapter| Factors::new(&adapter, transposed)),
-            add: self.add.map(|adapter| Factors::new(&adapter, transposed)),
+        let transposed = layout.is_transposed();
+        let mut pass = Pass {
+            remove: self.remove.map(|adapter| Factors::new(&adapter, transposed)).transpose()?,
+            add: self.add.map(|adapter| Factors::new(&adapter, transposed)).transpose()?,
             seed: match self.rounding {
                 Rounding::Nearest => None,
                 Rounding::Stochastic { seed } => Some(seed),
             },
-            kept: self.record.as_mut().map(|record| {
-                let method = record.method();
-                let bytes_per_weight = match method {
-                    RestoreMethod::Codes => 1,
-                    RestoreMethod::Backup => T::DTYPE.size(),
-                };
-                let bytes = Kept::new(&mut record.codes, bytes_per_weight);
-                KeptWeights { method, bytes, escapes: &old_escapes }
-            }),
+            kept: None,
             report: self.report,
         };
-        let outcome = pass.run(weights, self.layout);
-        if let Some(record) = self.record {
-            match self.add {
-                None => record.clear(),
-                Some(adapter) => record.renew(
-                    Recorded {
-                        shape,
-                        dtype: T::DTYPE,
-                        order: DeltaOrder::AscendingFma,
-                        adapter: identify::adapter(&adapter),
-                        weight: identify::weight(weights, self.layout),
-                    },
-                    outcome.escapes,
-                ),
-            }
-        }
         let elements = shape.rows as u64 * shape.cols as u64;
+        let Some(record) = self.record else {
+            let outcome = pass.run(weights, layout);
+            return Ok(self.report.then(|| outcome.measured.report(elements)));
+        };
+
+        let method = record.method();
+        let code_bytes = RestoreRecord::<Vec<u8>>::code_bytes(method, shape, T::DTYPE);
+        match &self.remove {
+            Some(adapter) => {
+                record.check_code_bytes(record.codes.len() as u64, code_bytes)?;
+                record.check(
+                    identify::adapter(adapter),
+                    identify::weight(weights, layout),
+                    identify::codes(&record.codes[..code_bytes]),
+                )?;
+            }
+            None => record.codes = vec![0; code_bytes],
+        }
+        let bytes_per_weight = match method {
+            RestoreMethod::Codes => 1,
+            RestoreMethod::Backup => T::DTYPE.size(),
+        };
+        let old_escapes = std::mem::take(&mut record.escapes);
+        let bytes = Kept::new(&mut record.codes, bytes_per_weight);
+        pass.kept = Some(KeptWeights { method, bytes, escapes: &old_escapes });
+        let outcome = pass.run(weights, layout);
+        drop(pass);
+
+        let [base, new] = outcome.fingerprints;
+        let original = if self.add.is_some() { base } else { new };
+        let restored = match self.remove {
+            Some(_) => record.check_restored(original),
+            None => Ok(()),
+        };
+        match self.add {
+            Some(adapter) if restored.is_ok() => {
+                let codes = identify::codes(&record.codes);
+                let recorded = Recorded {
+                    shape,
+                    dtype: T::DTYPE,
+                    order: DeltaOrder::AscendingFma,
+                    adapter: identify::adapter(&adapter),
+                    weight: new,
+                    original,
+                    checksum: Fingerprint(0),
+                };
+                record.renew(recorded, codes, outcome.escapes);
+            }
+            _ => record.clear(),
+        }
+        restored?;
         Ok(self.report.then(|| outcome.measured.report(elements)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Backend, Error, MatrixMut, MatrixRef, cpu::Cpu};
+    use half::bf16;
+
+    /// SplitMix64.
+    pub struct Numbers(pub u64);
+
+    impl Iterator for Numbers {
+        type Item = u64;
+
+        fn next(&mut self) -> Option<u64> {
+            self.0 = self.0.wrapping_add(crate::fingerprint::PHI);
+            Some(crate::fingerprint::mix(self.0))
+        }
+    }
+
+    /// Where element (i, j) lies.
+    pub fn place_at(layout: Layout, i: usize, j: usize) -> usize {
+        i * layout.row_stride() + j * layout.col_stride()
+    }
+
+    /// A record that contradicts itself, but has the checksum of a whole one: found by what the restored weights are.
+    #[test]
+    fn what_was_restored_is_compared_with_the_original() {
+        let (rows, cols) = (9, 70);
+        let base: Vec<bf16> = (0..rows * cols).map(|n| bf16::from_f32(n as f32 * 0.01 - 2.0)).collect();
+        let (a, b) = (vec![0.37f32; rows], vec![-0.11f32; cols]);
+        let [one, two] = [0.5, 0.7].map(|scale| Adapter {
+            a: MatrixRef::new(&a, rows, 1).expect("it fits"),
+            b: MatrixRef::new(&b, 1, cols).expect("it fits"),
+            scale,
+        });
+        for switches in [false, true] {
+            let mut w = base.clone();
+            let mut record: RestoreRecord = RestoreRecord::new(RestoreMethod::Codes);
+            let merge = WeightUpdate::merge(MatrixMut::new(&mut w, rows, cols).expect("it fits"), one);
+            Cpu::new().update_weights(merge.record(&mut record)).expect("a merge");
+            record.falsify_original(identify::codes(&record.codes));
+            let w = MatrixMut::new(&mut w, rows, cols).expect("it fits");
+            let update = match switches {
+                false => WeightUpdate::unmerge(w, one),
+                true => WeightUpdate::switch(w, one, two),
+            };
+            let error = Cpu::new().update_weights(update.record(&mut record)).expect_err("another original");
+            assert!(matches!(error, Error::NotRestored), "{error}");
+            assert!(record.recorded().is_none(), "a record of neither weight");
+        }
     }
 }

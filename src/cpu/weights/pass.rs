@@ -5,6 +5,8 @@ use super::kept::{Block, Kept, Orientation, Place};
 use super::row::{self, Measured, Row, Term};
 use super::simd::{self, Vectorized};
 use super::weight::Weight;
+use super::words::Words;
+use crate::fingerprint::Fingerprint;
 use crate::restore::{Escape, RestoreMethod};
 use crate::{Layout, philox4x32_10};
 use rayon::prelude::*;
@@ -39,12 +41,19 @@ pub(super) struct KeptWeights<'a> {
 }
 
 /// What a pass found out.
-#[derive(Default)]
 pub(super) struct Outcome {
     /// New escape entries, not sorted.
     pub escapes: Vec<Escape>,
     /// Sums for the report.
     pub measured: Measured,
+    /// With a record: fingerprints of the weights that an adapter is added to, and of the new ones.
+    pub fingerprints: [Fingerprint; 2],
+}
+
+impl Default for Outcome {
+    fn default() -> Self {
+        Outcome { escapes: Vec::new(), measured: Measured::default(), fingerprints: [Fingerprint(0); 2] }
+    }
 }
 
 impl Pass<'_, '_> {
@@ -52,22 +61,39 @@ impl Pass<'_, '_> {
     pub fn run<T: Weight>(&self, weights: &mut [T], layout: Layout) -> Outcome {
         let orientation = Orientation { transposed: layout.is_transposed(), out: layout.cols() };
         let columns = if orientation.transposed { layout.rows() } else { layout.cols() };
-        // A single row may have any stride.
-        let stride = layout.stride().max(columns);
+        let stride = layout.stride();
+        let words = Words::new(orientation.transposed, T::DTYPE.size() == 2, layout.cols());
         let parts: Vec<Outcome> = weights[..layout.span()]
-            .par_chunks_mut(stride * TASK_ROWS)
+            .par_chunks_mut(stride.saturating_mul(TASK_ROWS))
             .enumerate()
             .map_init(Default::default, |scratch, (task, weights)| {
                 let first_row = task * TASK_ROWS;
-                simd::run(Task { pass: self, weights, first_row, columns, stride, orientation, scratch })
+                let words = &words;
+                simd::run(Task {
+                    pass: self,
+                    weights,
+                    first_row,
+                    columns,
+                    stride,
+                    orientation,
+                    words,
+                    scratch,
+                })
             })
             .collect();
         let mut outcome = Outcome::default();
         for part in parts {
             outcome.escapes.extend(part.escapes);
             outcome.measured.extend(&part.measured);
+            accumulate(&mut outcome.fingerprints, part.fingerprints.map(|part| part.0));
         }
         outcome
+    }
+}
+
+fn accumulate(fingerprints: &mut [Fingerprint; 2], sums: [u64; 2]) {
+    for (fingerprint, sum) in fingerprints.iter_mut().zip(sums) {
+        fingerprint.0 = fingerprint.0.wrapping_add(sum);
     }
 }
 
@@ -86,6 +112,7 @@ struct Task<'t, 'a, 'k, T> {
     columns: usize,
     stride: usize,
     orientation: Orientation,
+    words: &'t Words,
     scratch: &'t mut Scratch,
 }
 
@@ -159,6 +186,8 @@ impl<T: Weight> Task<'_, '_, '_, T> {
             }
             _ => [[0; COLUMNS]; ROWS],
         };
+        // What the record's fingerprints are of.
+        let mut identified: Option<[Tile<u32>; 2]> = pass.kept.is_some().then_some([[[0; COLUMNS]; ROWS]; 2]);
         for row in 0..place.rows {
             let [remove, add] = [(&pass.remove, &sums[0]), (&pass.add, &sums[1])].map(|(factors, sums)| {
                 factors.as_ref().map(|factors| Term { scale: factors.scale, sum: &sums[row] })
@@ -198,6 +227,14 @@ impl<T: Weight> Task<'_, '_, '_, T> {
             for (weight, bits) in weights.iter_mut().zip(new) {
                 *weight = T::from_weight_bits(bits);
             }
+            if let Some([bases, news]) = &mut identified {
+                (bases[row], news[row]) = (base, new);
+            }
+        }
+        if let Some([bases, news]) = &identified {
+            // Taken out without another put in, only the new weights count.
+            let base = if pass.add.is_some() { self.words.sum(bases, place) } else { 0 };
+            accumulate(&mut outcome.fingerprints, [base, self.words.sum(news, place)]);
         }
         if let Some(kept) = &pass.kept
             && pass.add.is_some()

@@ -62,7 +62,7 @@ impl View {
     pub fn has_vector_rows(&self, dtype: DType) -> bool {
         self.column_stride == 1
             && self.address.is_multiple_of(16)
-            && (self.row_stride * dtype.size() as i64) % 16 == 0
+            && self.row_stride % (16 / dtype.size() as i64) == 0
     }
 }
 

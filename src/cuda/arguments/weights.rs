@@ -85,14 +85,24 @@ pub struct MeasuredPart {
     pub non_finite: u64,
 }
 
-/// What an update counts.
+/// Sums that kernels add to while an update uses a record: see [`fingerprint`](crate::fingerprint).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
-pub struct Counters {
-    /// Weights that need an escape entry.
-    pub new_escapes: u64,
-    /// Codes that mark an escape and have no entry.
-    pub missing_escapes: u64,
+pub struct Sums {
+    /// Over A.
+    pub a: u64,
+    /// Over B.
+    pub b: u64,
+    /// Over W as it was.
+    pub w: u64,
+    /// Over the codes.
+    pub codes: u64,
+    /// Codes that mark an escape.
+    pub escapes: u64,
+    /// Over the weights that the update adds an adapter to.
+    pub base: u64,
+    /// Over the new weights.
+    pub new: u64,
 }
 
 /// No record.
@@ -122,10 +132,12 @@ pub struct WeightUpdateArguments {
     pub new_escapes: u64,
     /// For how many.
     pub new_escape_capacity: u64,
-    /// [`Counters`].
-    pub counters: u64,
+    /// The `u64` that new escapes are counted in.
+    pub new_escape_count: u64,
     /// A [`MeasuredPart`] for each block, or null.
     pub parts: u64,
+    /// `base` and `new` of [`Sums`], or null.
+    pub sums: u64,
     /// Key of stochastic rounding.
     pub seed: u64,
     /// Whether W is stored as \[out, in\].
@@ -162,16 +174,26 @@ pub struct DeltaArguments {
 pub struct FingerprintArguments {
     /// The matrix.
     pub matrix: View,
-    /// Elements whose index is a multiple of this count.
-    pub step: u64,
-    /// How many these are.
-    pub samples: u64,
     /// The `u64` that is added to.
     pub sum: u64,
     /// Element type.
     pub dtype: u32,
     /// Whether the elements' own bits count; otherwise those of their values in `f32`.
     pub stored_bits: u32,
+}
+
+/// The sums over a record's codes, or over the old weights that it keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct CodesArguments {
+    /// First byte.
+    pub codes: u64,
+    /// Number of bytes.
+    pub bytes: u64,
+    /// The `u64` that their fingerprint is added to.
+    pub sum: u64,
+    /// The `u64` that the number of codes which mark an escape is added to.
+    pub escapes: u64,
 }
 
 #[cfg(test)]
@@ -185,9 +207,10 @@ mod tests {
         assert_eq!(size_of::<DeltaTerm>(), 88);
         assert_eq!(size_of::<EscapeEntry>(), 16);
         assert_eq!(size_of::<MeasuredPart>(), 40);
-        assert_eq!(size_of::<WeightUpdateArguments>(), 304);
+        assert_eq!(size_of::<WeightUpdateArguments>(), 312);
         assert_eq!(size_of::<DeltaArguments>(), 136);
-        assert_eq!(size_of::<FingerprintArguments>(), 72);
+        assert_eq!(size_of::<FingerprintArguments>(), 56);
+        assert_eq!(size_of::<CodesArguments>(), 32);
     }
 
     #[test]

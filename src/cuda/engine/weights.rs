@@ -1,15 +1,15 @@
 //! Weight updates, deltas and fingerprints.
 
 use super::{Engine, RawCodes};
-use crate::cuda::arguments::weights::{Counters, EscapeEntry, MeasuredPart};
+use crate::cuda::arguments::weights::{EscapeEntry, MeasuredPart, Sums};
 use crate::cuda::executor::Executor;
 use crate::cuda::plan::weights::{self as plan, UpdateMemory};
 use crate::cuda::step::{Step, Zero};
 use crate::fingerprint::{self, Fingerprint};
 use crate::memory::Raw;
 use crate::ops::{Delta, MergeReport, WeightUpdate};
-use crate::restore::{DeltaOrder, Escape, Recorded, RestoreMethod, RestoreRecord};
-use crate::{Adapter, Error, MatrixRef, Result};
+use crate::restore::{CodeSums, DeltaOrder, Escape, Recorded, RestoreMethod, RestoreRecord};
+use crate::{Adapter, Error, Result};
 
 impl<E: Executor> Engine<E> {
     /// Merges, unmerges or switches on raw device memory. A record that is given must have room for its codes:
@@ -23,7 +23,8 @@ impl<E: Executor> Engine<E> {
     ///
     /// # Errors
     /// An argument or the record does not fit, more weights need an escape entry than there is room for
-    /// ([`Error::TooManyEscapes`]), or the executor failed. Only in the last case may anything have been written.
+    /// ([`Error::TooManyEscapes`]), the restored weights are not the original ones ([`Error::NotRestored`]), or the executor
+    /// failed. Only in the last two cases may anything have been written.
     pub unsafe fn update_weights(
         &mut self,
         mut op: WeightUpdate<'_, Raw, RawCodes>,
@@ -68,14 +69,14 @@ impl<E: Executor> Engine<E> {
         record: &mut RestoreRecord<RawCodes>,
     ) -> Result<Option<MergeReport>> {
         let (method, codes, w) = (record.method(), record.codes, op.w.as_ref());
-        record.check_code_bytes(
-            codes.bytes,
-            RestoreRecord::<RawCodes>::code_bytes(method, w.shape(), w.dtype()),
-        )?;
+        let code_bytes = RestoreRecord::<RawCodes>::code_bytes(method, w.shape(), w.dtype());
+        record.check_code_bytes(codes.bytes, code_bytes)?;
         let memory = self.update_memory(op, Some(method), record.escapes.len())?;
         if let Some(adapter) = &op.remove {
-            let [adapter, weight] = self.fingerprints(adapter, w, &memory)?;
-            record.check_fingerprints(adapter, weight)?;
+            self.zero(memory.sums, size_of::<Sums>())?;
+            self.executor.run(&plan::weight_fingerprint(w, memory.sums))?;
+            let sums = self.identify(adapter, codes, code_bytes, &memory)?;
+            record.check(adapter_fingerprint(&sums, adapter), Fingerprint(sums.w), code_sums(&sums))?;
             if !record.escapes.is_empty() {
                 let entries: Vec<EscapeEntry> = record.escapes.iter().map(EscapeEntry::from).collect();
                 self.executor.write(memory.old_escapes, bytemuck::cast_slice(&entries))?;
@@ -84,25 +85,40 @@ impl<E: Executor> Engine<E> {
 
         let with_record = Some((method, codes));
         let mut escapes = Vec::new();
-        let records_escapes = op.add.is_some() && method == RestoreMethod::Codes;
-        let unchecked = op.remove.is_some() && method == RestoreMethod::Codes && !record.is_complete();
-        if records_escapes || unchecked {
-            self.zero(memory.counters, size_of::<Counters>())?;
+        self.zero(memory.sums, size_of::<Sums>())?;
+        if op.add.is_some() && method == RestoreMethod::Codes {
+            self.zero(memory.new_escape_count, size_of::<u64>())?;
             self.executor.run(&plan::update(op, with_record, &memory, true)?)?;
-            let mut counters = Counters::default();
-            self.executor.read(memory.counters, bytemuck::bytes_of_mut(&mut counters))?;
-            record.check_missing_escapes(counters.missing_escapes)?;
-            escapes = self.new_escapes(&memory, counters.new_escapes)?;
+            escapes = self.new_escapes(&memory)?;
         }
         self.executor.run(&plan::update(op, with_record, &memory, false)?)?;
         let report = self.report(op, &memory)?;
         match &op.add {
-            None => record.forget(),
+            None => {
+                let sums = self.sums(&memory)?;
+                let restored = record.check_restored(Fingerprint(sums.new));
+                record.forget();
+                restored?;
+            }
             Some(adapter) => {
-                let [adapter, weight] = self.fingerprints(adapter, w, &memory)?;
-                let order = DeltaOrder::AscendingFma;
-                record
-                    .renew(Recorded { shape: w.shape(), dtype: w.dtype(), order, adapter, weight }, escapes);
+                let sums = self.identify(adapter, codes, code_bytes, &memory)?;
+                let original = Fingerprint(sums.base);
+                if op.remove.is_some()
+                    && let Err(error) = record.check_restored(original)
+                {
+                    record.forget();
+                    return Err(error);
+                }
+                let recorded = Recorded {
+                    shape: w.shape(),
+                    dtype: w.dtype(),
+                    order: DeltaOrder::AscendingFma,
+                    adapter: adapter_fingerprint(&sums, adapter),
+                    weight: Fingerprint(sums.new),
+                    original,
+                    checksum: Fingerprint(0),
+                };
+                record.renew(recorded, code_sums(&sums), escapes);
             }
         }
         Ok(report)
@@ -119,27 +135,31 @@ impl<E: Executor> Engine<E> {
         Ok(plan::update_memory(op, method, old_escapes, base)?.0)
     }
 
-    /// Fingerprints of an adapter and of a weight; waits for the stream.
-    fn fingerprints(
+    /// Adds an adapter and the codes to the sums, and reads all of them; waits for the stream.
+    fn identify(
         &mut self,
         adapter: &Adapter<'_, Raw>,
-        w: MatrixRef<'_, Raw>,
+        codes: RawCodes,
+        code_bytes: usize,
         memory: &UpdateMemory,
-    ) -> Result<[Fingerprint; 2]> {
-        let mut sums = [0u64; 3];
-        self.zero(memory.fingerprints, size_of_val(&sums))?;
-        let address = |n: u64| memory.fingerprints + n * size_of::<u64>() as u64;
-        self.executor.run(&plan::value_fingerprint(adapter.a, address(0)))?;
-        self.executor.run(&plan::value_fingerprint(adapter.b, address(1)))?;
-        self.executor.run(&plan::weight_fingerprint(w, address(2)))?;
-        self.executor.read(memory.fingerprints, bytemuck::bytes_of_mut(&mut sums))?;
-        let [a, b, weight] = sums;
-        Ok([fingerprint::adapter(a, b, adapter.scale), Fingerprint(weight)])
+    ) -> Result<Sums> {
+        for step in plan::adapter_fingerprint(adapter, memory.sums) {
+            self.executor.run(&step)?;
+        }
+        self.executor.run(&plan::codes_fingerprint(codes, code_bytes, memory.sums))?;
+        self.sums(memory)
+    }
+
+    fn sums(&mut self, memory: &UpdateMemory) -> Result<Sums> {
+        let mut sums = Sums::default();
+        self.executor.read(memory.sums, bytemuck::bytes_of_mut(&mut sums))?;
+        Ok(sums)
     }
 
     /// What a dry run collected; waits for the stream.
-    fn new_escapes(&mut self, memory: &UpdateMemory, needed: u64) -> Result<Vec<Escape>> {
-        let capacity = memory.new_escape_capacity as u64;
+    fn new_escapes(&mut self, memory: &UpdateMemory) -> Result<Vec<Escape>> {
+        let (mut needed, capacity) = (0u64, memory.new_escape_capacity as u64);
+        self.executor.read(memory.new_escape_count, bytemuck::bytes_of_mut(&mut needed))?;
         if needed > capacity {
             return Err(Error::TooManyEscapes { needed, capacity });
         }
@@ -181,4 +201,12 @@ impl<E: Executor> Engine<E> {
     fn zero(&mut self, address: u64, bytes: usize) -> Result<()> {
         self.executor.run(&Step::Zero(Zero { address, bytes: bytes as u64 }))
     }
+}
+
+fn adapter_fingerprint(sums: &Sums, adapter: &Adapter<'_, Raw>) -> Fingerprint {
+    fingerprint::adapter(sums.a, sums.b, adapter.scale)
+}
+
+fn code_sums(sums: &Sums) -> CodeSums {
+    CodeSums { sum: sums.codes, escapes: sums.escapes }
 }

@@ -2,7 +2,7 @@
 //! then the layers' part of dX, to which the library adds dY·Wᵀ.
 
 use super::Plan;
-use super::products::{Arithmetic, Destination, Epilogue, Planner, Slabs, WantedFromDy, operand};
+use super::products::{Arithmetic, Destination, Epilogue, Planner, Slabs, WantedFromDy, check_rank, operand};
 use crate::cuda::arguments::products::{DropoutMask, View};
 use crate::cuda::step::F32Math;
 use crate::memory::Raw;
@@ -17,11 +17,12 @@ pub fn backward(op: &BackwardSiblings<'_, Raw>, f32_math: F32Math, workspace_bas
     let Some(dtype) = element_type(op) else {
         return Ok(Plan::default());
     };
+    check_rank(op.projections.iter().map(|p| p.adapter.rank()).fold(0, usize::saturating_add))?;
     let mut planner = Planner::new(Arithmetic { dtype, f32_math }, workspace_base);
     let rows = op.projections.first().map(|projection| projection.dy.rows());
     if rows == Some(0) {
         zero_gradients(&mut planner, op)?;
-        return Ok(planner.finish());
+        return planner.finish();
     }
     let mask = DropoutMask::from(op.dropout);
     let keep_scale = op.dropout.map_or(1.0, |dropout| dropout.keep_scale());
@@ -108,7 +109,7 @@ pub fn backward(op: &BackwardSiblings<'_, Raw>, f32_math: F32Math, workspace_bas
             planner.add_product(operand(p.dy), operand(p.w.t()), operand(dx.matrix.as_ref()));
         }
     }
-    Ok(planner.finish())
+    planner.finish()
 }
 
 /// dS, dB and dbias of one layer.

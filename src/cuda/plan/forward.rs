@@ -2,7 +2,7 @@
 //! the library adds X·W.
 
 use super::Plan;
-use super::products::{Arithmetic, Destination, Epilogue, Planner, operand};
+use super::products::{Arithmetic, Destination, Epilogue, Planner, check_rank, operand};
 use crate::Result;
 use crate::cuda::arguments::products::{DropoutMask, View};
 use crate::cuda::step::F32Math;
@@ -17,8 +17,11 @@ pub fn forward(op: &ForwardSiblings<'_, Raw>, f32_math: F32Math, workspace_base:
     let arithmetic = Arithmetic { dtype: op.x.dtype(), f32_math };
     let mut planner = Planner::new(arithmetic, workspace_base);
     if op.x.rows() == 0 || op.projections.is_empty() {
-        return Ok(planner.finish());
+        return planner.finish();
     }
+    check_rank(
+        op.projections.iter().map(|projection| projection.adapter.rank()).fold(0, usize::saturating_add),
+    )?;
     let keep_scale = op.dropout.map_or(1.0, |dropout| dropout.keep_scale());
 
     let s: Vec<View> = op
@@ -52,5 +55,5 @@ pub fn forward(op: &ForwardSiblings<'_, Raw>, f32_math: F32Math, workspace_base:
         planner.expand(s, b, (&projection.y).into(), epilogue)?;
         planner.add_product(operand(op.x), operand(projection.w), operand(projection.y.as_ref()));
     }
-    Ok(planner.finish())
+    planner.finish()
 }

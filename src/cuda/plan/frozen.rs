@@ -33,9 +33,13 @@ mod tests {
     fn the_frozen_layer_is_one_product_that_overwrites() {
         let buffer = |address| RawBuffer { address, len: 64, dtype: DType::F16 };
         let read = |address, layout| MatrixRef::<Raw>::from_buffer(buffer(address), layout).unwrap();
-        let y = MatrixMut::<Raw>::from_buffer(buffer(3), Layout::packed(2, 5)).unwrap();
-        let step =
-            frozen(read(1, Layout::packed(2, 4)), read(2, Layout::packed(5, 4).t()), &y, F32Math::Tf32);
+        let y = MatrixMut::<Raw>::from_buffer(buffer(3), Layout::packed(2, 5).expect("small")).unwrap();
+        let step = frozen(
+            read(1, Layout::packed(2, 4).expect("small")),
+            read(2, Layout::packed(5, 4).expect("small").t()),
+            &y,
+            F32Math::Tf32,
+        );
         let operand =
             |address, rows, cols, stride, transposed| Operand { address, rows, cols, stride, transposed };
         assert_eq!(

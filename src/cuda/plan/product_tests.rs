@@ -26,12 +26,12 @@ fn buffer(address: u64, layout: Layout, dtype: DType) -> RawBuffer {
 }
 
 fn read(address: u64, rows: usize, cols: usize, dtype: DType) -> MatrixRef<'static, Raw> {
-    let layout = Layout::packed(rows, cols);
+    let layout = Layout::packed(rows, cols).expect("small");
     MatrixRef::from_buffer(buffer(address, layout, dtype), layout).unwrap()
 }
 
 fn write(address: u64, rows: usize, cols: usize, dtype: DType) -> MatrixMut<'static, Raw> {
-    let layout = Layout::packed(rows, cols);
+    let layout = Layout::packed(rows, cols).expect("small");
     MatrixMut::from_buffer(buffer(address, layout, dtype), layout).unwrap()
 }
 

@@ -74,12 +74,30 @@ impl RankPasses {
 }
 
 /// Divides `tiles` so that about `target` blocks run, given that `others` blocks share each range.
-fn split(tiles: usize, others: usize, target: usize, least_tiles: usize) -> Split {
+fn split(tiles: usize, others: usize, target: usize, least_tiles: usize) -> Result<Split> {
     /// More slabs than this cost more to add than their blocks save.
     const MOST: usize = 64;
     let wanted = (target / others.max(1)).min(tiles / least_tiles).clamp(1, MOST);
     let tiles_each = tiles.div_ceil(wanted);
-    Split { blocks: tiles.div_ceil(tiles_each.max(1)) as u32, tiles: tiles_each as u32 }
+    let tiles_32 = u32::try_from(tiles_each).map_err(|_| {
+        Error::Unsupported(format!("a product over {tiles} tiles: more than 2^32 for a block"))
+    })?;
+    Ok(Split { blocks: tiles.div_ceil(tiles_each.max(1)) as u32, tiles: tiles_32 })
+}
+
+/// Kernels count ranks in 32 bits.
+pub fn check_rank(rank: usize) -> Result<()> {
+    /// Room for padding to whole passes.
+    const MOST: usize = i32::MAX as usize - 64;
+    if rank > MOST {
+        return Err(Error::Unsupported(format!("adapters of rank {rank} in all: more than {MOST}")));
+    }
+    Ok(())
+}
+
+/// The product, or what no memory and no grid can hold.
+fn product<const N: usize>(factors: [usize; N]) -> usize {
+    factors.into_iter().fold(1, usize::saturating_mul)
 }
 
 fn blocks(count: usize) -> Result<[u32; 3]> {
@@ -99,7 +117,12 @@ pub(super) struct Slabs {
 
 impl Slabs {
     fn new(workspace: &mut Workspace, count: usize, rows: usize, columns: usize) -> Self {
-        Slabs { address: workspace.take(count * rows * columns * 4), count, rows, columns }
+        Slabs {
+            address: workspace.take(product([count, rows, columns, size_of::<f32>()])),
+            count,
+            rows,
+            columns,
+        }
     }
 
     /// The sum of nothing.
@@ -130,14 +153,14 @@ impl Planner {
         Planner { steps: Vec::new(), workspace: Workspace::new(workspace_base), arithmetic }
     }
 
-    pub fn finish(self) -> super::Plan {
-        super::Plan { steps: self.steps, workspace_bytes: self.workspace.bytes() }
+    pub fn finish(self) -> Result<super::Plan> {
+        Ok(super::Plan { workspace_bytes: self.workspace.bytes()?, steps: self.steps })
     }
 
     /// A matrix in scratch memory whose rows are aligned.
     pub fn matrix(&mut self, rows: usize, columns: usize) -> View {
         let stride = self.arithmetic.aligned_stride(columns);
-        let address = self.workspace.take(rows * stride * self.arithmetic.dtype.size());
+        let address = self.workspace.take(product([rows, stride, self.arithmetic.dtype.size()]));
         View::row_major(address, rows, columns, stride)
     }
 
@@ -195,8 +218,8 @@ impl Planner {
     pub fn shrink(&mut self, x: View, a: View, mask: DropoutMask) -> Result<Slabs> {
         let passes = RankPasses::of(a.rows as usize);
         let (rows, features) = (x.rows as usize, x.columns as usize);
-        let others = rows.div_ceil(TILE) * passes.chunks;
-        let split = split(features.div_ceil(TILE), others, 512, 2);
+        let others = product([rows.div_ceil(TILE), passes.chunks]);
+        let split = split(features.div_ceil(TILE), others, 512, 2)?;
         let slabs = Slabs::new(&mut self.workspace, split.blocks as usize, rows, passes.slab_columns());
         let stage = self.arithmetic.tile_bytes(TILE, TILE) + self.arithmetic.tile_bytes(passes.rank, TILE);
         let arguments = ShrinkArguments {
@@ -208,7 +231,7 @@ impl Planner {
             rank_chunks: passes.chunks as u32,
             slab_columns: slabs.columns as u32,
         };
-        let grid = blocks(others * split.blocks as usize)?;
+        let grid = blocks(product([others, split.blocks as usize]))?;
         self.launch_product("shrink", passes, grid, self.arithmetic.stages() * stage, &arguments);
         Ok(slabs)
     }
@@ -217,8 +240,8 @@ impl Planner {
     pub fn backward_a(&mut self, x: View, ds: View, mask: DropoutMask) -> Result<Slabs> {
         let passes = RankPasses::of(ds.columns as usize);
         let (rows, features) = (x.rows as usize, x.columns as usize);
-        let others = features.div_ceil(TILE) * passes.chunks;
-        let split = split(rows.div_ceil(TILE), others, 512, 2);
+        let others = product([features.div_ceil(TILE), passes.chunks]);
+        let split = split(rows.div_ceil(TILE), others, 512, 2)?;
         let slabs = Slabs::new(&mut self.workspace, split.blocks as usize, features, passes.slab_columns());
         let stage = self.arithmetic.tile_bytes(TILE, TILE) + self.arithmetic.tile_bytes(TILE, passes.rank);
         let arguments = BackwardAArguments {
@@ -230,7 +253,7 @@ impl Planner {
             rank_chunks: passes.chunks as u32,
             slab_columns: slabs.columns as u32,
         };
-        let grid = blocks(others * split.blocks as usize)?;
+        let grid = blocks(product([others, split.blocks as usize]))?;
         self.launch_product("backward_a", passes, grid, self.arithmetic.stages() * stage, &arguments);
         Ok(slabs)
     }
@@ -250,7 +273,7 @@ impl Planner {
         let chunks = columns.div_ceil(TILE * chunk_tiles);
         let chunks_per_group = chunks.div_ceil(MOST_GROUPS);
         let groups = chunks.div_ceil(chunks_per_group);
-        let split = split(rows.div_ceil(TILE), groups * passes.chunks, 256, 4);
+        let split = split(rows.div_ceil(TILE), product([groups, passes.chunks]), 256, 4)?;
         let split_blocks = split.blocks as usize;
 
         let slab_columns = passes.slab_columns();
@@ -277,7 +300,7 @@ impl Planner {
             rank_chunks: passes.chunks as u32,
             slab_columns: slab_columns as u32,
         };
-        let grid = blocks(passes.chunks * groups * split_blocks)?;
+        let grid = blocks(product([passes.chunks, groups, split_blocks]))?;
         self.launch_product("backward_dy", passes, grid, shared, &arguments);
         Ok(DySlabs { ds, db, dbias })
     }
@@ -301,7 +324,7 @@ impl Planner {
             scale: epilogue.scale,
             padding: 0,
         };
-        let grid = blocks((out.rows as usize).div_ceil(TILE) * (out.columns as usize).div_ceil(TILE))?;
+        let grid = blocks(product([out.rows, out.columns].map(|size| (size as usize).div_ceil(TILE))))?;
         let shared = (passes.chunks.min(2) * stage).max(product_bytes);
         self.launch_product("expand", passes, grid, shared, &arguments);
         Ok(())
@@ -340,7 +363,7 @@ impl Planner {
                 columns,
                 segments,
             };
-            let grid = blocks((slabs.rows * columns as usize).div_ceil(FINALIZE_THREADS))?;
+            let grid = blocks(product([slabs.rows, columns as usize]).div_ceil(FINALIZE_THREADS))?;
             self.launch("finalize".into(), grid, FINALIZE_THREADS as u32, 0, &arguments);
         }
         Ok(())

@@ -1,18 +1,19 @@
 //! Steps of weight updates, deltas and fingerprints.
 
+use super::products::check_rank;
 use super::workspace::Workspace;
 use crate::cuda::arguments::products::{View, dtype_code};
 use crate::cuda::arguments::weights::{
-    Counters, DeltaArguments, DeltaTerm, EscapeEntry, FingerprintArguments, KEEP_BACKUP, KEEP_CODES,
-    KEEP_NOTHING, MeasuredPart, WeightUpdateArguments, stored_view,
+    CodesArguments, DeltaArguments, DeltaTerm, EscapeEntry, FingerprintArguments, KEEP_BACKUP, KEEP_CODES,
+    KEEP_NOTHING, MeasuredPart, Sums, WeightUpdateArguments, stored_view,
 };
 use crate::cuda::engine::RawCodes;
 use crate::cuda::step::{Launch, Step};
-use crate::fingerprint::sample_step;
 use crate::memory::Raw;
 use crate::ops::{Delta, WeightUpdate};
 use crate::restore::RestoreMethod;
-use crate::{Error, Layout, MatrixRef, Result, Rounding, Shape};
+use crate::{Adapter, Error, Layout, MatrixRef, Result, Rounding, Shape};
+use std::mem::offset_of;
 
 /// Rows of W, as stored, that one block of the update kernels works on.
 const TILE_ROWS: usize = 64;
@@ -22,15 +23,15 @@ const TILE_COLUMNS: usize = 64;
 const THREAD_TILE: usize = 4;
 const THREADS: u32 = 256;
 /// Blocks of a fingerprint: enough to fill a card.
-const MOST_FINGERPRINT_BLOCKS: usize = 512;
+const MOST_FINGERPRINT_BLOCKS: usize = 1024;
 
 /// Scratch memory of an update.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UpdateMemory {
-    /// Three `u64`: fingerprints of A, B and W.
-    pub fingerprints: u64,
-    /// [`Counters`].
-    pub counters: u64,
+    /// [`Sums`].
+    pub sums: u64,
+    /// The `u64` that new escapes are counted in.
+    pub new_escape_count: u64,
     /// A [`MeasuredPart`] for each block, or 0.
     pub parts: u64,
     /// [`EscapeEntry`]s to restore from, sorted by index.
@@ -61,32 +62,36 @@ pub fn update_memory(
     let blocks = blocks(op.w.layout())? as usize;
     let mut workspace = Workspace::new(base);
     let mut memory = UpdateMemory {
-        fingerprints: workspace.take(3 * size_of::<u64>()),
-        counters: workspace.take(size_of::<Counters>()),
+        sums: workspace.take(size_of::<Sums>()),
+        new_escape_count: workspace.take(size_of::<u64>()),
         old_escape_count,
         ..UpdateMemory::default()
     };
     if op.report {
-        memory.parts = workspace.take(blocks * size_of::<MeasuredPart>());
+        memory.parts = workspace.take(blocks.saturating_mul(size_of::<MeasuredPart>()));
     }
-    memory.old_escapes = workspace.take(old_escape_count * size_of::<EscapeEntry>());
+    memory.old_escapes = workspace.take(old_escape_count.saturating_mul(size_of::<EscapeEntry>()));
     if op.add.is_some() && method == Some(RestoreMethod::Codes) {
         memory.new_escape_capacity = escape_capacity(op.w.shape());
-        memory.new_escapes = workspace.take(memory.new_escape_capacity * size_of::<EscapeEntry>());
+        memory.new_escapes =
+            workspace.take(memory.new_escape_capacity.saturating_mul(size_of::<EscapeEntry>()));
     }
-    Ok((memory, workspace.bytes()))
+    Ok((memory, workspace.bytes()?))
 }
 
 /// The launch that updates the weight, or, as a dry run, only counts and collects what needs an escape entry.
 ///
 /// # Errors
-/// The weight is too large for one launch.
+/// The weight, or a rank, is too large for one launch.
 pub fn update(
     op: &WeightUpdate<'_, Raw, RawCodes>,
     record: Option<(RestoreMethod, RawCodes)>,
     memory: &UpdateMemory,
     dry_run: bool,
 ) -> Result<Step> {
+    for adapter in op.remove.iter().chain(&op.add) {
+        check_rank(adapter.rank())?;
+    }
     let (layout, dtype) = (op.w.layout(), op.w.dtype());
     let transposed = layout.is_transposed();
     let w = stored_view(op.w.as_ref().buffer().address, layout);
@@ -101,8 +106,12 @@ pub fn update(
         old_escape_count: memory.old_escape_count as u64,
         new_escapes: memory.new_escapes,
         new_escape_capacity: memory.new_escape_capacity as u64,
-        counters: memory.counters,
+        new_escape_count: memory.new_escape_count,
         parts: if dry_run { 0 } else { memory.parts },
+        sums: match record {
+            Some(_) if !dry_run => memory.sums + offset_of!(Sums, base) as u64,
+            _ => 0,
+        },
         seed: match op.rounding {
             Rounding::Nearest => 0,
             Rounding::Stochastic { seed } => seed,
@@ -129,8 +138,9 @@ pub fn update(
 /// The launch that writes Δ.
 ///
 /// # Errors
-/// Δ is too large for one launch.
+/// Δ, or its rank, is too large for one launch.
 pub fn delta(op: &Delta<'_, Raw>) -> Result<Step> {
+    check_rank(op.adapter.rank())?;
     let (layout, dtype) = (op.delta.layout(), op.delta.dtype());
     let target = stored_view(op.delta.as_ref().buffer().address, layout);
     let arguments = DeltaArguments {
@@ -142,23 +152,37 @@ pub fn delta(op: &Delta<'_, Raw>) -> Result<Step> {
     Ok(launch(format!("delta_{dtype}"), blocks(layout)?, &arguments))
 }
 
-/// The launch that adds the fingerprint of the values of A or B to the `u64` at `sum`.
-pub fn value_fingerprint(matrix: MatrixRef<'_, Raw>, sum: u64) -> Step {
-    fingerprint(matrix, 1, sum, false)
+/// The launches that add to `a` and `b` of the [`Sums`] at `sums`: the values of an adapter.
+pub fn adapter_fingerprint(adapter: &Adapter<'_, Raw>, sums: u64) -> [Step; 2] {
+    [(adapter.a, offset_of!(Sums, a)), (adapter.b, offset_of!(Sums, b))]
+        .map(|(matrix, offset)| fingerprint(matrix, sums + offset as u64, false))
 }
 
-/// The launch that adds the fingerprint of a sample of a weight's bits to the `u64` at `sum`.
-pub fn weight_fingerprint(matrix: MatrixRef<'_, Raw>, sum: u64) -> Step {
-    fingerprint(matrix, sample_step(matrix.shape()), sum, true)
+/// The launch that adds to `w` of the [`Sums`] at `sums`: the bits of a weight.
+pub fn weight_fingerprint(matrix: MatrixRef<'_, Raw>, sums: u64) -> Step {
+    fingerprint(matrix, sums + offset_of!(Sums, w) as u64, true)
 }
 
-fn fingerprint(matrix: MatrixRef<'_, Raw>, step: u64, sum: u64, stored_bits: bool) -> Step {
-    let samples = (matrix.rows() * matrix.cols()).div_ceil(step as usize);
-    let blocks = samples.div_ceil(THREADS as usize).min(MOST_FINGERPRINT_BLOCKS);
+/// The launch that adds to `codes` and `escapes` of the [`Sums`] at `sums`: the first `bytes` of a record's codes.
+pub fn codes_fingerprint(codes: RawCodes, bytes: usize, sums: u64) -> Step {
+    let blocks = bytes.div_ceil(8).div_ceil(THREADS as usize).min(MOST_FINGERPRINT_BLOCKS);
+    let arguments = CodesArguments {
+        codes: codes.address,
+        bytes: bytes as u64,
+        sum: sums + offset_of!(Sums, codes) as u64,
+        escapes: sums + offset_of!(Sums, escapes) as u64,
+    };
+    launch("fingerprint_codes".into(), blocks as u32, &arguments)
+}
+
+fn fingerprint(matrix: MatrixRef<'_, Raw>, sum: u64, stored_bits: bool) -> Step {
+    let view = View::from(matrix);
+    let per_word = if stored_bits { 8 / matrix.dtype().size() } else { 2 };
+    // A block for each row of words, or for each column of words where columns are contiguous.
+    let outer = if view.column_stride == 1 { matrix.rows() } else { matrix.cols().div_ceil(per_word) };
+    let blocks = outer.min(MOST_FINGERPRINT_BLOCKS);
     let arguments = FingerprintArguments {
-        matrix: View::from(matrix),
-        step,
-        samples: samples as u64,
+        matrix: view,
         sum,
         dtype: dtype_code(matrix.dtype()),
         stored_bits: stored_bits.into(),
@@ -192,7 +216,7 @@ fn launch(kernel: String, blocks: u32, arguments: &impl bytemuck::NoUninit) -> S
 mod tests {
     use super::*;
     use crate::memory::RawBuffer;
-    use crate::{Adapter, DType, MatrixMut};
+    use crate::{DType, MatrixMut};
 
     fn buffer(address: u64, dtype: DType) -> RawBuffer {
         RawBuffer { address, len: 1 << 20, dtype }
@@ -204,8 +228,8 @@ mod tests {
 
     fn merge(w: Layout, address: u64) -> WeightUpdate<'static, Raw, RawCodes> {
         let adapter = Adapter {
-            a: matrix(4096, Layout::packed(w.rows(), 4)),
-            b: matrix(8192, Layout::packed(4, w.cols())),
+            a: matrix(4096, Layout::packed(w.rows(), 4).expect("small")),
+            b: matrix(8192, Layout::packed(4, w.cols()).expect("small")),
             scale: 2.0,
         };
         WeightUpdate {
@@ -226,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_transposed_weight_swaps_the_factors() {
-        let op = merge(Layout::packed(300, 70).t(), 0x1000);
+        let op = merge(Layout::packed(300, 70).expect("small").t(), 0x1000);
         let (launch, arguments) =
             launched(update(&op, None, &UpdateMemory::default(), false).expect("small"));
         assert_eq!((launch.kernel.as_str(), launch.grid), ("weight_update_bf16", [10, 1, 1]));
@@ -245,14 +269,14 @@ mod tests {
             let op = merge(layout, address);
             launched(update(&op, None, &UpdateMemory::default(), false).expect("small")).1.vector_rows
         };
-        assert_eq!(vectors(Layout::packed(10, 64), 0x1000), 1);
-        assert_eq!(vectors(Layout::packed(10, 64), 0x1002), 0);
-        assert_eq!(vectors(Layout::packed(10, 65), 0x1000), 0);
+        assert_eq!(vectors(Layout::packed(10, 64).expect("small"), 0x1000), 1);
+        assert_eq!(vectors(Layout::packed(10, 64).expect("small"), 0x1002), 0);
+        assert_eq!(vectors(Layout::packed(10, 65).expect("small"), 0x1000), 0);
     }
 
     #[test]
     fn records_and_reports_have_their_kernels() {
-        let mut op = merge(Layout::packed(10, 64), 0x1000);
+        let mut op = merge(Layout::packed(10, 64).expect("small"), 0x1000);
         let codes = RawCodes { address: 0x9000, bytes: 640 };
         let record = Some((RestoreMethod::Codes, codes));
         let (memory, bytes) = update_memory(&op, Some(RestoreMethod::Codes), 3, 0x10000).expect("small");

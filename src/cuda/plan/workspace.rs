@@ -1,6 +1,7 @@
 //! Scratch memory of a plan.
 
 use super::super::step::Step;
+use crate::{Error, Result};
 
 /// Steps, and the scratch memory they use.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -33,10 +34,11 @@ impl Workspace {
         Workspace { base, used: 0, peak: 0 }
     }
 
-    /// The address of fresh memory, a multiple of 256.
+    /// The address of fresh memory, a multiple of 256. More than memory can hold is for [`Workspace::bytes`] to refuse.
     pub fn take(&mut self, bytes: usize) -> u64 {
-        let address = self.base + self.used as u64;
-        self.used += bytes.next_multiple_of(Self::ALIGNMENT);
+        let address = self.base.saturating_add(self.used as u64);
+        let aligned = bytes.checked_next_multiple_of(Self::ALIGNMENT).unwrap_or(usize::MAX);
+        self.used = self.used.saturating_add(aligned);
         self.peak = self.peak.max(self.used);
         address
     }
@@ -51,8 +53,14 @@ impl Workspace {
     }
 
     /// Bytes needed in all.
-    pub fn bytes(&self) -> usize {
-        self.peak
+    ///
+    /// # Errors
+    /// No memory can be so large.
+    pub fn bytes(&self) -> Result<usize> {
+        match isize::try_from(self.peak) {
+            Ok(_) => Ok(self.peak),
+            Err(_) => Err(Error::OutOfMemory { needed: self.peak, purpose: "the workspace" }),
+        }
     }
 }
 
@@ -69,6 +77,17 @@ mod tests {
         assert_eq!((first, second), (1024, 1280));
         workspace.release(mark);
         assert_eq!(workspace.take(1), second);
-        assert_eq!(workspace.bytes(), 256 + 512);
+        assert_eq!(workspace.bytes().expect("little"), 256 + 512);
+    }
+
+    #[test]
+    fn more_than_memory_can_hold_is_an_error() {
+        for bytes in [usize::MAX, usize::MAX - 300, isize::MAX as usize] {
+            let mut workspace = Workspace::new(u64::MAX - 255);
+            workspace.take(10);
+            workspace.take(bytes);
+            workspace.take(bytes);
+            assert!(matches!(workspace.bytes(), Err(Error::OutOfMemory { .. })), "{bytes}");
+        }
     }
 }

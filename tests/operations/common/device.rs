@@ -2,6 +2,7 @@
 
 use super::matrix::Data;
 use lora_kernels::memory::{Host, HostMut, HostRef, Memory};
+use lora_kernels::restore::RestoreRecord;
 use lora_kernels::{Backend, Layout, MatrixMut, MatrixRef, Result, cpu};
 
 /// How large the problems of a test may be.
@@ -42,6 +43,10 @@ pub trait TestDevice: Sized {
     /// Copies the whole buffer back.
     fn download(&mut self, buffer: &Self::Buffer) -> Data;
     fn free(&mut self, buffer: Self::Buffer);
+    /// Copies a record's codes to the device.
+    fn upload_record(&mut self, record: &RestoreRecord) -> RestoreRecord<Self::Codes>;
+    /// Copies a record's codes back.
+    fn download_record(&mut self, record: &RestoreRecord<Self::Codes>) -> RestoreRecord;
     fn view(buffer: &Self::Buffer, layout: Layout) -> Result<MatrixRef<'_, Self::Memory>>;
     fn view_mut(buffer: &mut Self::Buffer, layout: Layout) -> Result<MatrixMut<'_, Self::Memory>>;
 }
@@ -77,6 +82,14 @@ impl TestDevice for Cpu {
 
     /// Dropping is enough.
     fn free(&mut self, _buffer: (Data, usize)) {}
+
+    fn upload_record(&mut self, record: &RestoreRecord) -> RestoreRecord {
+        record.clone()
+    }
+
+    fn download_record(&mut self, record: &RestoreRecord) -> RestoreRecord {
+        record.clone()
+    }
 
     fn view((data, offset): &(Data, usize), layout: Layout) -> Result<MatrixRef<'_>> {
         let buffer = match data {

@@ -6,6 +6,7 @@ use lora_emulator::EmulatedCuda;
 use lora_kernels::cuda::engine::RawCodes;
 use lora_kernels::cuda::executor::Executor;
 use lora_kernels::memory::{Raw, RawBuffer};
+use lora_kernels::restore::RestoreRecord;
 use lora_kernels::{Layout, MatrixMut, MatrixRef, Result};
 
 /// The CUDA backend over the emulator.
@@ -44,6 +45,14 @@ impl TestDevice for Emulated {
 
     fn free(&mut self, (buffer, _): (RawBuffer, usize)) {
         assert!(self.0.emulator_mut().free(buffer.address), "the buffer was allocated");
+    }
+
+    fn upload_record(&mut self, record: &RestoreRecord) -> RestoreRecord<RawCodes> {
+        self.0.upload_record(record).expect("the codes are allocated")
+    }
+
+    fn download_record(&mut self, record: &RestoreRecord<RawCodes>) -> RestoreRecord {
+        self.0.download_record(record).expect("the codes are allocated")
     }
 
     fn view(buffer: &(RawBuffer, usize), layout: Layout) -> Result<MatrixRef<'_, Raw>> {

@@ -5,6 +5,7 @@ use super::matrix::Data;
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DeviceRepr};
 use half::{bf16, f16};
 use lora_kernels::cuda::{Cuda, DeviceCodes, DeviceMemory};
+use lora_kernels::restore::RestoreRecord;
 use lora_kernels::{Layout, MatrixMut, MatrixRef, Result};
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
@@ -78,6 +79,14 @@ impl TestDevice for Gpu {
 
     /// Dropping is enough.
     fn free(&mut self, _buffer: Buffer) {}
+
+    fn upload_record(&mut self, record: &RestoreRecord) -> RestoreRecord<DeviceCodes> {
+        self.cuda.upload_record(record).expect("the upload succeeds")
+    }
+
+    fn download_record(&mut self, record: &RestoreRecord<DeviceCodes>) -> RestoreRecord {
+        self.cuda.download_record(record).expect("the download succeeds")
+    }
 
     fn view(buffer: &Buffer, layout: Layout) -> Result<MatrixRef<'_, DeviceMemory>> {
         let (rows, cols, stride) = stored(layout);

@@ -72,6 +72,14 @@ impl Data {
         }
     }
 
+    pub fn set_bits(&mut self, index: usize, bits: u32) {
+        match self {
+            Data::F32(values) => values[index] = f32::from_bits(bits),
+            Data::F16(values) => values[index] = f16::from_bits(bits as u16),
+            Data::Bf16(values) => values[index] = bf16::from_bits(bits as u16),
+        }
+    }
+
     pub fn bytes(&self) -> &[u8] {
         match self {
             Data::F32(values) => bytemuck::cast_slice(values),
@@ -160,6 +168,21 @@ impl Matrix {
     pub fn set(&mut self, row: usize, col: usize, value: f64) {
         let index = self.index(row, col);
         self.data.set(index, value);
+    }
+
+    /// The bits of an element.
+    pub fn bits(&self, row: usize, col: usize) -> u32 {
+        self.data.bits(self.index(row, col))
+    }
+
+    pub fn set_bits(&mut self, row: usize, col: usize, bits: u32) {
+        let index = self.index(row, col);
+        self.data.set_bits(index, bits);
+    }
+
+    /// The bits of all elements, row by row.
+    pub fn all_bits(&self) -> Vec<u32> {
+        (0..self.rows * self.cols).map(|n| self.bits(n / self.cols, n % self.cols)).collect()
     }
 
     /// The layout that the library is told, for a buffer that starts at the offset.

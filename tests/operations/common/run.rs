@@ -9,7 +9,8 @@ use lora_kernels::ops::{
 };
 use lora_kernels::restore::RestoreRecord;
 use lora_kernels::{
-    Adapter, Backend, Backward, Delta, Dropout, Forward, Layout, MatrixMut, MatrixRef, Result, WeightUpdate,
+    Adapter, Backend, Backward, Delta, Dropout, Forward, Layout, MatrixMut, MatrixRef, MergeReport, Result,
+    Rounding, WeightUpdate,
 };
 
 /// A, B and s.
@@ -279,7 +280,7 @@ fn read_back<D: TestDevice>(
     }
 }
 
-/// Adds an adapter to `w`, takes one out, or both.
+/// Adds an adapter to `w`, takes one out, or both, rounded to nearest.
 pub fn update_weights<D: TestDevice>(
     device: &mut D,
     w: &mut Matrix,
@@ -287,24 +288,47 @@ pub fn update_weights<D: TestDevice>(
     add: Option<&AdapterArguments>,
     record: Option<&mut RestoreRecord<D::Codes>>,
 ) -> Result<()> {
-    let mut on_device = OnDevice::new(device, w)?;
-    let removed = remove.map(|adapter| AdapterOnDevice::new(device, adapter)).transpose()?;
-    let added = add.map(|adapter| AdapterOnDevice::new(device, adapter)).transpose()?;
-    let result = device.backend().update_weights(WeightUpdate {
-        w: on_device.view_mut()?,
-        remove: removed.as_ref().map(AdapterOnDevice::view).transpose()?,
-        add: added.as_ref().map(AdapterOnDevice::view).transpose()?,
-        rounding: lora_kernels::Rounding::Nearest,
-        record,
-        report: false,
-    });
-    for (on_device, adapter) in [(removed, remove), (added, add)] {
-        if let (Some(on_device), Some(adapter)) = (on_device, adapter) {
-            on_device.assert_unchanged(device, adapter);
+    let update = Update { remove, add, ..Update::default() };
+    update.run(device, w, record).map(|_| ())
+}
+
+/// What to do to a weight.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Update<'a> {
+    pub remove: Option<&'a AdapterArguments>,
+    pub add: Option<&'a AdapterArguments>,
+    pub rounding: Rounding,
+    pub report: bool,
+}
+
+impl Update<'_> {
+    /// Updates `w` on the device.
+    pub fn run<D: TestDevice>(
+        self,
+        device: &mut D,
+        w: &mut Matrix,
+        record: Option<&mut RestoreRecord<D::Codes>>,
+    ) -> Result<Option<MergeReport>> {
+        let Update { remove, add, rounding, report } = self;
+        let mut on_device = OnDevice::new(device, w)?;
+        let removed = remove.map(|adapter| AdapterOnDevice::new(device, adapter)).transpose()?;
+        let added = add.map(|adapter| AdapterOnDevice::new(device, adapter)).transpose()?;
+        let result = device.backend().update_weights(WeightUpdate {
+            w: on_device.view_mut()?,
+            remove: removed.as_ref().map(AdapterOnDevice::view).transpose()?,
+            add: added.as_ref().map(AdapterOnDevice::view).transpose()?,
+            rounding,
+            record,
+            report,
+        });
+        for (on_device, adapter) in [(removed, remove), (added, add)] {
+            if let (Some(on_device), Some(adapter)) = (on_device, adapter) {
+                on_device.assert_unchanged(device, adapter);
+            }
         }
+        on_device.read_back(device, "w", w);
+        result
     }
-    on_device.read_back(device, "w", w);
-    result.map(|_| ())
 }
 
 /// Writes s·A·B to `delta`.

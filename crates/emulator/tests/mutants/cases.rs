@@ -158,6 +158,7 @@ const AWKWARD: weights::Case = weights::Case {
     record: None,
     stochastic: false,
     report: false,
+    far: false,
 };
 
 /// A rank of two stages; shapes off every tile, in both orientations.
@@ -168,6 +169,31 @@ pub fn updates() -> Vec<Case> {
 
 pub fn stochastic_updates() -> Vec<Case> {
     vec![Case::Update(weights::Case { stochastic: true, ..AWKWARD })]
+}
+
+/// More columns and rows than a counter of 8 bits counts, in both orientations.
+pub fn wide_stochastic_updates() -> Vec<Case> {
+    let case =
+        |shape, w| Case::Update(weights::Case { shape, ranks: [1, 1], w, stochastic: true, ..AWKWARD });
+    vec![
+        case([2, 300], (false, 0)),
+        case([2, 300], (true, 0)),
+        case([300, 2], (false, 0)),
+        case([300, 2], (true, 0)),
+    ]
+}
+
+/// Codes at the ends of their range.
+pub fn far_updates() -> Vec<Case> {
+    let record = Some(RestoreMethod::Codes);
+    vec![Case::Update(weights::Case {
+        shape: [4, 24],
+        ranks: [1, 1],
+        w: (false, 0),
+        record,
+        far: true,
+        ..AWKWARD
+    })]
 }
 
 pub fn recorded_updates() -> Vec<Case> {
@@ -191,7 +217,7 @@ pub fn deltas_f32() -> Vec<Case> {
 
 /// All cases.
 pub fn all() -> Vec<Case> {
-    let sets: [fn() -> Vec<Case>; 26] = [
+    let sets: [fn() -> Vec<Case>; 28] = [
         shrink,
         shrink_f32,
         shrink_tf32,
@@ -214,6 +240,8 @@ pub fn all() -> Vec<Case> {
         order_of_dbias,
         updates,
         stochastic_updates,
+        wide_stochastic_updates,
+        far_updates,
         recorded_updates,
         measured_updates,
         deltas,

@@ -116,8 +116,8 @@ pub const MUTANTS: &[Mutant] = &[
         fault: "escapes take their slots without atomics",
         changes: &[(
             "weight_record.cuh",
-            "atomicAdd(reinterpret_cast<unsigned long long*>(arguments.counters), 1ull)",
-            "(*reinterpret_cast<unsigned long long*>(arguments.counters))++",
+            "atomicAdd(reinterpret_cast<unsigned long long*>(arguments.new_escape_count), 1ull)",
+            "(*reinterpret_cast<unsigned long long*>(arguments.new_escape_count))++",
         )],
         ..RECORDED
     },
@@ -186,15 +186,15 @@ pub const MUTANTS: &[Mutant] = &[
     // Fingerprints.
     Mutant {
         fault: "the sum over a block has no barriers",
-        changes: &[("fingerprint.cu", "half /= 2) {\n        __syncthreads();", "half /= 2) {")],
+        changes: &[("fingerprint.cuh", "half /= 2) {\n        __syncthreads();", "half /= 2) {")],
         ..FINGERPRINT
     },
     Mutant {
         fault: "blocks add to the fingerprint without atomics",
         changes: &[(
-            "fingerprint.cu",
-            "atomicAdd(reinterpret_cast<unsigned long long*>(arguments.sum), sums[0]);",
-            "*reinterpret_cast<unsigned long long*>(arguments.sum) += sums[0];",
+            "fingerprint.cuh",
+            "atomicAdd(reinterpret_cast<unsigned long long*>(target), sums[0]);",
+            "*reinterpret_cast<unsigned long long*>(target) += sums[0];",
         )],
         ..FINGERPRINT
     },
@@ -202,9 +202,57 @@ pub const MUTANTS: &[Mutant] = &[
         fault: "the fingerprint skips the gaps between columns only",
         changes: &[(
             "fingerprint.cu",
-            "row * matrix.row_stride + column * matrix.column_stride",
-            "row * matrix.row_stride + column",
+            "row * matrix.row_stride + (first + part) * matrix.column_stride",
+            "row * matrix.row_stride + first + part",
         )],
         ..FINGERPRINT
+    },
+    Mutant {
+        fault: "marks of escapes are counted in the upper half of a word only",
+        changes: &[("fingerprint.cu", "(zeros >> 7) *", "(zeros >> 39) *")],
+        ..FINGERPRINT
+    },
+    Mutant {
+        fault: "the last word of the codes is left out",
+        changes: &[("fingerprint.cu", "(arguments.bytes + 7) / 8", "arguments.bytes / 8")],
+        ..FINGERPRINT
+    },
+    Mutant {
+        fault: "weights outside the matrix count in its fingerprint",
+        changes: &[("weight_update.cu", "uint64_t(holds ? bits : 0)", "uint64_t(bits)")],
+        ..RECORDED
+    },
+    // Found to be missed: the counter's first word repeats.
+    Mutant {
+        fault: "draws repeat every 256 columns",
+        changes: &[(
+            "weight_update.cu",
+            "static_cast<uint32_t>(j / 4),",
+            "static_cast<uint32_t>(j / 4 % 64),",
+        )],
+        cases: cases::wide_stochastic_updates,
+        ..UPDATE
+    },
+    Mutant {
+        fault: "draws repeat every 256 rows",
+        changes: &[(
+            "weight_update.cu",
+            "static_cast<uint32_t>(i), static_cast<uint32_t>(i >> 32)",
+            "static_cast<uint32_t>(i % 256), static_cast<uint32_t>(i >> 32)",
+        )],
+        cases: cases::wide_stochastic_updates,
+        ..UPDATE
+    },
+    Mutant {
+        fault: "128 steps up get a code, which is that of an escape",
+        changes: &[("weight_record.cuh", "steps <= 127", "steps <= 128")],
+        cases: cases::far_updates,
+        ..RECORDED
+    },
+    Mutant {
+        fault: "127 steps down get an escape",
+        changes: &[("weight_record.cuh", "steps >= -127", "steps > -127")],
+        cases: cases::far_updates,
+        ..RECORDED
     },
 ];

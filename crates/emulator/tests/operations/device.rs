@@ -7,6 +7,7 @@ use lora_kernels::cuda::F32Math;
 use lora_kernels::cuda::engine::RawCodes;
 use lora_kernels::cuda::executor::Executor;
 use lora_kernels::memory::{Raw, RawBuffer};
+use lora_kernels::restore::RestoreRecord;
 use lora_kernels::{Layout, MatrixMut, MatrixRef, Result};
 use std::sync::Arc;
 
@@ -72,6 +73,14 @@ impl TestDevice for Device {
 
     fn free(&mut self, (buffer, _): Buffer) {
         assert!(self.0.emulator_mut().free(buffer.address), "the buffer was allocated");
+    }
+
+    fn upload_record(&mut self, record: &RestoreRecord) -> RestoreRecord<RawCodes> {
+        self.0.upload_record(record).expect("the codes are allocated")
+    }
+
+    fn download_record(&mut self, record: &RestoreRecord<RawCodes>) -> RestoreRecord {
+        self.0.download_record(record).expect("the codes are allocated")
     }
 
     fn view(buffer: &Buffer, layout: Layout) -> Result<MatrixRef<'_, Raw>> {

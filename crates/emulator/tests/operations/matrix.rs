@@ -161,6 +161,7 @@ fn updates() -> Vec<weights::Case> {
                 record,
                 stochastic: dtype == DType::Bf16 && n % 2 == 1,
                 report: (n / 2 + e) % 2 == 1,
+                far: false,
             });
         }
     }

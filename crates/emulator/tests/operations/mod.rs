@@ -25,7 +25,7 @@ pub mod common {
     pub mod tolerance;
 }
 
-#[path = "../../../../tests/weights_support/mod.rs"]
+#[path = "../weights_support/mod.rs"]
 mod weights_support;
 
 pub use device::Device;

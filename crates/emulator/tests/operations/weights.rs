@@ -28,6 +28,8 @@ pub struct Case {
     /// For `bf16` weights.
     pub stochastic: bool,
     pub report: bool,
+    /// Weights a hundred and more values away from what their codes count from.
+    pub far: bool,
 }
 
 const SEED: u64 = 0xFEED_5EED_0000_0001;
@@ -57,8 +59,13 @@ impl Case {
     fn update_as<T: Element, A: Element>(&self, device: &mut Device, verifies: bool) -> Vec<u8> {
         let [rows, cols] = self.shape;
         let mut random = Random((rows * 1000 + cols) as u64);
-        let base: Vec<T> = weights(&mut random, rows * cols);
-        let factors = self.ranks.map(|rank| Factors::<A>::random(&mut random, rows, cols, rank, 3e-3));
+        let (base, factors) = match self.far {
+            false => {
+                let base: Vec<T> = weights(&mut random, rows * cols);
+                (base, self.ranks.map(|rank| Factors::<A>::random(&mut random, rows, cols, rank, 3e-3)))
+            }
+            true => (far_weights(rows * cols), [1.0, 2.0].map(|scale| constant(rows, cols, scale))),
+        };
         let mut adapters: Vec<OnDevice<A>> = Vec::new();
         for factors in &factors {
             adapters.push(OnDevice::new(device, factors, self.a, self.b));
@@ -192,6 +199,19 @@ fn weights<T: Element>(random: &mut Random, count: usize) -> Vec<T> {
     // A NaN with a payload.
     weights[count / 2] = from_bits(if T::DTYPE.size() == 4 { 0xFFC1_2345 } else { 0xFFE5 });
     weights
+}
+
+/// Added to 1, these are lost: their codes are how many values they are away from 0.
+fn far_weights<T: Element>(count: usize) -> Vec<T> {
+    let sign = bits(T::from_f32(-0.0));
+    let patterns = [126, 127, 128, 129, sign | 125, sign | 126, sign | 127, sign | 128];
+    (0..count).map(|n| from_bits(patterns[n % patterns.len()])).collect()
+}
+
+/// Factors of a Δ that is `scale` everywhere.
+fn constant<A: Element>(rows: usize, cols: usize, scale: f32) -> Factors<A> {
+    let one = A::from_f32(1.0);
+    Factors { a: vec![one; rows], b: vec![one; cols], rank: 1, scale }
 }
 
 fn assert_report<T: Element>(

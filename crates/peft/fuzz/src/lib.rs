@@ -1,16 +1,18 @@
-//! What must hold for any bytes that the readers of `lora-peft` are given: no panic, and what was accepted survives
-//! being written and read. One function a fuzz target, which returns whether the bytes were accepted; `tests/readers.rs`
+//! What must hold for any bytes that the readers of `lora-peft`, and the views of `lora-kernels`, are given: no panic, and
+//! what was accepted survives being written and read, or gives the right result. One function a fuzz target, which returns whether the bytes were accepted; `tests/readers.rs`
 //! runs them too.
 
 mod adapter;
 mod checkpoint;
 mod mutate;
 mod record;
+mod views;
 
 pub use adapter::{adapter, config};
 pub use checkpoint::{index, safetensors};
 pub use mutate::mutate_json;
 pub use record::{record, record_seeds};
+pub use views::views;
 
 /// Two files in one input: a JSON text, which cannot hold a zero byte, and what follows that.
 fn two_files(bytes: &[u8]) -> Option<(&[u8], &[u8])> {

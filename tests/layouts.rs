@@ -1,0 +1,237 @@
+//! A layout that exists is a valid one, however extreme the numbers it was asked for with: what is accepted lies within
+//! its buffer, computed in 128 bits, and can be planned and run without overflow.
+
+use lora_kernels::cpu::Cpu;
+use lora_kernels::cuda::F32Math;
+use lora_kernels::cuda::engine::RawCodes;
+use lora_kernels::cuda::plan::{backward::backward, forward::forward, weights};
+use lora_kernels::memory::{Raw, RawBuffer};
+use lora_kernels::ops::{Backward, BackwardSiblings, ForwardSiblings, Output};
+use lora_kernels::restore::{RestoreMethod, RestoreRecord};
+use lora_kernels::{
+    Adapter, Backend, DType, Delta, Error, Forward, Layout, MatrixMut, MatrixRef, Result, Shape, WeightUpdate,
+};
+use proptest::prelude::*;
+
+/// Small numbers, and those around powers of two and the largest.
+fn extreme() -> impl Strategy<Value = usize> {
+    let near = |anchor: usize| {
+        (0..4usize, any::<bool>())
+            .prop_map(move |(by, up)| if up { anchor.wrapping_add(by) } else { anchor.wrapping_sub(by) })
+    };
+    prop_oneof![
+        3 => 0..9usize,
+        4 => (0..usize::BITS).prop_flat_map(move |shift| near(1 << shift)),
+        1 => near(usize::MAX),
+        1 => near(isize::MAX as usize),
+        1 => near(isize::MAX as usize / 2),
+    ]
+}
+
+/// Elements from the first to the last, as they are.
+fn span([rows, cols, stride]: [usize; 3]) -> u128 {
+    match [rows, cols, stride].map(|number| number as u128) {
+        [0, _, _] | [_, 0, _] => 0,
+        [1, cols, _] => cols,
+        [rows, cols, stride] => (rows - 1) * stride + cols,
+    }
+}
+
+fn fits_memory(numbers: [usize; 3], bytes: usize) -> bool {
+    let largest = span(numbers).max(numbers[0] as u128).max(numbers[1] as u128);
+    largest <= isize::MAX as u128 / bytes as u128
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4096))]
+
+    #[test]
+    fn a_layout_is_accepted_exactly_if_it_is_one(numbers in [extreme(), extreme(), extreme()]) {
+        let [rows, cols, stride] = numbers;
+        let overlap = rows > 1 && stride < cols;
+        match Layout::strided(rows, cols, stride) {
+            Err(error) => {
+                let invalid = matches!(error, Error::InvalidStride { .. });
+                prop_assert!(invalid);
+                prop_assert!(overlap || !fits_memory(numbers, 2) || (rows > 1 && cols == 0), "{error}");
+            }
+            Ok(layout) => {
+                prop_assert!(!overlap && fits_memory(numbers, 2));
+                prop_assert_eq!(layout.span() as u128, span(numbers));
+                for layout in [layout, layout.t()] {
+                    if let (Some(row), Some(col)) = (layout.rows().checked_sub(1), layout.cols().checked_sub(1)) {
+                        let last = row * layout.row_stride() + col * layout.col_stride();
+                        prop_assert_eq!(last + 1, layout.span());
+                        prop_assert!(layout.rows() * layout.cols() <= layout.span());
+                    }
+                }
+            }
+        }
+        let packed = Layout::packed(rows, cols);
+        prop_assert_eq!(packed.is_ok(), fits_memory([rows, cols, cols], 2));
+    }
+
+    /// Views of a real slice: what is accepted can be read and written everywhere, and nothing beside it is.
+    #[test]
+    fn a_view_of_a_slice_lies_within_it(
+        numbers in [extreme(), extreme(), extreme()],
+        len in 0..40usize,
+        transposed in any::<bool>(),
+    ) {
+        let [rows, cols, stride] = numbers;
+        let mut values = vec![9.0f32; len];
+        let view = MatrixRef::strided(&values, rows, cols, stride);
+        let fits = Layout::strided(rows, cols, stride).is_ok() && span(numbers) <= len as u128;
+        prop_assert_eq!(view.is_ok(), fits);
+        prop_assert_eq!(MatrixMut::strided(&mut values, rows, cols, stride).is_ok(), fits);
+        prop_assert_eq!(
+            MatrixRef::new(&values, rows, cols).is_ok(),
+            Layout::packed(rows, cols).is_ok() && span([rows, cols, cols]) <= len as u128
+        );
+        if !fits || rows == 0 || cols == 0 {
+            return Ok(());
+        }
+        let shape = if transposed { [cols, rows] } else { [rows, cols] };
+        let (a, b) = (vec![1.0f32; shape[0]], vec![1.0f32; shape[1]]);
+        let adapter = Adapter {
+            a: MatrixRef::strided(&a, shape[0], 1, if shape[0] > 1 { 1 } else { stride }).unwrap(),
+            b: MatrixRef::strided(&b, 1, shape[1], stride).unwrap(),
+            scale: 1.0,
+        };
+        let view = MatrixMut::strided(&mut values, rows, cols, stride).unwrap();
+        let w = if transposed { view.t() } else { view };
+        let mut record = RestoreRecord::new(RestoreMethod::Codes);
+        Cpu::new().update_weights(WeightUpdate::merge(w, adapter).record(&mut record)).unwrap();
+        let view = MatrixMut::strided(&mut values, rows, cols, stride).unwrap();
+        let w = if transposed { view.t() } else { view };
+        Cpu::new().delta(Delta { adapter, delta: w }).unwrap();
+        let inside = |index: usize| {
+            if rows == 1 { index < cols } else { index / stride < rows && index % stride < cols }
+        };
+        for (index, value) in values.iter().enumerate() {
+            prop_assert_eq!(*value, if inside(index) { 1.0 } else { 9.0 }, "element {}", index);
+        }
+    }
+
+    /// Bare addresses name buffers of any length, so that operations of any size can be asked for.
+    #[test]
+    fn operations_of_any_size_are_planned_or_refused(
+        [rows, inputs, outputs, rank] in [extreme(), extreme(), extreme(), extreme()],
+        transposed in any::<[bool; 4]>(),
+        dtype in prop_oneof![Just(DType::F32), Just(DType::Bf16)],
+        siblings in 0..3usize,
+    ) {
+        let view = |rows: usize, cols: usize, transposed: bool| -> Result<(RawBuffer, Layout)> {
+            let layout = match transposed {
+                true => Layout::packed(cols, rows)?.t(),
+                false => Layout::packed(rows, cols)?,
+            };
+            let buffer = RawBuffer { address: 1 << 20, len: usize::MAX, dtype };
+            let shape = if transposed { [cols, rows] } else { [rows, cols] };
+            let accepted = MatrixRef::<Raw>::from_buffer(buffer, layout);
+            assert_eq!(accepted.is_ok(), span([shape[0], shape[1], shape[1]]) <= isize::MAX as u128 / dtype.size() as u128);
+            accepted.map(|_| (buffer, layout))
+        };
+        let all = || -> Result<_> {
+            Ok([
+                view(rows, inputs, transposed[0])?,
+                view(inputs, outputs, transposed[1])?,
+                view(inputs, rank, transposed[2])?,
+                view(rank, outputs, transposed[3])?,
+                view(rows, outputs, transposed[0])?,
+            ])
+        };
+        let Ok([x, w, a, b, y]) = all() else { return Ok(()) };
+        let read = |(buffer, layout)| MatrixRef::<Raw>::from_buffer(buffer, layout).unwrap();
+        let write = |(buffer, layout)| MatrixMut::<Raw>::from_buffer(buffer, layout).unwrap();
+        let adapter = || Adapter { a: read(a), b: read(b), scale: 1.0 };
+        let mut op: ForwardSiblings<'_, Raw> = Forward {
+            x: read(x), w: read(w), adapter: adapter(), bias: None, dropout: None, y: write(y), s: None,
+        }.into();
+        for _ in 0..siblings {
+            let more: ForwardSiblings<'_, Raw> = Forward {
+                x: read(x), w: read(w), adapter: adapter(), bias: None, dropout: None, y: write(y), s: None,
+            }.into();
+            op.projections.extend(more.projections);
+        }
+        if op.check().is_ok() {
+            let total = rank as u128 * (siblings as u128 + 1);
+            prop_assert!(total * (rows.max(inputs).max(outputs) as u128) < usize::MAX as u128);
+            for base in [0, 1 << 40] {
+                let _ = forward(&op, F32Math::Exact, base);
+            }
+        }
+        let op: BackwardSiblings<'_, Raw> = Backward {
+            x: Some(read(x)), w: read(w), adapter: adapter(), dropout: None, dy: read(y), s: None,
+            dx: Some(Output::overwrite(write(x))), da: Some(Output::overwrite(write(a))),
+            db: Some(Output::overwrite(write(b))), dbias: None,
+        }.into();
+        if op.check().is_ok() {
+            for base in [0, 1 << 40] {
+                let _ = backward(&op, F32Math::Exact, base);
+            }
+        }
+        let op: WeightUpdate<'_, Raw, RawCodes> = WeightUpdate::merge(write(w), adapter()).report();
+        if op.check().is_ok() {
+            for method in [RestoreMethod::Codes, RestoreMethod::Backup] {
+                let memory = weights::update_memory(&op, Some(method), 7, 0).map(|(memory, _)| memory);
+                let _ = memory.and_then(|memory| weights::update(&op, None, &memory, true));
+            }
+        }
+    }
+}
+
+/// Rows times stride wraps to 0 in 64 bits: once accepted over two floats, and then written out of bounds.
+#[test]
+fn a_product_that_wraps_is_refused() {
+    let rows = (1 << (usize::BITS - 1)) + 1;
+    assert!(matches!(Layout::packed(rows, 2), Err(Error::InvalidStride { .. })));
+    let mut values = [0.0f32; 2];
+    assert!(MatrixMut::new(&mut values, rows, 2).is_err());
+    assert!(MatrixMut::strided(&mut values, 2, 2, usize::MAX).is_err());
+    assert!(MatrixMut::new(&mut [0.0f32; 0], usize::MAX, 0).is_err(), "no columns, but too many rows");
+}
+
+/// S \[M, R\] is no argument, so that M and R may be large without a large argument.
+#[test]
+fn products_larger_than_memory_are_refused() {
+    let large = 1 << (usize::BITS / 2 + 1);
+    let view = |rows, cols| {
+        let buffer = RawBuffer { address: 256, len: large, dtype: DType::Bf16 };
+        MatrixRef::<Raw>::from_buffer(buffer, Layout::packed(rows, cols).unwrap()).unwrap()
+    };
+    let op: ForwardSiblings<'_, Raw> = Forward {
+        x: view(large, 1),
+        w: view(1, 1),
+        adapter: Adapter { a: view(1, large), b: view(large, 1), scale: 1.0 },
+        bias: None,
+        dropout: None,
+        y: MatrixMut::from_buffer(
+            RawBuffer { address: 256, len: large, dtype: DType::Bf16 },
+            Layout::packed(large, 1).unwrap(),
+        )
+        .unwrap(),
+        s: None,
+    }
+    .into();
+    let error = op.check().unwrap_err().to_string();
+    assert!(error.contains("larger than memory") && error.contains(&large.to_string()), "{error}");
+}
+
+/// Not a hang: a matrix of no columns has rows, but no work.
+#[test]
+fn layers_without_projections_do_nothing() {
+    let x = MatrixRef::new(&[0.0f32; 0], isize::MAX as usize / 2, 0).unwrap();
+    Cpu::new().forward_siblings(ForwardSiblings { x, dropout: None, projections: Vec::new() }).unwrap();
+}
+
+#[test]
+fn sizes_of_records_do_not_wrap() {
+    let bytes =
+        |method, rows, cols| RestoreRecord::<Vec<u8>>::code_bytes(method, Shape::new(rows, cols), DType::F32);
+    assert_eq!(bytes(RestoreMethod::Codes, 3, 5), 15);
+    assert_eq!(bytes(RestoreMethod::Backup, 3, 5), 60);
+    let half = 1 << (usize::BITS / 2);
+    assert_eq!(bytes(RestoreMethod::Codes, half, half), usize::MAX);
+    assert_eq!(bytes(RestoreMethod::Backup, half, half / 4), usize::MAX);
+}
