@@ -12,7 +12,7 @@ pub fn run(arguments: &Merge, matches: &ArgMatches, console: &Console, progress:
     let job = edit::Job { checkpoint: &arguments.base, output: &arguments.output, update: &arguments.update };
     let base = Checkpoint::open(&arguments.base).about(&arguments.base)?;
     let [added] = adapters::load(matches, ["adapter"])?;
-    let destination = job.destination(&[&added])?;
+    let destination = job.destination(&[&added], console)?;
     let options = EditOptions {
         restore: arguments.exact.then(Default::default),
         dtype: arguments.dtype.map(Into::into),

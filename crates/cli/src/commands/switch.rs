@@ -16,7 +16,7 @@ pub fn run(arguments: &Switch, matches: &ArgMatches, console: &Console, progress
         edit::Job { checkpoint: &arguments.merged, output: &arguments.output, update: &arguments.update };
     let merged = Checkpoint::open(&arguments.merged).about(&arguments.merged)?;
     let [removed, added] = adapters::load(matches, ["from", "to"])?;
-    let destination = job.destination(&[&removed, &added])?;
+    let destination = job.destination(&[&removed, &added], console)?;
     let (from, to) = (adapters::weighted(&removed), adapters::weighted(&added));
     let edit = job.planned(Edit::switch(&merged, &from, &to, job.options()), &[&removed, &added])?;
     let mut done = format!(

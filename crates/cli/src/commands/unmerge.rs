@@ -15,7 +15,7 @@ pub fn run(arguments: &Unmerge, matches: &ArgMatches, console: &Console, progres
         edit::Job { checkpoint: &arguments.merged, output: &arguments.output, update: &arguments.update };
     let merged = Checkpoint::open(&arguments.merged).about(&arguments.merged)?;
     let [removed] = adapters::load(matches, ["adapter"])?;
-    let destination = job.destination(&[&removed])?;
+    let destination = job.destination(&[&removed], console)?;
     let edit =
         job.planned(Edit::unmerge(&merged, &adapters::weighted(&removed), job.options()), &[&removed])?;
     let names = adapters::names(&removed);

@@ -8,6 +8,7 @@ use crate::units;
 use lora_peft::binding::{Binding, fit};
 use lora_peft::config::ModuleNames;
 use lora_peft::matching::Matcher;
+use lora_peft::printable::{PARAGRAPH, line};
 use lora_peft::targets::{TargetReport, find_targets};
 use lora_peft::{Adapter, AdapterLayer, Checkpoint, Tensor};
 use serde_json::{Value, json};
@@ -188,7 +189,7 @@ impl<'a> AdapterInfo<'a> {
         lines.push(("size", units::bytes(self.bytes())));
         let mut text = format!("{}: LoRA adapter\n", self.path.display());
         for (label, value) in lines {
-            text += &format!("  {label:<14}  {value}\n");
+            text += &format!("  {label:<14}  {}\n", line(&value, PARAGRAPH));
         }
         let mut table = Table::new(&["module", "rank", "scale", "type", "count"]);
         let rows = self.layers.iter().map(|layer| {
