@@ -4,7 +4,7 @@ use crate::table::Table;
 use crate::units;
 use lora_kernels::MergeReport;
 use lora_peft::merge::Summary;
-use lora_peft::printable::{NAME, PARAGRAPH, line};
+use lora_peft::printable::{self, NAME, line};
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub fn written(summary: &Summary, out: &Path, device: &str, elapsed: Duration) -
     format!(
         "{changed}; {} written to {} in {seconds:.1} s ({}/s, computed on {device}).\n{}",
         units::bytes(summary.bytes),
-        line(&out.display().to_string(), PARAGRAPH),
+        printable::path(out),
         units::bytes((summary.bytes as f64 / seconds.max(1e-9)) as u64),
         left(&summary.not_copied),
     )

@@ -2,7 +2,7 @@
 //!
 //! Names and reasons may quote whatever is in a file. They are kept as they are, and shown in one line of sensible length.
 
-use crate::printable::{NAME, PARAGRAPH, PATH, line};
+use crate::printable::{self, NAME, PARAGRAPH, line};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum Error {
     /// A file could not be read or written.
-    #[error("{path}: {source}{hint}", path = shown(path), source = paragraph(source), hint = hint(source))]
+    #[error("{path}: {source}{hint}", path = printable::path(path), source = paragraph(source), hint = hint(source))]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -19,7 +19,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file is not what its name promises.
-    #[error("{path}: {reason}", path = shown(path), reason = paragraph(reason))]
+    #[error("{path}: {reason}", path = printable::path(path), reason = paragraph(reason))]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -68,16 +68,12 @@ pub enum Error {
     #[error("cancelled")]
     Cancelled,
     /// An operation of lora-kernels refused its arguments or failed.
-    #[error("{text}", text = paragraph(.0))]
+    #[error(transparent)]
     Kernel(#[from] lora_kernels::Error),
 }
 
 fn quoted(name: &str) -> String {
     line(name, NAME)
-}
-
-fn shown(path: &Path) -> String {
-    line(&path.display().to_string(), PATH)
 }
 
 fn paragraph(reason: &(impl Display + ?Sized)) -> String {

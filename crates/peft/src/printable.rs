@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write;
+use std::path::Path;
 
 /// Characters of a name, at most.
 pub const NAME: usize = 200;
@@ -16,6 +17,11 @@ pub const PARAGRAPH: usize = 1000;
 /// with it.
 pub fn line(text: &str, limit: usize) -> String {
     escape(&shortened(text, limit), &[]).into_owned()
+}
+
+/// A path in one line.
+pub fn path(path: &Path) -> String {
+    line(&path.display().to_string(), PATH)
 }
 
 /// The text as it is, lines and tabs included, but without anything else that a terminal would act on.

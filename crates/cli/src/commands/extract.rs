@@ -9,7 +9,7 @@ use crate::units;
 use lora_peft::adapter::WEIGHTS_FILE;
 use lora_peft::config::CONFIG_FILE;
 use lora_peft::extract::{ExtractOptions, ExtractedModule, extract};
-use lora_peft::{Checkpoint, Progress};
+use lora_peft::{Checkpoint, Progress, printable};
 use std::fs::File;
 use std::path::Path;
 
@@ -33,7 +33,7 @@ pub fn run(arguments: &Extract, console: &Console, progress: &Progress) -> Resul
         units::count(adapter.parameters()),
         adapter.layers.len(),
         adapter.replaced.len(),
-        output.out.display()
+        printable::path(&output.out)
     ))
 }
 

@@ -6,7 +6,7 @@ use crate::arguments::Merge;
 use crate::console::Console;
 use crate::failure::{About, Result};
 use clap::ArgMatches;
-use lora_peft::{Checkpoint, Edit, EditOptions, Progress};
+use lora_peft::{Checkpoint, Edit, EditOptions, Progress, printable};
 
 pub fn run(arguments: &Merge, matches: &ArgMatches, console: &Console, progress: &Progress) -> Result<()> {
     let job = edit::Job { checkpoint: &arguments.base, output: &arguments.output, update: &arguments.update };
@@ -19,7 +19,7 @@ pub fn run(arguments: &Merge, matches: &ArgMatches, console: &Console, progress:
         ..job.options()
     };
     let edit = job.planned(Edit::merge(&base, &adapters::weighted(&added), options), &[&added])?;
-    let mut done = format!("Merged {} into {}", adapters::names(&added), arguments.base.display());
+    let mut done = format!("Merged {} into {}", adapters::names(&added), printable::path(&arguments.base));
     done += if arguments.exact { ", with a restore record.\n" } else { ".\n" };
     job.write(&edit, destination, &done, console, progress)
 }

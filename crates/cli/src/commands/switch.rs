@@ -6,7 +6,7 @@ use crate::arguments::Switch;
 use crate::console::Console;
 use crate::failure::{About, Result};
 use clap::ArgMatches;
-use lora_peft::{Checkpoint, Edit, Progress};
+use lora_peft::{Checkpoint, Edit, Progress, printable};
 
 const EXACT: &str =
     "Exact: the weights are those of a merge into the base, bit for bit; the restore record was renewed.";
@@ -23,7 +23,7 @@ pub fn run(arguments: &Switch, matches: &ArgMatches, console: &Console, progress
         "Exchanged {} for {} in {}.\n",
         adapters::names(&removed),
         adapters::names(&added),
-        arguments.merged.display()
+        printable::path(&arguments.merged)
     );
     done += &edit::exactness(&edit, EXACT, console);
     job.write(&edit, destination, &done, console, progress)

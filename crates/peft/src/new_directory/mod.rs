@@ -77,8 +77,13 @@ impl NewDirectory {
         let (Some(parent), Some(name)) = (place.parent(), place.file_name()) else {
             return Err(Error::malformed(destination, "not a name for a directory"));
         };
-        let parents = MadeParents::make(parent).at(destination)?;
         let explain = |error| unplaceable(destination, &place, error);
+        let parents = MadeParents::make(parent).map_err(explain)?;
+        match place.symlink_metadata() {
+            // Its name is too long, for instance.
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(explain(error)),
+            _ => {}
+        }
         let workplace = Workplace::create(parent, name).map_err(explain)?;
         workplace.try_renames(&place).map_err(explain)?;
         Ok(NewDirectory {

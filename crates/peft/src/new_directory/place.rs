@@ -45,6 +45,11 @@ pub fn unplaceable(destination: &Path, place: &Path, error: std::io::Error) -> E
         {
             "it is a mount point, and a new directory cannot be put in its place; choose a directory inside it".into()
         }
+        ErrorKind::AlreadyExists | ErrorKind::NotADirectory => {
+            let around = place.ancestors().skip(1).find(|ancestor| ancestor.exists() && !ancestor.is_dir());
+            let Some(around) = around else { return Error::Io { path: destination.to_owned(), source: error } };
+            return Error::malformed(destination, format!("`{}` is not a directory", around.display()));
+        }
         ErrorKind::ResourceBusy => {
             "the system holds it, for a mount point perhaps; choose a directory inside it, or another".into()
         }

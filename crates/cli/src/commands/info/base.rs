@@ -6,7 +6,7 @@ use crate::table::Table;
 use crate::units;
 use lora_peft::Checkpoint;
 use lora_peft::module::{LayerKind, adaptable_modules};
-use lora_peft::printable::{NAME, line};
+use lora_peft::printable::{self, NAME, line};
 use lora_peft::record::Records;
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -99,7 +99,7 @@ impl<'a> BaseInfo<'a> {
         let mut text = format!(
             "{}: base checkpoint{model}\n  files           {files}\n  parameters      {}\n  size            {}\n  \
              element types   {}\n  restore record  {record}\n\n",
-            self.path.display(),
+            printable::path(self.path),
             units::count(parameters(self.checkpoint)),
             units::bytes(self.bytes()),
             types.join(", "),
