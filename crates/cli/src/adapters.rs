@@ -2,6 +2,7 @@
 
 use crate::failure::{About, Failure, Result};
 use clap::ArgMatches;
+use lora_peft::printable::{NAME, line};
 use lora_peft::{Adapter, Weighted};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -58,8 +59,8 @@ pub fn weighted(adapters: &[NamedAdapter]) -> Vec<Weighted<'_>> {
 /// Their names, for the summary.
 pub fn names(adapters: &[NamedAdapter]) -> String {
     let name = |named: &NamedAdapter| match named.weight {
-        1.0 => named.name.clone(),
-        weight => format!("{} × {weight}", named.name),
+        1.0 => line(&named.name, NAME),
+        weight => format!("{} × {weight}", line(&named.name, NAME)),
     };
     adapters.iter().map(name).collect::<Vec<_>>().join(" + ")
 }

@@ -3,6 +3,7 @@
 use crate::failure::{Failure, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lora_peft::Progress;
+use lora_peft::printable::{PARAGRAPH, line, lines};
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
@@ -20,8 +21,9 @@ impl Console {
         Console { quiet }
     }
 
-    /// Prints what was asked for.
+    /// Prints what was asked for; names in it cannot do anything to a terminal.
     pub fn result(&self, text: &str) -> Result<()> {
+        let text = lines(text);
         let mut stdout = std::io::stdout().lock();
         match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
             // The reader has seen enough, as in `lora info … | head`.
@@ -39,7 +41,7 @@ impl Console {
     /// Warns, unless `--quiet`.
     pub fn warning(&self, text: &str) {
         if !self.quiet {
-            let _ = writeln!(std::io::stderr(), "warning: {text}");
+            let _ = writeln!(std::io::stderr(), "warning: {}", line(text, PARAGRAPH));
         }
     }
 

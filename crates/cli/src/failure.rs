@@ -1,5 +1,6 @@
 //! Why the program ends without success, and the exit code that says so.
 
+use lora_peft::printable::{self, line};
 use std::fmt;
 use std::path::Path;
 
@@ -30,7 +31,10 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Failed(text) | Failure::Usage(text) => f.write_str(text),
+            // The paths in it come with what the library says already.
+            Failure::Failed(text) | Failure::Usage(text) => {
+                f.write_str(&line(text, 2 * printable::PARAGRAPH))
+            }
             Failure::Interrupted => f.write_str("interrupted; nothing was written"),
         }
     }

@@ -4,8 +4,12 @@ use crate::table::Table;
 use crate::units;
 use lora_kernels::MergeReport;
 use lora_peft::merge::Summary;
+use lora_peft::printable::{self, NAME, line};
 use std::path::Path;
 use std::time::Duration;
+
+/// Files that are named where there are many.
+const NAMED: usize = 5;
 
 /// Where the result is, and how long it took.
 pub fn written(summary: &Summary, out: &Path, device: &str, elapsed: Duration) -> String {
@@ -18,11 +22,24 @@ pub fn written(summary: &Summary, out: &Path, device: &str, elapsed: Duration) -
         changed += &format!(", {} tensors added", summary.new_tensors.len());
     }
     format!(
-        "{changed}; {} written to {} in {seconds:.1} s ({}/s, computed on {device}).\n",
+        "{changed}; {} written to {} in {seconds:.1} s ({}/s, computed on {device}).\n{}",
         units::bytes(summary.bytes),
-        out.display(),
+        printable::path(out),
         units::bytes((summary.bytes as f64 / seconds.max(1e-9)) as u64),
+        left(&summary.not_copied),
     )
+}
+
+/// What was not copied, in one line.
+fn left(names: &[String]) -> String {
+    let shown: Vec<String> = names.iter().take(NAMED).map(|name| format!("`{}`", line(name, NAME))).collect();
+    match names.len() {
+        0 => String::new(),
+        count if count <= NAMED => format!("Not copied, as of no known kind: {}.\n", shown.join(", ")),
+        count => {
+            format!("Not copied, as of no known kind: {} and {} more.\n", shown.join(", "), count - NAMED)
+        }
+    }
 }
 
 /// One row a weight, and one for all together.

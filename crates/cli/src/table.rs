@@ -1,5 +1,7 @@
 //! Columns of text.
 
+use lora_peft::printable::{NAME, line};
+
 /// Rows under a heading, padded to the widest cell; numbers to the right.
 #[derive(Debug)]
 pub struct Table {
@@ -12,8 +14,9 @@ impl Table {
         Table { heading: heading.to_vec(), rows: Vec::new() }
     }
 
+    /// Cells may be names from files: they are shown in one line.
     pub fn row(&mut self, cells: Vec<String>) {
-        self.rows.push(cells);
+        self.rows.push(cells.iter().map(|cell| line(cell, NAME)).collect());
     }
 
     /// The first column starts at the left margin; the others hold numbers or short words.
@@ -50,5 +53,23 @@ mod tests {
         table.row(vec!["layers.0.q_proj".into(), "16".into()]);
         table.row(vec!["é".into(), "8".into()]);
         assert_eq!(table.text(), "module            r\nlayers.0.q_proj  16\né                 8\n");
+    }
+
+    #[test]
+    fn names_are_cells_whatever_is_in_them() {
+        let mut table = Table::new(&["module", "r"]);
+        table.row(vec!["a\nb\u{1b}".into(), "8".into()]);
+        table.row(vec!["x".repeat(1000), "8".into()]);
+        let text = table.text();
+        assert_eq!(
+            text.lines().nth(1).unwrap().trim_end(),
+            format!(
+                "{:<width$}  8",
+                "a\\nb\\u001b",
+                width = text.lines().nth(2).unwrap().chars().count() - 3
+            )
+        );
+        assert_eq!(text.lines().count(), 3);
+        assert!(text.lines().all(|line| line.chars().count() < 300), "{text}");
     }
 }

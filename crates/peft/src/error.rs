@@ -1,5 +1,9 @@
 //! What can go wrong, with the file, key or tensor named.
+//!
+//! Names and reasons may quote whatever is in a file. They are kept as they are, and shown in one line of sensible length.
 
+use crate::printable::{self, NAME, PARAGRAPH, line};
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 /// Every error of this crate.
@@ -7,7 +11,7 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum Error {
     /// A file could not be read or written.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {source}{hint}", path = printable::path(path), source = paragraph(source), hint = hint(source))]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -15,7 +19,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file is not what its name promises.
-    #[error("{path}: {reason}", path = path.display())]
+    #[error("{path}: {reason}", path = printable::path(path), reason = paragraph(reason))]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -23,7 +27,7 @@ pub enum Error {
         reason: String,
     },
     /// A key of an adapter's configuration has a value that cannot be honoured.
-    #[error("adapter configuration: `{key}`: {reason}")]
+    #[error("adapter configuration: `{key}`: {reason}", key = quoted(key), reason = paragraph(reason))]
     Config {
         /// The key.
         key: String,
@@ -31,7 +35,7 @@ pub enum Error {
         reason: String,
     },
     /// A tensor is missing, unused, of the wrong shape or type, or holds NaN or infinity.
-    #[error("tensor `{name}`: {reason}")]
+    #[error("tensor `{name}`: {reason}", name = quoted(name), reason = paragraph(reason))]
     Tensor {
         /// The tensor's name in its file.
         name: String,
@@ -39,7 +43,7 @@ pub enum Error {
         reason: String,
     },
     /// A module of the model cannot be adapted as asked.
-    #[error("module `{path}`: {reason}")]
+    #[error("module `{path}`: {reason}", path = quoted(path), reason = paragraph(reason))]
     Module {
         /// Dotted path of the module in the base model.
         path: String,
@@ -47,10 +51,10 @@ pub enum Error {
         reason: String,
     },
     /// Nothing in the model matches the adapter's configuration.
-    #[error("no module matches: {0}")]
+    #[error("no module matches: {reason}", reason = paragraph(.0))]
     NoMatch(String),
     /// No adapter has this name, or there already is one.
-    #[error("adapter `{name}`: {reason}")]
+    #[error("adapter `{name}`: {reason}", name = quoted(name), reason = paragraph(reason))]
     Adapter {
         /// The adapter's name.
         name: String,
@@ -58,7 +62,7 @@ pub enum Error {
         reason: String,
     },
     /// A merged checkpoint or a record does not belong to what it was given with.
-    #[error("the restore record does not fit: {0}")]
+    #[error("the restore record does not fit: {reason}", reason = paragraph(.0))]
     Record(String),
     /// The caller asked to stop; nothing was left behind.
     #[error("cancelled")]
@@ -66,6 +70,26 @@ pub enum Error {
     /// An operation of lora-kernels refused its arguments or failed.
     #[error(transparent)]
     Kernel(#[from] lora_kernels::Error),
+}
+
+fn quoted(name: &str) -> String {
+    line(name, NAME)
+}
+
+fn paragraph(reason: &(impl Display + ?Sized)) -> String {
+    line(&reason.to_string(), PARAGRAPH)
+}
+
+/// What to do about an error of the system that does not say so.
+fn hint(error: &std::io::Error) -> &'static str {
+    #[cfg(unix)]
+    if [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+    {
+        return "; allow more open files, with `ulimit -n` for instance";
+    }
+    ""
 }
 
 /// A result with this crate's [`Error`].

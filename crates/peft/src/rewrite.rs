@@ -5,10 +5,11 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::error::AtPath;
+use crate::new_directory::NewDirectory;
 use crate::progress::Progress;
 use crate::side_files::copy_side_files;
 use crate::tensor::{Tensor, file_type, float_type};
-use crate::writer::{NewDirectory, Outline, ShardWriter, write_synced};
+use crate::writer::{Outline, ShardWriter, write_synced};
 use crate::{Error, Result};
 use lora_kernels::DType;
 use serde_json::{Map, Value, json};
@@ -94,15 +95,16 @@ impl<'a> Rewrite<'a> {
         self.shards.iter().flat_map(|shard| &shard.outlines).map(Outline::bytes).sum()
     }
 
-    /// Writes everything into `directory`. `compute` gives the new value of a tensor that is not copied.
+    /// Writes everything into `directory`. `compute` gives the new value of a tensor that is not copied. Returns which
+    /// files beside the checkpoint were left, as they are of no known kind.
     pub fn run(
         &self,
         directory: &NewDirectory,
         progress: &Progress,
         compute: &mut dyn FnMut(&Outline) -> Result<Tensor>,
-    ) -> Result<()> {
+    ) -> Result<Vec<String>> {
         progress.start(self.bytes());
-        self.copy_side_files(directory)?;
+        let not_copied = self.copy_side_files(directory, progress)?;
         let (sender, receiver) = sync_channel(1);
         std::thread::scope(|scope| {
             let (handles, to_sync) = sync_channel(1);
@@ -115,7 +117,8 @@ impl<'a> Rewrite<'a> {
             // A computation that stopped because the writer did is not the reason.
             joined(writer).and(joined(syncer)).and(computed)
         })?;
-        self.write_index(directory)
+        self.write_index(directory)?;
+        Ok(not_copied)
     }
 
     fn send(
@@ -198,16 +201,15 @@ impl<'a> Rewrite<'a> {
         Ok(())
     }
 
-    fn copy_side_files(&self, directory: &NewDirectory) -> Result<()> {
-        let from = self.checkpoint.directory();
+    fn copy_side_files(&self, directory: &NewDirectory, progress: &Progress) -> Result<Vec<String>> {
         if let Some(config) = &self.model_config {
             let text = format!("{:#}\n", Value::Object(config.clone()));
             write_synced(&directory.path().join("config.json"), text.as_bytes())?;
         }
-        if self.checkpoint.owns_directory() {
-            copy_side_files(from, directory.path())?;
+        match self.checkpoint.owns_directory() {
+            true => copy_side_files(self.checkpoint.directory(), directory, progress),
+            false => Ok(Vec::new()),
         }
-        Ok(())
     }
 
     fn write_index(&self, directory: &NewDirectory) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Writing a checkpoint aside and putting it in place at the end, so that no half-written one is ever seen.
+//! Writing the files of a checkpoint.
 
 use crate::error::AtPath;
 use crate::{Error, Result};
@@ -8,74 +8,6 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-
-/// A directory that is written beside its destination and renamed into place by [`commit`](Self::commit); dropped
-/// before that, it is removed.
-#[derive(Debug)]
-pub struct NewDirectory {
-    partial: PathBuf,
-    destination: PathBuf,
-    committed: bool,
-}
-
-impl NewDirectory {
-    /// Starts a directory that will appear at `destination`.
-    ///
-    /// # Errors
-    /// Something other than an empty directory is there already, or nothing can be written beside it.
-    pub fn create(destination: &Path) -> Result<Self> {
-        let occupied = match std::fs::read_dir(destination) {
-            Ok(mut entries) => entries.next().is_some(),
-            Err(_) => destination.symlink_metadata().is_ok(),
-        };
-        if occupied {
-            return Err(Error::malformed(destination, "already exists; choose a new directory"));
-        }
-        let name = destination.file_name().and_then(|name| name.to_str());
-        let name = name.ok_or_else(|| Error::malformed(destination, "not a name for a directory"))?;
-        let parent = destination.parent().map(Path::to_owned).unwrap_or_default();
-        if !parent.as_os_str().is_empty() {
-            std::fs::create_dir_all(&parent).at(&parent)?;
-        }
-        let partial = parent.join(format!(".{name}.partial-{}", std::process::id()));
-        std::fs::create_dir(&partial).at(destination)?;
-        Ok(NewDirectory { partial, destination: destination.to_owned(), committed: false })
-    }
-
-    /// Where files are to be written until then.
-    pub fn path(&self) -> &Path {
-        &self.partial
-    }
-
-    /// An error about a file in it, told as one about the destination.
-    #[must_use]
-    pub fn explain(&self, error: Error) -> Error {
-        error.relocated(&self.partial, &self.destination)
-    }
-
-    /// Puts the directory in place. Its files must have been synced.
-    ///
-    /// # Errors
-    /// The directory cannot be synced or renamed.
-    pub fn commit(mut self) -> Result<()> {
-        File::open(&self.partial).and_then(|directory| directory.sync_all()).at(&self.destination)?;
-        std::fs::rename(&self.partial, &self.destination).at(&self.destination)?;
-        self.committed = true;
-        if let Some(parent) = self.destination.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            File::open(parent).and_then(|directory| directory.sync_all()).at(parent)?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for NewDirectory {
-    fn drop(&mut self) {
-        if !self.committed {
-            // Nothing better can be done with a failure here than to leave the directory, whose name says what it is.
-            let _ = std::fs::remove_dir_all(&self.partial);
-        }
-    }
-}
 
 /// What will be written of a tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -192,12 +124,4 @@ pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = File::create_new(path).at(path)?;
     file.write_all(bytes).at(path)?;
     file.sync_all().at(path)
-}
-
-/// Copies a file of any size and syncs it.
-pub(crate) fn copy_synced(from: &Path, to: &Path) -> Result<()> {
-    let mut source = File::open(from).at(from)?;
-    let mut target = File::create_new(to).at(to)?;
-    std::io::copy(&mut source, &mut target).at(to)?;
-    target.sync_all().at(to)
 }

@@ -19,10 +19,10 @@ pub struct Job<'a> {
 }
 
 impl Job<'_> {
-    pub fn destination(&self, adapters: &[&[NamedAdapter]]) -> Result<Destination> {
+    pub fn destination(&self, adapters: &[&[NamedAdapter]], console: &Console) -> Result<Destination> {
         let adapters = adapters.iter().copied().flatten().map(|named| named.path.as_path());
         let inputs: Vec<&Path> = std::iter::once(self.checkpoint).chain(adapters).collect();
-        Destination::new(&self.output.out, self.output.force, &inputs)
+        Destination::new(&self.output.out, self.output.force, &inputs, console)
     }
 
     pub fn options(&self) -> EditOptions {
@@ -58,11 +58,11 @@ impl Job<'_> {
         edit.warnings().iter().for_each(|warning| console.warning(warning));
         let (mut backend, device) = device::open(self.update.device)?;
         let start = Instant::now();
+        let directory = destination.create(console)?;
         let result = console
-            .watch("writing", progress, || edit.write(backend.as_mut(), destination.path(), progress))
-            .map_err(|error| destination.explain(error))
+            .watch("writing", progress, || edit.write_into(backend.as_mut(), &directory, progress))
             .about(self.checkpoint)?;
-        destination.finish()?;
+        destination.finish(directory)?;
         if self.update.report {
             console.result(&summary::report(&result))?;
         }

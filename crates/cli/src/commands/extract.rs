@@ -9,8 +9,7 @@ use crate::units;
 use lora_peft::adapter::WEIGHTS_FILE;
 use lora_peft::config::CONFIG_FILE;
 use lora_peft::extract::{ExtractOptions, ExtractedModule, extract};
-use lora_peft::writer::NewDirectory;
-use lora_peft::{Adapter, Checkpoint, Progress};
+use lora_peft::{Checkpoint, Progress, printable};
 use std::fs::File;
 use std::path::Path;
 
@@ -18,28 +17,24 @@ pub fn run(arguments: &Extract, console: &Console, progress: &Progress) -> Resul
     let base = Checkpoint::open(&arguments.base).about(&arguments.base)?;
     let tuned = Checkpoint::open(&arguments.tuned).about(&arguments.tuned)?;
     let output = &arguments.output;
-    let destination = Destination::new(&output.out, output.force, &[&arguments.base, &arguments.tuned])?;
+    let inputs: [&Path; 2] = [&arguments.base, &arguments.tuned];
+    let destination = Destination::new(&output.out, output.force, &inputs, console)?;
     let options = ExtractOptions { rank: arguments.rank as usize, dtype: arguments.dtype.into() };
     let (adapter, modules) = console
         .watch("comparing", progress, || extract(&base, &tuned, options, progress))
         .about(&arguments.tuned)?;
-    save(&adapter, &destination)?;
-    destination.finish()?;
+    let directory = destination.create(console)?;
+    let saved = adapter.save(directory.path()).and_then(|()| sync(directory.path()));
+    saved.map_err(|error| directory.explain(error))?;
+    destination.finish(directory)?;
     console.note(&errors(&modules))?;
     console.note(&format!(
         "Adapter of {} parameters for {} modules, {} tensors whole; written to {}.\n",
         units::count(adapter.parameters()),
         adapter.layers.len(),
         adapter.replaced.len(),
-        output.out.display()
+        printable::path(&output.out)
     ))
-}
-
-fn save(adapter: &Adapter, destination: &Destination) -> Result<()> {
-    let directory = NewDirectory::create(destination.path()).map_err(|error| destination.explain(error))?;
-    let saved = adapter.save(directory.path()).and_then(|()| sync(directory.path()));
-    saved.map_err(|error| destination.explain(directory.explain(error)))?;
-    Ok(directory.commit()?)
 }
 
 fn sync(directory: &Path) -> lora_peft::Result<()> {

@@ -70,6 +70,8 @@ pub struct Summary {
     pub new_tensors: Vec<String>,
     /// Bytes of tensors written.
     pub bytes: u64,
+    /// What lies beside the old checkpoint and was not copied, because it is no plain file or of no known kind.
+    pub not_copied: Vec<String>,
 }
 
 /// A planned edit of a checkpoint: everything is checked, nothing has been written.

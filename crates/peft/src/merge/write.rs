@@ -2,13 +2,14 @@
 
 use super::{Bound, Change, ChangedWeight, Edit, Place, Summary, is_plain, layer, part_of_replacement};
 use crate::init::cut_off;
+use crate::new_directory::NewDirectory;
 use crate::progress::Progress;
 use crate::record::{RecordWriter, Records, TensorRecord};
 use crate::tensor::{Tensor, float_type};
 use crate::update::{
     HostBackend, Part, UpdateOptions, empty_records, name_stream, reseed, update, update_bias, update_dora,
 };
-use crate::writer::{NewDirectory, Outline};
+use crate::writer::Outline;
 use crate::{Error, Result};
 use lora_kernels::restore::RestoreRecord;
 use lora_kernels::{DType, MergeReport};
@@ -21,9 +22,22 @@ impl<'a> Edit<'a> {
     /// A file cannot be read or written, a record does not fit, the backend failed, or `progress` was cancelled.
     pub fn write(&self, backend: &mut HostBackend<'_>, out: &Path, progress: &Progress) -> Result<Summary> {
         let directory = NewDirectory::create(out)?;
-        let summary = self.fill(&directory, backend, progress).map_err(|error| directory.explain(error))?;
+        let summary = self.write_into(backend, &directory, progress)?;
         directory.commit()?;
         Ok(summary)
+    }
+
+    /// Writes the new checkpoint into a directory that the caller puts in place afterwards.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn write_into(
+        &self,
+        backend: &mut HostBackend<'_>,
+        directory: &NewDirectory,
+        progress: &Progress,
+    ) -> Result<Summary> {
+        self.fill(directory, backend, progress).map_err(|error| directory.explain(error))
     }
 
     fn fill(
@@ -41,7 +55,7 @@ impl<'a> Edit<'a> {
         let rewrite = self.rewrite();
         summary.bytes = rewrite.bytes();
         summary.new_tensors = self.new_tensors.iter().map(|outline| outline.name.clone()).collect();
-        rewrite.run(directory, progress, &mut |outline| {
+        summary.not_copied = rewrite.run(directory, progress, &mut |outline| {
             let (tensor, record) = self.compute(backend, outline, &mut summary)?;
             if let (Some(writer), Some(record)) = (&mut writer, record) {
                 writer.add(&outline.name, &record, &tensor)?;

@@ -8,6 +8,7 @@ use crate::units;
 use lora_peft::binding::{Binding, fit};
 use lora_peft::config::ModuleNames;
 use lora_peft::matching::Matcher;
+use lora_peft::printable::{self, PARAGRAPH, PATH, line};
 use lora_peft::targets::{TargetReport, find_targets};
 use lora_peft::{Adapter, AdapterLayer, Checkpoint, Tensor};
 use serde_json::{Value, json};
@@ -186,9 +187,9 @@ impl<'a> AdapterInfo<'a> {
         }
         lines.push(("parameters", units::count(self.adapter.parameters())));
         lines.push(("size", units::bytes(self.bytes())));
-        let mut text = format!("{}: LoRA adapter\n", self.path.display());
+        let mut text = format!("{}: LoRA adapter\n", printable::path(self.path));
         for (label, value) in lines {
-            text += &format!("  {label:<14}  {value}\n");
+            text += &format!("  {label:<14}  {}\n", line(&value, PARAGRAPH));
         }
         let mut table = Table::new(&["module", "rank", "scale", "type", "count"]);
         let rows = self.layers.iter().map(|layer| {
@@ -210,11 +211,11 @@ impl<'a> AdapterInfo<'a> {
     fn match_text(&self, base: &BaseMatch) -> String {
         let (binding, targets) = match &base.found {
             Ok(found) => found,
-            Err(_) => return format!("\n  Does not fit {}.\n", base.base),
+            Err(_) => return format!("\n  Does not fit {}.\n", line(&base.base, PATH)),
         };
         let mut text = format!(
             "\n  Fits {}: {} weights change, {} tensors are replaced; {:.4} % of the parameters are trained.\n",
-            base.base,
+            line(&base.base, PATH),
             binding.sites.len(),
             binding.replaced.len(),
             self.trainable_percent(base),

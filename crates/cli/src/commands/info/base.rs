@@ -6,6 +6,7 @@ use crate::table::Table;
 use crate::units;
 use lora_peft::Checkpoint;
 use lora_peft::module::{LayerKind, adaptable_modules};
+use lora_peft::printable::{self, NAME, line};
 use lora_peft::record::Records;
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -77,13 +78,14 @@ impl<'a> BaseInfo<'a> {
     }
 
     pub fn text(&self) -> String {
-        let model = self.model_type().map_or_else(String::new, |name| format!(" ({name})"));
+        let model = self.model_type().map_or_else(String::new, |name| format!(" ({})", line(name, NAME)));
         let files = self.checkpoint.shards().len();
         let record = match &self.records {
             None => "none".into(),
             Some(records) => {
                 let name = |(name, weight): &(String, f64)| {
-                    if *weight == 1.0 { name.clone() } else { format!("{name} × {weight}") }
+                    let name = line(name, NAME);
+                    if *weight == 1.0 { name } else { format!("{name} × {weight}") }
                 };
                 let names: Vec<String> = records.adapters().iter().map(name).collect();
                 format!("of {} ({} tensors)", names.join(" + "), records.tensors().count())
@@ -97,7 +99,7 @@ impl<'a> BaseInfo<'a> {
         let mut text = format!(
             "{}: base checkpoint{model}\n  files           {files}\n  parameters      {}\n  size            {}\n  \
              element types   {}\n  restore record  {record}\n\n",
-            self.path.display(),
+            printable::path(self.path),
             units::count(parameters(self.checkpoint)),
             units::bytes(self.bytes()),
             types.join(", "),

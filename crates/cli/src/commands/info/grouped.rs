@@ -1,5 +1,7 @@
 //! Names that differ only in numbers, as one.
 
+use lora_peft::printable::{NAME, line};
+
 /// `model.layers.17.mlp` becomes `model.layers.*.mlp`.
 pub fn pattern(name: &str) -> String {
     let component = |part: &str| {
@@ -24,8 +26,8 @@ pub fn grouped<K: PartialEq, T>(items: impl IntoIterator<Item = (K, T)>) -> Vec<
 pub fn counted<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let groups = grouped(names.into_iter().map(|name| (pattern(name), ())));
     let show = |(pattern, members): &(String, Vec<()>)| match members.len() {
-        1 => pattern.clone(),
-        count => format!("{pattern} ({count})"),
+        1 => line(pattern, NAME),
+        count => format!("{} ({count})", line(pattern, NAME)),
     };
     groups.iter().map(show).collect::<Vec<_>>().join(", ")
 }
@@ -37,6 +39,6 @@ mod tests {
     #[test]
     fn only_whole_components_are_numbers() {
         assert_eq!(pattern("model.layers.17.w2.0"), "model.layers.*.w2.*");
-        assert_eq!(counted(["h.0.q", "h.1.q", "lm_head"]), "h.*.q (2), lm_head");
+        assert_eq!(counted(["h.0.q", "h.1.q", "lm\nhead"]), r"h.*.q (2), lm\nhead");
     }
 }
