@@ -4,6 +4,7 @@ use crate::checkpoint::header_error;
 use crate::config::{AdapterConfig, CONFIG_FILE};
 use crate::error::AtPath;
 use crate::matching::Matcher;
+use crate::source::{Snapshot, SourceFile};
 use crate::tensor::{Tensor, file_type, float_type};
 use crate::{Error, Result};
 use safetensors::SafeTensors;
@@ -106,9 +107,13 @@ impl Adapter {
     /// wrong shape, or holds NaN or infinity. The error names it.
     pub fn load(directory: &Path) -> Result<Self> {
         check_place(directory)?;
-        let config = AdapterConfig::load(directory)?;
         let path = directory.join(WEIGHTS_FILE);
-        let bytes = std::fs::read(&path).at(&path)?;
+        let paths = [directory.join(CONFIG_FILE), path.clone()];
+        let before: Vec<Snapshot> = paths.iter().filter_map(|path| Snapshot::take(path).ok()).collect();
+        let config = AdapterConfig::load(directory)?;
+        let bytes = SourceFile::open(&path)?.read_all()?;
+        // A configuration and weights that do not belong together may well fit each other.
+        before.iter().try_for_each(Snapshot::check)?;
         Self::from_parts(config, &bytes).map_err(|error| match error {
             Error::Malformed { reason, .. } => Error::malformed(&path, reason),
             other => other,

@@ -288,9 +288,10 @@ impl Binder<'_> {
             }
             quantized::check_tensor(self.checkpoint, &name)?;
             // PEFT saves adapted embeddings along, usually unchanged.
-            let bytes = self.checkpoint.bytes(&name)?;
-            let dtype = float_type(self.checkpoint.info(&name)?.dtype);
-            let unchanged = dtype.is_some_and(|dtype| tensor.cast(dtype).bytes() == &*bytes);
+            let unchanged = match float_type(self.checkpoint.info(&name)?.dtype) {
+                Some(dtype) => self.checkpoint.holds(&name, tensor.cast(dtype).bytes())?,
+                None => false,
+            };
             if !unchanged {
                 binding.replaced.insert(name, key.clone());
             }

@@ -2,23 +2,25 @@
 
 use crate::config::CONFIG_FILE;
 use crate::error::AtPath;
+use crate::source::{Snapshot, SourceFile, zeroed};
 use crate::tensor::{Dtype, Tensor, float_type};
 use crate::{Error, Result};
-use memmap2::{Mmap, MmapOptions};
 use safetensors::SafeTensorError;
 use safetensors::tensor::Metadata;
 use serde_json::{Map, Value};
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Names that a directory's checkpoint may have, the first found counting.
 const STEMS: [&str; 3] = ["model", "diffusion_pytorch_model", "pytorch_model"];
 
 /// Bytes of a header, at most: as the safetensors crate has it.
 const MAX_HEADER: u64 = 100_000_000;
+
+/// Bytes that are read at a time where a tensor is only looked through.
+const PIECE: usize = 1 << 20;
 
 /// What a file says about a tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,8 +51,7 @@ impl TensorInfo {
 #[derive(Debug)]
 pub struct Shard {
     file_name: String,
-    path: PathBuf,
-    file: File,
+    source: Arc<SourceFile>,
     metadata: BTreeMap<String, String>,
     names: Vec<String>,
 }
@@ -71,32 +72,21 @@ impl Shard {
         &self.names
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    pub(crate) fn source(&self) -> &SourceFile {
+        &self.source
     }
 }
 
-/// The bytes of one tensor, mapped from its file for as long as this lives.
-#[derive(Debug)]
-pub struct MappedBytes {
-    map: Option<Mmap>,
-}
-
-impl std::ops::Deref for MappedBytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        self.map.as_deref().unwrap_or(&[])
-    }
-}
-
-/// An open checkpoint: headers in memory, tensors mapped one at a time when they are asked for.
+/// An open checkpoint: headers in memory, tensors read one at a time when they are asked for.
 ///
-/// The files must not be changed by others while it is open.
+/// The files stay open, and everything is read through these handles: a file that is replaced meanwhile is still read
+/// as it was, one that is written to or shortened gives an error. [`check_unchanged`](Self::check_unchanged) tells both.
 #[derive(Debug)]
 pub struct Checkpoint {
     directory: PathBuf,
     shards: Vec<Shard>,
+    /// The index and `config.json`, as far as there are any.
+    beside: Vec<Snapshot>,
     tensors: BTreeMap<String, TensorInfo>,
     index: Option<Index>,
     model_config: Map<String, Value>,
@@ -120,10 +110,12 @@ impl Checkpoint {
         let file = if path.is_dir() { find(path)? } else { path.to_owned() };
         let directory = file.parent().map(Path::to_owned).unwrap_or_default();
         let file_name = name_of(&file)?;
-        let model_config = read_model_config(&directory)?;
+        let mut beside = Vec::new();
+        let model_config = read_model_config(&directory, &mut beside)?;
         let mut checkpoint = Checkpoint {
             directory,
             shards: Vec::new(),
+            beside,
             tensors: BTreeMap::new(),
             index: None,
             model_config,
@@ -134,13 +126,17 @@ impl Checkpoint {
         } else {
             checkpoint.open_shard(&file, file_name)?;
         }
+        // Shards that were exchanged one after the other while this opened them do not belong together.
+        checkpoint.check_unchanged()?;
         Ok(checkpoint)
     }
 
     fn open_shards(&mut self, path: &Path, file_name: String) -> Result<()> {
         let malformed = |reason: String| Error::malformed(path, reason);
-        let bytes = std::fs::read(path).at(path)?;
-        let index: Value = serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
+        let source = SourceFile::open(path)?;
+        let index: Value =
+            serde_json::from_slice(&source.read_all()?).map_err(|error| malformed(error.to_string()))?;
+        self.beside.push(source.snapshot().clone());
         let Some(weight_map) = index.get("weight_map").and_then(Value::as_object) else {
             return Err(malformed(
                 "not the index of a checkpoint: it has no `weight_map`; a checkpoint is its directory, its \
@@ -172,7 +168,8 @@ impl Checkpoint {
             let shard_path = self.directory.join(shard);
             self.open_shard(&shard_path, shard.to_owned())?;
             let found = self.shards.last().map(Shard::names).unwrap_or_default();
-            if let Some(missing) = expected.iter().find(|name| !found.iter().any(|found| found == *name)) {
+            let held: HashSet<&str> = found.iter().map(String::as_str).collect();
+            if let Some(missing) = expected.iter().find(|name| !held.contains(*name)) {
                 return Err(Error::tensor(
                     *missing,
                     format!("the index says that `{shard}` holds it, but it does not"),
@@ -191,8 +188,8 @@ impl Checkpoint {
     }
 
     fn open_shard(&mut self, path: &Path, file_name: String) -> Result<()> {
-        let file = File::open(path).at(path)?;
-        let (metadata, data) = read_header(&file, path)?;
+        let source = SourceFile::open(path)?;
+        let (metadata, data) = read_header(&source)?;
         let names = metadata.offset_keys();
         for name in &names {
             let Some(info) = metadata.info(name) else { continue };
@@ -204,32 +201,31 @@ impl Checkpoint {
             }
         }
         let metadata = metadata.metadata().clone().unwrap_or_default().into_iter().collect();
-        self.shards.push(Shard { file_name, path: path.to_owned(), file, metadata, names });
+        self.shards.push(Shard { file_name, source: Arc::new(source), metadata, names });
         Ok(())
     }
 
     /// The same files without some of their tensors, and with another `config.json`: what a checkpoint was before it was
     /// given these.
-    pub(crate) fn without(&self, hidden: &[String], model_config: &Map<String, Value>) -> Result<Self> {
-        let shard = |shard: &Shard| {
-            Ok(Shard {
-                file_name: shard.file_name.clone(),
-                path: shard.path.clone(),
-                file: shard.file.try_clone().at(&shard.path)?,
-                metadata: shard.metadata.clone(),
-                names: shard.names.iter().filter(|name| !hidden.contains(name)).cloned().collect(),
-            })
+    pub(crate) fn without(&self, hidden: &[String], model_config: &Map<String, Value>) -> Self {
+        let hidden: HashSet<&String> = hidden.iter().collect();
+        let shard = |shard: &Shard| Shard {
+            file_name: shard.file_name.clone(),
+            source: Arc::clone(&shard.source),
+            metadata: shard.metadata.clone(),
+            names: shard.names.iter().filter(|name| !hidden.contains(name)).cloned().collect(),
         };
         let mut tensors = self.tensors.clone();
         tensors.retain(|name, _| !hidden.contains(name));
-        Ok(Checkpoint {
+        Checkpoint {
             directory: self.directory.clone(),
-            shards: self.shards.iter().map(shard).collect::<Result<_>>()?,
+            shards: self.shards.iter().map(shard).collect(),
+            beside: self.beside.clone(),
             tensors,
             index: self.index.clone(),
             model_config: model_config.clone(),
             owns_directory: self.owns_directory,
-        })
+        }
     }
 
     /// The directory that holds the files.
@@ -275,71 +271,104 @@ impl Checkpoint {
         self.tensors.get(name).ok_or_else(|| Error::tensor(name, "not in the checkpoint"))
     }
 
-    /// The bytes of a tensor, mapped.
+    /// The bytes of a tensor, read into memory.
     ///
     /// # Errors
-    /// There is no such tensor, or the file cannot be mapped.
-    pub fn bytes(&self, name: &str) -> Result<MappedBytes> {
+    /// There is no such tensor, no memory for it, or the file cannot be read or was changed.
+    pub fn bytes(&self, name: &str) -> Result<Vec<u8>> {
         let info = self.info(name)?;
-        let shard = &self.shards[info.shard];
-        if info.bytes() == 0 {
-            return Ok(MappedBytes { map: None });
-        }
-        Ok(MappedBytes { map: Some(map(&shard.file, &shard.path, info.range.clone())?) })
+        let mut bytes = zeroed(info.bytes(), || format!("tensor `{name}`"))?;
+        self.shards[info.shard].source.read(&mut bytes, info.range.start)?;
+        Ok(bytes)
     }
 
-    /// A tensor, copied into memory.
+    /// A tensor, read into memory.
     ///
     /// # Errors
-    /// There is no such tensor, or its elements are not `f32`, `f16` or `bf16`.
+    /// There is no such tensor, its elements are not `f32`, `f16` or `bf16`, there is no memory for it, or the file
+    /// cannot be read or was changed.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
         let info = self.info(name)?;
         let dtype = float_type(info.dtype).ok_or_else(|| {
             Error::tensor(name, format!("holds {}; only F32, F16 and BF16 can be computed with", info.dtype))
         })?;
-        // Reading is cheaper than mapping for bytes that are used once and copied anyway.
-        let mut tensor = Tensor::zeros(dtype, &info.shape);
-        let path = &self.shards[info.shard].path;
-        let mut file = File::open(path).at(path)?;
-        file.seek(SeekFrom::Start(info.range.start)).at(path)?;
-        file.read_exact(tensor.bytes_mut()).at(path)?;
+        let mut tensor = Tensor::room_for(dtype, &info.shape, || format!("tensor `{name}`"))?;
+        self.shards[info.shard].source.read(tensor.bytes_mut(), info.range.start)?;
         Ok(tensor)
+    }
+
+    /// Looks through a tensor's bytes in pieces of bounded size, in order, for as long as `look` answers `true`.
+    pub(crate) fn for_each_piece(
+        &self,
+        name: &str,
+        mut look: impl FnMut(&[u8]) -> Result<bool>,
+    ) -> Result<()> {
+        let info = self.info(name)?;
+        let mut buffer = vec![0; PIECE.min(info.bytes() as usize)];
+        let mut start = info.range.start;
+        while start < info.range.end {
+            let len = (info.range.end - start).min(PIECE as u64);
+            let piece = &mut buffer[..len as usize];
+            self.shards[info.shard].source.read(piece, start)?;
+            if !look(piece)? {
+                break;
+            }
+            start += len;
+        }
+        Ok(())
+    }
+
+    /// Whether a tensor's bytes are these.
+    pub(crate) fn holds(&self, name: &str, bytes: &[u8]) -> Result<bool> {
+        let mut rest = bytes;
+        let mut same = self.info(name)?.bytes() == bytes.len() as u64;
+        if same {
+            self.for_each_piece(name, |piece| {
+                let (expected, others) = rest.split_at(piece.len());
+                (same, rest) = (expected == piece, others);
+                Ok(same)
+            })?;
+        }
+        Ok(same)
+    }
+
+    /// Checks that the files are what they were when the checkpoint was opened: by size, time of modification and
+    /// inode, of the open files as of those that now stand in their place.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] naming the first file that is not.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.shards.iter().try_for_each(|shard| shard.source.check())?;
+        self.beside.iter().try_for_each(Snapshot::check)
     }
 }
 
 /// The header, checked against the file's length, and where the data begins.
-fn read_header(file: &File, path: &Path) -> Result<(Metadata, u64)> {
-    let len = file.metadata().at(path)?.len();
-    let malformed = |error: &SafeTensorError| Error::malformed(path, header_error(error));
+fn read_header(source: &SourceFile) -> Result<(Metadata, u64)> {
+    let len = source.len();
+    let malformed = |error: &SafeTensorError| Error::malformed(source.path(), header_error(error));
     if len < 8 {
         return Err(malformed(&SafeTensorError::HeaderTooSmall));
     }
-    let size = map(file, path, 0..8)?;
-    let size = size.iter().rev().fold(0, |size: u64, byte| size << 8 | u64::from(*byte));
+    let mut size = [0; 8];
+    source.read(&mut size, 0)?;
+    let size = u64::from_le_bytes(size);
     if size > MAX_HEADER {
         return Err(malformed(&SafeTensorError::HeaderTooLarge));
     }
     if 8 + size > len {
         return Err(malformed(&SafeTensorError::InvalidHeaderLength));
     }
-    // Only the header is mapped: the whole file may be larger than the memory that this process may have.
-    let header = map(file, path, 0..8 + size)?;
-    let text = std::str::from_utf8(&header[8..])
-        .map_err(|error| malformed(&SafeTensorError::InvalidHeader(error)))?;
+    let mut header = zeroed(size, || format!("the header of {}", source.path().display()))?;
+    source.read(&mut header, 8)?;
+    let text =
+        std::str::from_utf8(&header).map_err(|error| malformed(&SafeTensorError::InvalidHeader(error)))?;
     let metadata: Metadata = serde_json::from_str(text)
         .map_err(|error| malformed(&SafeTensorError::InvalidHeaderDeserialization(error)))?;
     if 8 + size + metadata.data_len() as u64 != len {
         return Err(malformed(&SafeTensorError::MetadataIncompleteBuffer));
     }
     Ok((metadata, 8 + size))
-}
-
-fn map(file: &File, path: &Path, range: Range<u64>) -> Result<Mmap> {
-    let len = usize::try_from(range.end - range.start)
-        .map_err(|_| Error::malformed(path, "larger than the address space"))?;
-    // SAFETY: the mapping is read only, and `Checkpoint` documents that the file must not change while it is open.
-    // The range lies in the file: it was checked against the file's length when the header was read.
-    unsafe { MmapOptions::new().offset(range.start).len(len).map(file) }.at(path)
 }
 
 fn name_of(path: &Path) -> Result<String> {
@@ -380,13 +409,14 @@ fn is_other_format(name: &str) -> bool {
         || [".bin", ".pt", ".pth", ".ckpt", ".gguf"].iter().any(|ending| name.ends_with(ending))
 }
 
-fn read_model_config(directory: &Path) -> Result<Map<String, Value>> {
+fn read_model_config(directory: &Path, beside: &mut Vec<Snapshot>) -> Result<Map<String, Value>> {
     let path = directory.join("config.json");
     if !path.exists() {
         return Ok(Map::new());
     }
-    let bytes = std::fs::read(&path).at(&path)?;
-    serde_json::from_slice(&bytes).map_err(|error| Error::malformed(&path, error.to_string()))
+    let source = SourceFile::open(&path)?;
+    beside.push(source.snapshot().clone());
+    serde_json::from_slice(&source.read_all()?).map_err(|error| Error::malformed(&path, error.to_string()))
 }
 
 /// The safetensors crate's errors in words for users.

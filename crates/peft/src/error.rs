@@ -64,6 +64,14 @@ pub enum Error {
     /// A merged checkpoint or a record does not belong to what it was given with.
     #[error("the restore record does not fit: {reason}", reason = paragraph(.0))]
     Record(String),
+    /// There is no memory for what an operation must hold at once; nothing was left behind.
+    #[error("no memory for {bytes} bytes: {purpose}")]
+    OutOfMemory {
+        /// Bytes asked for.
+        bytes: u64,
+        /// What for.
+        purpose: String,
+    },
     /// The caller asked to stop; nothing was left behind.
     #[error("cancelled")]
     Cancelled,

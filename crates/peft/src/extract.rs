@@ -68,7 +68,7 @@ pub fn extract(
     let mut whole = BTreeSet::new();
     for (name, info) in base.tensors() {
         progress.check()?;
-        if *base.bytes(name)? != *tuned.bytes(name)? || info.dtype != tuned.info(name)?.dtype {
+        if info.dtype != tuned.info(name)?.dtype || !holds_same(name, base, tuned, progress)? {
             match modules.get(name) {
                 Some(kind) => extraction.extract(name, *kind)?,
                 None => {
@@ -84,6 +84,8 @@ pub fn extract(
     }
     let mut config = configuration(&layers, options.rank, base.model_config());
     let replaced = take_whole(&mut config, &whole, base, tuned)?;
+    base.check_unchanged()?;
+    tuned.check_unchanged()?;
     Ok((Adapter { config, layers, replaced }, report))
 }
 
@@ -99,7 +101,11 @@ impl Extraction<'_> {
     fn extract(&mut self, name: &str, kind: LayerKind) -> Result<()> {
         let (base, tuned) = (self.base.tensor(name)?, self.tuned.tensor(name)?);
         let (rows, columns) = base.rows_and_columns();
-        let mut difference = Vec::with_capacity(base.len());
+        let mut difference: Vec<f64> = Vec::new();
+        difference.try_reserve_exact(base.len()).map_err(|_| Error::OutOfMemory {
+            bytes: 8 * base.len() as u64,
+            purpose: format!("the difference of `{name}` in `f64`"),
+        })?;
         for row in 0..rows {
             let range = row * columns..(row + 1) * columns;
             let (base, tuned) = (base.f32_range(range.clone()), tuned.f32_range(range));
@@ -156,6 +162,25 @@ impl Extraction<'_> {
         self.layers.insert(module, layer);
         Ok(())
     }
+}
+
+/// Whether a tensor is the same in both, bit for bit. Types and shapes are not looked at.
+fn holds_same(name: &str, one: &Checkpoint, two: &Checkpoint, progress: &Progress) -> Result<bool> {
+    let (one_info, two_info) = (one.info(name)?, two.info(name)?);
+    let mut same = one_info.bytes() == two_info.bytes();
+    if same {
+        let mut position = two_info.range.start;
+        let mut other = Vec::new();
+        one.for_each_piece(name, |piece| {
+            progress.check()?;
+            other.resize(piece.len(), 0);
+            two.shards()[two_info.shard].source().read(&mut other, position)?;
+            position += piece.len() as u64;
+            same = piece == other;
+            Ok(same)
+        })?;
+    }
+    Ok(same)
 }
 
 fn transposed(matrix: &Tensor) -> Tensor {

@@ -21,6 +21,7 @@
 pub mod adapter;
 pub mod binding;
 pub mod checkpoint;
+mod checksum;
 pub mod combine;
 pub mod config;
 mod error;
@@ -42,6 +43,7 @@ pub mod record;
 mod rewrite;
 pub mod separate_experts;
 mod side_files;
+mod source;
 pub mod staged;
 pub mod targets;
 pub mod tensor;

@@ -4,6 +4,7 @@
 //! before is being written: that bounds memory to a few tensors.
 
 use crate::checkpoint::Checkpoint;
+use crate::checksum::Checksum;
 use crate::error::AtPath;
 use crate::new_directory::NewDirectory;
 use crate::progress::Progress;
@@ -31,6 +32,8 @@ pub(crate) struct Rewrite<'a> {
     shards: Vec<OutputShard>,
     /// The new `config.json`, if it changes.
     pub model_config: Option<Map<String, Value>>,
+    /// Whether to take checksums of the tensors that are copied.
+    pub checksums: bool,
 }
 
 #[derive(Debug)]
@@ -54,9 +57,17 @@ pub(crate) struct Changes {
     pub dtype: Option<DType>,
 }
 
+/// What was written besides the computed tensors.
+pub(crate) struct Written {
+    /// Checksums of the copied tensors by name, if they are wanted.
+    pub copied: BTreeMap<String, u64>,
+    /// Files beside the checkpoint that were left, as they are of no known kind.
+    pub not_copied: Vec<String>,
+}
+
 enum Message {
     Begin(PathBuf, usize),
-    Copy(PathBuf, Range<u64>),
+    Copy(String),
     Write(Tensor),
     Finish,
 }
@@ -87,7 +98,7 @@ impl<'a> Rewrite<'a> {
             last.copied.extend(changes.added.iter().map(|_| false));
             last.outlines.extend(changes.added.iter().cloned());
         }
-        Rewrite { checkpoint, shards, model_config: None }
+        Rewrite { checkpoint, shards, model_config: None, checksums: false }
     }
 
     /// Bytes of all tensors.
@@ -95,30 +106,27 @@ impl<'a> Rewrite<'a> {
         self.shards.iter().flat_map(|shard| &shard.outlines).map(Outline::bytes).sum()
     }
 
-    /// Writes everything into `directory`. `compute` gives the new value of a tensor that is not copied. Returns which
-    /// files beside the checkpoint were left, as they are of no known kind.
+    /// Writes everything into `directory`. `compute` gives the new value of a tensor that is not copied.
     pub fn run(
         &self,
         directory: &NewDirectory,
         progress: &Progress,
         compute: &mut dyn FnMut(&Outline) -> Result<Tensor>,
-    ) -> Result<Vec<String>> {
+    ) -> Result<Written> {
         progress.start(self.bytes());
         let not_copied = self.copy_side_files(directory, progress)?;
         let (sender, receiver) = sync_channel(1);
-        std::thread::scope(|scope| {
+        let copied = std::thread::scope(|scope| {
             let (handles, to_sync) = sync_channel(1);
             let syncer = scope.spawn(|| sync(to_sync));
             let writer = scope.spawn(|| self.write(receiver, handles, progress));
             let computed = self.send(directory.path(), progress, sender, compute);
-            let joined = |thread: ScopedJoinHandle<'_, Result<()>>| {
-                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            };
             // A computation that stopped because the writer did is not the reason.
-            joined(writer).and(joined(syncer)).and(computed)
+            let (written, synced) = (joined(writer), joined(syncer));
+            written.and_then(|checksums| synced.and(computed).map(|()| checksums))
         })?;
         self.write_index(directory)?;
-        Ok(not_copied)
+        Ok(Written { copied, not_copied })
     }
 
     fn send(
@@ -133,8 +141,7 @@ impl<'a> Rewrite<'a> {
             for (outline, copied) in shard.outlines.iter().zip(&shard.copied) {
                 progress.check()?;
                 messages.push(if *copied {
-                    let info = self.checkpoint.info(&outline.name)?;
-                    Message::Copy(self.checkpoint.shards()[info.shard].path().to_owned(), info.range.clone())
+                    Message::Copy(outline.name.clone())
                 } else {
                     let tensor = compute(outline)?;
                     if (file_type(tensor.dtype()), tensor.shape()) != (outline.dtype, &outline.shape) {
@@ -163,7 +170,8 @@ impl<'a> Rewrite<'a> {
         receiver: Receiver<Message>,
         handles: SyncSender<(File, PathBuf)>,
         progress: &Progress,
-    ) -> Result<()> {
+    ) -> Result<BTreeMap<String, u64>> {
+        let mut checksums = BTreeMap::new();
         let mut current: Option<ShardWriter> = None;
         for message in receiver {
             match (message, &mut current) {
@@ -171,12 +179,18 @@ impl<'a> Rewrite<'a> {
                     let shard = &self.shards[shard];
                     *current = Some(ShardWriter::create(&path, &shard.metadata, &shard.outlines)?);
                 }
-                (Message::Copy(path, range), Some(writer)) => {
-                    let mut start = range.start;
-                    while start < range.end {
+                (Message::Copy(name), Some(writer)) if self.checksums => {
+                    let sum = self.copy_with_checksum(&name, writer, &handles, progress)?;
+                    checksums.insert(name, sum);
+                }
+                (Message::Copy(name), Some(writer)) => {
+                    let info = self.checkpoint.info(&name)?;
+                    let source = self.checkpoint.shards()[info.shard].source();
+                    let Range { mut start, end: last } = info.range;
+                    while start < last {
                         progress.check()?;
-                        let end = range.end.min(start + CHUNK);
-                        writer.copy(&path, start..end)?;
+                        let end = last.min(start + CHUNK);
+                        writer.copy(source, start..end)?;
                         progress.advance(end - start);
                         start = end;
                         begin_sync(&handles, writer)?;
@@ -198,7 +212,33 @@ impl<'a> Rewrite<'a> {
                 (_, None) => {}
             }
         }
-        Ok(())
+        Ok(checksums)
+    }
+
+    fn copy_with_checksum(
+        &self,
+        name: &str,
+        writer: &mut ShardWriter,
+        handles: &SyncSender<(File, PathBuf)>,
+        progress: &Progress,
+    ) -> Result<u64> {
+        let info = self.checkpoint.info(name)?;
+        let mut sum = Checksum::of_tensor(info.dtype, &info.shape);
+        let mut since_sync = 0;
+        self.checkpoint.for_each_piece(name, |piece| {
+            progress.check()?;
+            sum.add(piece);
+            writer.write(piece)?;
+            progress.advance(piece.len() as u64);
+            since_sync += piece.len() as u64;
+            if since_sync >= CHUNK {
+                since_sync = 0;
+                begin_sync(handles, writer)?;
+            }
+            Ok(true)
+        })?;
+        begin_sync(handles, writer)?;
+        Ok(sum.finish())
     }
 
     fn copy_side_files(&self, directory: &NewDirectory, progress: &Progress) -> Result<Vec<String>> {
@@ -228,6 +268,10 @@ impl<'a> Rewrite<'a> {
         let index = json!({ "metadata": metadata, "weight_map": files });
         write_synced(&directory.path().join(file_name), format!("{index:#}\n").as_bytes())
     }
+}
+
+fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Lets the syncing thread have the file, unless it is still busy.

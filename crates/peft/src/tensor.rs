@@ -1,6 +1,7 @@
 //! Tensors in memory, and what files say about tensors.
 
 use crate::{Error, Result};
+use bytemuck::allocation::try_zeroed_vec;
 use half::{bf16, f16};
 use lora_kernels::memory::{HostMut, HostRef};
 use lora_kernels::{DType, Element, Layout, MatrixMut, MatrixRef};
@@ -98,6 +99,34 @@ impl Tensor {
             DType::Bf16 => Values::Bf16(vec![bf16::ZERO; len]),
         };
         Tensor { shape: shape.to_vec(), values }
+    }
+
+    /// All zeros, for tensors as large as files say they are.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], `purpose` saying what the tensor is.
+    pub(crate) fn room_for(dtype: DType, shape: &[usize], purpose: impl Fn() -> String) -> Result<Self> {
+        let len = elements(shape).unwrap_or(usize::MAX);
+        let failure = |()| Error::OutOfMemory {
+            bytes: (len as u64).saturating_mul(dtype.size() as u64),
+            purpose: purpose(),
+        };
+        let values = match dtype {
+            DType::F32 => Values::F32(try_zeroed_vec(len).map_err(failure)?),
+            DType::F16 => Values::F16(try_zeroed_vec(len).map_err(failure)?),
+            DType::Bf16 => Values::Bf16(try_zeroed_vec(len).map_err(failure)?),
+        };
+        Ok(Tensor { shape: shape.to_vec(), values })
+    }
+
+    /// A copy.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], `purpose` saying what the copy is.
+    pub(crate) fn copy(&self, purpose: impl Fn() -> String) -> Result<Self> {
+        let mut copy = Self::room_for(self.dtype(), &self.shape, purpose)?;
+        copy.bytes_mut().copy_from_slice(self.bytes());
+        Ok(copy)
     }
 
     /// A tensor from a file's little-endian bytes. `bytes` must be as long as shape and type say.

@@ -1,13 +1,18 @@
 //! Writing the files of a checkpoint.
 
 use crate::error::AtPath;
+use crate::source::SourceFile;
 use crate::{Error, Result};
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{Seek, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+/// Bytes that are copied at a time where they go through this process.
+const PIECE: u64 = 1 << 20;
 
 /// What will be written of a tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,17 +81,26 @@ impl ShardWriter {
     /// Copies bytes of another file, without a detour through this process where the system can do that.
     ///
     /// # Errors
-    /// A file cannot be read or written.
-    pub fn copy(&mut self, path: &Path, range: std::ops::Range<u64>) -> Result<()> {
-        let mut source = File::open(path).at(path)?;
-        source.seek(SeekFrom::Start(range.start)).at(path)?;
-        let len = range.end - range.start;
-        let mut source = std::io::Read::take(source, len);
-        let copied = std::io::copy(&mut source, &mut self.file).at(&self.path)?;
-        if copied != len {
-            return Err(Error::malformed(path, "ends before its header says so"));
+    /// A file cannot be read or written, or the other one was changed.
+    pub(crate) fn copy(&mut self, source: &SourceFile, range: Range<u64>) -> Result<()> {
+        let mut rest = range;
+        while rest.start < rest.end {
+            // Whatever the system has against it, reading and writing tells.
+            let copied = copy_within_system(source.handle(), &self.file, &rest);
+            rest.start += match copied {
+                0 => self.copy_piece(source, &rest)?,
+                copied => copied,
+            };
         }
         Ok(())
+    }
+
+    fn copy_piece(&mut self, source: &SourceFile, range: &Range<u64>) -> Result<u64> {
+        let len = (range.end - range.start).min(PIECE);
+        let mut piece = vec![0; len as usize];
+        source.read(&mut piece, range.start)?;
+        self.write(&piece)?;
+        Ok(len)
     }
 
     /// Another handle of the file, to sync what has been written so far while writing goes on.
@@ -117,6 +131,19 @@ impl ShardWriter {
         }
         self.file.sync_all().at(&self.path)
     }
+}
+
+/// Bytes copied; 0 where the system cannot.
+#[cfg(target_os = "linux")]
+fn copy_within_system(from: &File, to: &File, range: &Range<u64>) -> u64 {
+    let mut offset = range.start;
+    let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+    rustix::fs::copy_file_range(from, Some(&mut offset), to, None, len).map_or(0, |copied| copied as u64)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn copy_within_system(_from: &File, _to: &File, _range: &Range<u64>) -> u64 {
+    0
 }
 
 /// Writes a small file and syncs it.

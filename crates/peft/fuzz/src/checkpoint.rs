@@ -34,7 +34,7 @@ pub fn safetensors(bytes: &[u8]) -> bool {
         for (name, view) in expected.iter() {
             let info = checkpoint.info(name).expect("the same tensors");
             assert_eq!((info.dtype, info.shape.as_slice()), (view.dtype(), view.shape()));
-            assert_eq!(&*checkpoint.bytes(name).expect("mapped"), view.data());
+            assert_eq!(&*checkpoint.bytes(name).expect("read"), view.data());
             match (checkpoint.tensor(name), float_type(info.dtype)) {
                 (Ok(tensor), Some(dtype)) => {
                     assert_eq!((tensor.dtype(), tensor.shape()), (dtype, view.shape()));
@@ -60,7 +60,7 @@ pub fn index(bytes: &[u8]) -> bool {
         for (name, shard) in map {
             let info = checkpoint.info(name).expect("named by the index");
             assert_eq!(checkpoint.shards()[info.shard].file_name(), shard.as_str().expect("a file name"));
-            assert_eq!(checkpoint.bytes(name).expect("mapped").len() as u64, info.bytes());
+            assert_eq!(checkpoint.bytes(name).expect("read").len() as u64, info.bytes());
         }
         let metadata = index["metadata"].as_object().cloned().unwrap_or_default();
         assert_eq!(checkpoint.index_metadata(), metadata);

@@ -153,12 +153,13 @@ impl<'a> Edit<'a> {
         options: EditOptions,
     ) -> Result<Self> {
         let records = Records::open(checkpoint)?;
-        let restore = if records.is_some() { Some(options.restore.unwrap_or_default()) } else { None };
+        let restore = records.as_ref().map(|records| options.restore.unwrap_or(records.method()));
         Self::plan(checkpoint, from, to, EditOptions { restore, ..options }, records)
     }
 
-    /// Whether the adapters that are taken out will leave exactly the base weights: there is a record. Merging takes
-    /// nothing out and is always exact in this sense.
+    /// Whether the adapters that are taken out will leave exactly the base weights: there is a record, and
+    /// [`write`](Self::write) compares every tensor with its checksum before the new checkpoint appears. Merging takes nothing
+    /// out and is always exact in this sense.
     pub fn is_exact(&self) -> bool {
         self.remove.is_empty() || self.records.is_some()
     }

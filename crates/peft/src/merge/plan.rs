@@ -23,7 +23,7 @@ impl<'a> Edit<'a> {
         let base = match &records {
             Some(records) => {
                 let config = records.model_config().unwrap_or(checkpoint.model_config());
-                Some(checkpoint.without(records.added(), config)?)
+                Some(checkpoint.without(records.added(), config))
             }
             None => None,
         };

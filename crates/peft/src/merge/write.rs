@@ -1,25 +1,42 @@
 //! Computing and writing the new tensors.
 
 use super::{Bound, Change, ChangedWeight, Edit, Place, Summary, is_plain, layer, part_of_replacement};
+use crate::checksum;
 use crate::init::cut_off;
 use crate::new_directory::NewDirectory;
 use crate::progress::Progress;
-use crate::record::{RecordWriter, Records, TensorRecord};
+use crate::record::{Description, RecordWriter, Records, TensorRecord};
 use crate::tensor::{Tensor, float_type};
 use crate::update::{
-    HostBackend, Part, UpdateOptions, empty_records, name_stream, reseed, update, update_bias, update_dora,
+    HostBackend, Part, UpdateOptions, merge_recorded, name_stream, reseed, unmerge_recorded, update,
+    update_bias, update_dora,
 };
 use crate::writer::Outline;
 use crate::{Error, Result};
-use lora_kernels::restore::RestoreRecord;
+use lora_kernels::restore::RestoreMethod;
 use lora_kernels::{DType, MergeReport};
+use std::collections::BTreeMap;
 use std::path::Path;
+
+/// A new tensor, with what is needed to make taking it back exact.
+struct Computed {
+    tensor: Tensor,
+    kept: Option<Kept>,
+}
+
+/// What a record says of a tensor.
+enum Kept {
+    Record(TensorRecord),
+    /// It is the base's; its checksum.
+    Unchanged(u64),
+}
 
 impl<'a> Edit<'a> {
     /// Writes the new checkpoint into a directory that does not exist yet. It appears there complete or not at all.
     ///
     /// # Errors
-    /// A file cannot be read or written, a record does not fit, the backend failed, or `progress` was cancelled.
+    /// A file cannot be read or written, one of the checkpoint's was changed or replaced since it was opened, a record is
+    /// damaged or does not fit, there is no memory for a tensor, the backend failed, or `progress` was cancelled.
     pub fn write(&self, backend: &mut HostBackend<'_>, out: &Path, progress: &Progress) -> Result<Summary> {
         let directory = NewDirectory::create(out)?;
         let summary = self.write_into(backend, &directory, progress)?;
@@ -37,7 +54,9 @@ impl<'a> Edit<'a> {
         directory: &NewDirectory,
         progress: &Progress,
     ) -> Result<Summary> {
-        self.fill(directory, backend, progress).map_err(|error| directory.explain(error))
+        let summary = self.fill(directory, backend, progress).map_err(|error| directory.explain(error))?;
+        self.checkpoint.check_unchanged()?;
+        Ok(summary)
     }
 
     fn fill(
@@ -46,48 +65,68 @@ impl<'a> Edit<'a> {
         backend: &mut HostBackend<'_>,
         progress: &Progress,
     ) -> Result<Summary> {
-        let keeps_records = self.options.restore.filter(|_| !self.add.is_empty());
-        let mut writer = match keeps_records {
-            Some(_) => Some(RecordWriter::create(directory.path())?),
+        let mut writer = match self.keeps_records() {
+            Some(method) => Some((method, RecordWriter::create(directory.path())?)),
             None => None,
         };
         let mut summary = Summary::default();
-        let rewrite = self.rewrite();
+        let mut rewrite = self.rewrite();
+        rewrite.checksums = writer.is_some() || self.records.is_some();
         summary.bytes = rewrite.bytes();
         summary.new_tensors = self.new_tensors.iter().map(|outline| outline.name.clone()).collect();
-        summary.not_copied = rewrite.run(directory, progress, &mut |outline| {
-            let (tensor, record) = self.compute(backend, outline, &mut summary)?;
-            if let (Some(writer), Some(record)) = (&mut writer, record) {
-                writer.add(&outline.name, &record, &tensor)?;
+        let mut unchanged = BTreeMap::new();
+        let written = rewrite.run(directory, progress, &mut |outline| {
+            let computed = self.compute(backend, outline, &mut summary)?;
+            match (&mut writer, computed.kept) {
+                (Some((_, writer)), Some(Kept::Record(record))) => {
+                    writer.add(&outline.name, &record, &computed.tensor)?;
+                }
+                (_, Some(Kept::Unchanged(sum))) => {
+                    unchanged.insert(outline.name.clone(), sum);
+                }
+                _ => {}
             }
-            Ok(tensor)
+            Ok(computed.tensor)
         })?;
-        if let Some(writer) = writer {
+        if let Some(records) = &self.records {
+            written.copied.iter().try_for_each(|(name, sum)| records.check_unchanged(name, *sum))?;
+        }
+        unchanged.extend(written.copied);
+        summary.not_copied = written.not_copied;
+        if let Some((method, writer)) = writer {
             let adapters: Vec<_> =
                 self.add.iter().map(|bound| (bound.weighted.name.clone(), bound.weighted.weight)).collect();
             let original = self.records.as_ref().and_then(Records::model_config);
             let changed = self.model_config.as_ref().map(|_| self.checkpoint.model_config());
-            let config = original.or(changed);
-            writer.finish(&adapters, &summary.new_tensors, config)?;
+            writer.finish(&Description {
+                method,
+                adapters: &adapters,
+                unchanged: &unchanged,
+                added: &summary.new_tensors,
+                model_config: original.or(changed),
+            })?;
         }
         Ok(summary)
     }
 
-    /// The new value of a tensor, and the record of the change if one is wanted.
+    /// How the new checkpoint keeps what it was, if it does.
+    fn keeps_records(&self) -> Option<RestoreMethod> {
+        self.options.restore.filter(|_| !self.add.is_empty())
+    }
+
     fn compute(
         &self,
         backend: &mut HostBackend<'_>,
         outline: &Outline,
         summary: &mut Summary,
-    ) -> Result<(Tensor, Option<TensorRecord>)> {
+    ) -> Result<Computed> {
         let name = &outline.name;
         let wanted = float_type(outline.dtype)
             .ok_or_else(|| Error::tensor(name, format!("holds {} and cannot be changed", outline.dtype)))?;
         let Some(change) = self.changes.get(name) else {
-            return Ok((self.checkpoint.tensor(name)?.cast(wanted), None));
+            return Ok(Computed { tensor: self.checkpoint.tensor(name)?.cast(wanted), kept: None });
         };
-        let in_file = self.checkpoint.tensors().contains_key(name) && !self.dropped.contains(name);
-        let mut tensor = if in_file {
+        let mut tensor = if self.is_in_file(name) {
             self.checkpoint.tensor(name)?
         } else {
             match (&change.untied_from, &change.replaced) {
@@ -101,36 +140,17 @@ impl<'a> Edit<'a> {
             tensor = tensor.cast(DType::F32);
         }
         let remove = self.parts(&self.remove, &change.remove);
-        let add = self.parts(&self.add, &change.add);
         let plain =
             change.replaced.is_none() && change.add.iter().all(|&(a, index)| is_plain(&self.add[a], index));
-        let mut record = None;
-        let mut report = None;
-
         let options = self.update_options(name);
-        let mut pending = true;
-        match self.kept(name, &tensor)? {
-            Some(TensorRecord::Codes(mut records)) if plain && !add.is_empty() => {
-                report = update(backend, &mut tensor, &remove, &add, options, Some(&mut records))?;
-                record = Some(TensorRecord::Codes(records));
-                pending = false;
-            }
-            None if !remove.is_empty() && plain => {
-                report = update(backend, &mut tensor, &remove, &add, options, None)?;
-                pending = false;
-            }
-            kept => self.take_out(backend, kept, change, &mut tensor, options)?,
-        }
-        if pending {
-            let before = self.options.restore.map(|_| tensor.clone());
-            let (changed, codes) = self.add_to(backend, name, change, &mut tensor, options)?;
-            report = changed;
-            record = match (codes, before) {
-                (Some(codes), _) => Some(TensorRecord::Codes(codes)),
-                (None, Some(original)) if in_file => Some(TensorRecord::Original(original)),
-                _ => None,
-            };
-        }
+        let record = self.record_of(name, &tensor)?;
+        let (report, kept) = if record.is_none() && !remove.is_empty() && plain {
+            let add = self.parts(&self.add, &change.add);
+            (update(backend, &mut tensor, &remove, &add, options)?, None)
+        } else {
+            self.take_out(backend, name, record, change, &mut tensor)?;
+            self.add_to(backend, name, change, &mut tensor)?
+        };
         if tensor.dtype() != wanted {
             tensor = tensor.cast(wanted);
         }
@@ -138,14 +158,19 @@ impl<'a> Edit<'a> {
             return Err(Error::tensor(name, "becomes NaN or infinite"));
         }
         self.summarize(name, change, report, summary);
-        Ok((tensor, record))
+        Ok(Computed { tensor, kept })
     }
 
-    /// The record of a tensor, if there is one; the tensor must be what the merge made of it, to the last bit.
-    fn kept(&self, name: &str, tensor: &Tensor) -> Result<Option<TensorRecord>> {
+    /// Whether the checkpoint has a tensor that belongs to the new one too.
+    fn is_in_file(&self, name: &str) -> bool {
+        self.checkpoint.tensors().contains_key(name) && !self.dropped.contains(name)
+    }
+
+    /// The record of a tensor of the file, if there is one; the tensor must be what the merge left, to the last bit.
+    fn record_of(&self, name: &str, tensor: &Tensor) -> Result<Option<TensorRecord>> {
         match &self.records {
-            Some(records) if records.contains(name) => records.read(name, tensor).map(Some),
-            _ => Ok(None),
+            Some(records) => records.read(name, tensor),
+            None => Ok(None),
         }
     }
 
@@ -159,34 +184,36 @@ impl<'a> Edit<'a> {
     /// What a tensor of the file is without the removed adapters.
     fn before_additions(&self, backend: &mut HostBackend<'_>, name: &str) -> Result<Tensor> {
         let mut tensor = self.checkpoint.tensor(name)?;
+        let record = self.record_of(name, &tensor)?;
         if let Some(change) = self.changes.get(name) {
-            let kept = self.kept(name, &tensor)?;
-            self.take_out(backend, kept, change, &mut tensor, self.update_options(name))?;
+            self.take_out(backend, name, record, change, &mut tensor)?;
         }
         Ok(tensor)
     }
 
-    /// Takes the removed adapters out of a tensor, with its record if there is one.
+    /// Takes the removed adapters out of a tensor. With its record, the tensor is then what it was before the merge, or
+    /// there is an error.
     fn take_out(
         &self,
         backend: &mut HostBackend<'_>,
-        kept: Option<TensorRecord>,
+        name: &str,
+        record: Option<TensorRecord>,
         change: &Change,
         tensor: &mut Tensor,
-        options: UpdateOptions,
     ) -> Result<()> {
         let remove = self.parts(&self.remove, &change.remove);
-        match kept {
+        match record {
             Some(TensorRecord::Original(original)) => *tensor = original,
-            Some(TensorRecord::Codes(mut records)) => {
-                update(backend, tensor, &remove, &[], options, Some(&mut records))?;
-            }
+            Some(TensorRecord::Codes(records, _)) => unmerge_recorded(backend, tensor, &remove, records)?,
             None => {
-                update(backend, tensor, &remove, &[], options, None)?;
+                update(backend, tensor, &remove, &[], self.update_options(name))?;
                 update_bias(tensor, &self.parts(&self.remove, &change.remove_bias), -1.0);
             }
         }
-        Ok(())
+        match &self.records {
+            Some(records) => records.check_restored(name, tensor),
+            None => Ok(()),
+        }
     }
 
     /// Puts the added adapters into a tensor that holds nothing of the removed ones any more.
@@ -196,42 +223,50 @@ impl<'a> Edit<'a> {
         name: &str,
         change: &Change,
         tensor: &mut Tensor,
-        options: UpdateOptions,
-    ) -> Result<(Option<MergeReport>, Option<Vec<RestoreRecord>>)> {
-        let mut replaced = false;
+    ) -> Result<(Option<MergeReport>, Option<Kept>)> {
+        let options = self.update_options(name);
+        let method = self.keeps_records().filter(|_| self.is_in_file(name));
+        if change.add.is_empty() && change.add_bias.is_empty() && change.replaced.is_none() {
+            return Ok((None, method.map(|_| Kept::Unchanged(checksum::of(tensor)))));
+        }
+        let bound = change.add.first().map(|&(adapter, index)| (&self.add[adapter], index));
+        let plain = bound.is_none_or(|(bound, index)| is_plain(bound, index));
+        let parts = self.parts(&self.add, &change.add);
+        if let (Some(method), true, true) = (method, plain, change.replaced.is_none() && !parts.is_empty()) {
+            let original = checksum::of(tensor);
+            let (report, records) = merge_recorded(backend, tensor, &parts, options, method)?;
+            return Ok((report, Some(Kept::Record(TensorRecord::Codes(records, original)))));
+        }
+        let kept = match method {
+            Some(_) => {
+                let original = tensor.copy(|| format!("what `{name}` was before the merge"))?;
+                Some(Kept::Record(TensorRecord::Original(original)))
+            }
+            None => None,
+        };
         if let Some((adapter, key)) = &change.replaced {
             let weighted = &self.add[*adapter].weighted;
             let new = self.add[*adapter].adapter.replaced[key].cast(tensor.dtype());
             // PEFT saves adapted embeddings along, usually as they are in the base.
-            replaced = new != *tensor;
-            if replaced && weighted.weight != 1.0 {
+            if weighted.weight != 1.0 && new != *tensor {
                 return Err(part_of_replacement(name, &weighted.name));
             }
             *tensor = new;
         }
         update_bias(tensor, &self.parts(&self.add, &change.add_bias), 1.0);
-        let parts = self.parts(&self.add, &change.add);
-        let (Some(part), Some(&(adapter, index))) = (parts.first(), change.add.first()) else {
-            return Ok((None, None));
+        let (Some(part), Some((bound, _))) = (parts.first(), bound) else {
+            return Ok((None, kept));
         };
-        if part.layer.magnitude.is_some() {
-            return Ok((update_dora(backend, tensor, *part, options)?, None));
-        }
-        let bound = &self.add[adapter];
-        if !is_plain(bound, index) {
+        let report = if part.layer.magnitude.is_some() {
+            update_dora(backend, tensor, *part, options)?
+        } else if plain {
+            update(backend, tensor, &[], &parts, options)?
+        } else {
             let init = cut_off(&bound.adapter.config.init, part.site, tensor)?;
-            let kept = Part { layer: &init, weight: -part.weight, ..*part };
-            return Ok((update(backend, tensor, &[], &[*part, kept], options, None)?, None));
-        }
-        let in_file = self.checkpoint.tensors().contains_key(name) && !self.dropped.contains(name);
-        match self.options.restore {
-            Some(method) if in_file && !replaced => {
-                let mut records = empty_records(part.site.kind, tensor, method);
-                let report = update(backend, tensor, &[], &parts, options, Some(&mut records))?;
-                Ok((report, Some(records)))
-            }
-            _ => Ok((update(backend, tensor, &[], &parts, options, None)?, None)),
-        }
+            let initial = Part { layer: &init, weight: -part.weight, ..*part };
+            update(backend, tensor, &[], &[*part, initial], options)?
+        };
+        Ok((report, kept))
     }
 
     fn parts<'b>(&self, bounds: &'b [Bound<'a>], places: &[Place]) -> Vec<Part<'b>> {

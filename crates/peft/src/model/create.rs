@@ -219,6 +219,6 @@ fn without_start(
 ) -> Result<Tensor> {
     let mut residual = weight.clone();
     let part = Part { site, layer: start, weight: -1.0 };
-    update(backend, &mut residual, &[], &[part], UpdateOptions::default(), None)?;
+    update(backend, &mut residual, &[], &[part], UpdateOptions::default())?;
     Ok(residual)
 }

@@ -3,8 +3,11 @@
 use super::LoraModel;
 use crate::adapter::AdapterLayer;
 use crate::binding::Site;
+use crate::checksum;
 use crate::tensor::Tensor;
-use crate::update::{HostBackend, Part, UpdateOptions, empty_records, update, update_bias, update_dora};
+use crate::update::{
+    HostBackend, Part, UpdateOptions, merge_recorded, unmerge_recorded, update, update_bias, update_dora,
+};
 use crate::{Error, Result};
 use lora_kernels::restore::{RestoreMethod, RestoreRecord};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,8 +23,8 @@ pub(super) struct Merged {
 enum Undo {
     /// Subtract: as close as rounding allows.
     Subtract,
-    /// Exact.
-    Records(Vec<RestoreRecord>),
+    /// Exact: what the merge was asked to keep, the records of the weight's blocks, and the old weight's checksum.
+    Records(RestoreMethod, Vec<RestoreRecord>, u64),
     /// Exact, and the only way for DoRA and replaced tensors.
     Original(Tensor),
 }
@@ -71,17 +74,15 @@ impl LoraModel {
         for (name, undo) in &merged.undo {
             let tensor = match undo {
                 Undo::Original(original) => original.clone(),
-                Undo::Subtract | Undo::Records(_) => {
+                Undo::Subtract => {
                     let on_weight = self.on_weight(&merged.names, name);
-                    let parts = parts(&on_weight);
                     let mut weight = self.weight(name)?.clone();
-                    let mut records = match undo {
-                        Undo::Records(records) => Some(records.clone()),
-                        _ => None,
-                    };
-                    let options = UpdateOptions::default();
-                    update(backend, &mut weight, &parts, &[], options, records.as_deref_mut())?;
+                    update(backend, &mut weight, &parts(&on_weight), &[], UpdateOptions::default())?;
                     weight
+                }
+                Undo::Records(_, records, original) => {
+                    let on_weight = self.on_weight(&merged.names, name);
+                    take_back(backend, name, self.weight(name)?, &parts(&on_weight), records, *original)?
                 }
             };
             restored.insert(name.clone(), tensor);
@@ -105,7 +106,7 @@ impl LoraModel {
             return Err(Error::adapter("", "none is merged"));
         };
         let restore = merged.undo.values().find_map(|undo| match undo {
-            Undo::Records(records) => records.first().map(RestoreRecord::method),
+            Undo::Records(method, ..) => Some(*method),
             _ => None,
         });
         let in_one_pass = merged.undo.iter().all(|(name, undo)| {
@@ -132,14 +133,21 @@ impl LoraModel {
         let mut undo = BTreeMap::new();
         for (name, old) in &merged.undo {
             let (from, into) = (self.on_weight(&merged.names, name), self.on_weight(&to, name));
-            let mut weight = self.weight(name)?.clone();
-            let mut records = match old {
-                Undo::Records(records) => Some(records.clone()),
-                _ => None,
-            };
+            let (from, into) = (parts(&from), parts(&into));
             let options = UpdateOptions::default();
-            update(backend, &mut weight, &parts(&from), &parts(&into), options, records.as_deref_mut())?;
-            undo.insert(name.clone(), records.map_or(Undo::Subtract, Undo::Records));
+            let (weight, how) = match old {
+                Undo::Records(method, records, original) => {
+                    let mut weight = take_back(backend, name, self.weight(name)?, &from, records, *original)?;
+                    let (_, records) = merge_recorded(backend, &mut weight, &into, options, *method)?;
+                    (weight, Undo::Records(*method, records, *original))
+                }
+                _ => {
+                    let mut weight = self.weight(name)?.clone();
+                    update(backend, &mut weight, &from, &into, options)?;
+                    (weight, Undo::Subtract)
+                }
+            };
+            undo.insert(name.clone(), how);
             switched.insert(name.clone(), weight);
         }
         self.weights.extend(switched);
@@ -202,11 +210,11 @@ impl LoraModel {
                     update_dora(backend, &mut weight, *dora, options)?;
                     Undo::Original(original)
                 } else if let (Some(method), false) = (restore, already) {
-                    let mut records = empty_records(site.kind, &weight, method);
-                    update(backend, &mut weight, &[], &parts, options, Some(&mut records))?;
-                    Undo::Records(records)
+                    let original = checksum::of(&weight);
+                    let (_, records) = merge_recorded(backend, &mut weight, &parts, options, method)?;
+                    Undo::Records(method, records, original)
                 } else {
-                    update(backend, &mut weight, &[], &parts, options, None)?;
+                    update(backend, &mut weight, &[], &parts, options)?;
                     Undo::Subtract
                 };
                 weights.insert(site.weight.clone(), weight);
@@ -234,6 +242,23 @@ impl LoraModel {
                 sites.filter_map(|site| Some((site, loaded.adapter.layers.get(&site.layer)?)))
             })
             .collect()
+    }
+}
+
+/// A weight from before a merge, or an error.
+fn take_back(
+    backend: &mut HostBackend<'_>,
+    name: &str,
+    merged: &Tensor,
+    parts: &[Part<'_>],
+    records: &[RestoreRecord],
+    original: u64,
+) -> Result<Tensor> {
+    let mut weight = merged.clone();
+    unmerge_recorded(backend, &mut weight, parts, records.to_vec())?;
+    match checksum::of(&weight) == original {
+        true => Ok(weight),
+        false => Err(Error::Record(format!("it does not give back what `{name}` was before the merge"))),
     }
 }
 

@@ -1,10 +1,12 @@
 //! What adapters do to one weight in memory.
 
 mod dora;
+mod recorded;
 mod rounding;
 mod stacked;
 
 pub(crate) use dora::{direction_norms, magnitude_factors, update_dora};
+pub(crate) use recorded::{merge_recorded, unmerge_recorded};
 pub(crate) use rounding::{joined, name_stream, reseed, round_block, round_into};
 pub(crate) use stacked::Stacked;
 
@@ -14,7 +16,6 @@ use crate::module::LayerKind;
 use crate::tensor::{Tensor, each_type};
 use crate::{Error, Result};
 use lora_kernels::memory::{Host, HostMut};
-use lora_kernels::restore::{RestoreMethod, RestoreRecord};
 use lora_kernels::{Backend, Layout, MatrixMut, MergeReport, Rounding, WeightUpdate};
 
 /// A backend of lora-kernels that works on host memory.
@@ -68,59 +69,47 @@ fn slice_mut(kind: LayerKind, weight: &mut Tensor, slice: usize) -> Result<Matri
     Ok(if is_input_major(kind) { matrix } else { matrix.t() })
 }
 
+/// How the adapters on one weight take it; `None` if there are none.
+fn one_kind<'p>(parts: impl IntoIterator<Item = &'p Part<'p>>) -> Result<Option<LayerKind>> {
+    let mut found = None;
+    for part in parts {
+        let kind = *found.get_or_insert(part.site.kind);
+        if part.site.kind != kind {
+            return Err(Error::module(
+                &part.site.layer,
+                format!("adapters take its weight for {kind:?} and for {:?}", part.site.kind),
+            ));
+        }
+    }
+    Ok(found)
+}
+
 /// Changes a weight in place: takes `remove` out, puts `add` in, rounds once.
 ///
-/// `records`, one for each matrix of the weight, are filled, used up or renewed as [`WeightUpdate`] does.
-///
 /// # Errors
-/// The factors do not fit, or a record belongs to other weights.
+/// The factors do not fit.
 pub(crate) fn update(
     backend: &mut HostBackend<'_>,
     weight: &mut Tensor,
     remove: &[Part<'_>],
     add: &[Part<'_>],
     options: UpdateOptions,
-    mut records: Option<&mut [RestoreRecord]>,
 ) -> Result<Option<MergeReport>> {
-    let kind = add.iter().chain(remove).map(|part| part.site.kind).next();
-    let count = kind.map_or(0, |kind| slices(kind, weight).0);
-    if let Some(records) = &records
-        && records.len() != count
-    {
-        let found = records.len();
-        return Err(Error::Record(format!("{found} parts for a weight of which {count} matrices change")));
-    }
-    let Some(kind) = kind else {
-        return Ok(None);
-    };
-    if let Some(other) = add.iter().chain(remove).find(|part| part.site.kind != kind) {
-        return Err(Error::module(
-            &other.site.layer,
-            format!("adapters take its weight for {kind:?} and for {:?}", other.site.kind),
-        ));
-    }
+    let Some(kind) = one_kind(add.iter().chain(remove))? else { return Ok(None) };
     let mut total: Option<MergeReport> = None;
-    for slice in 0..count {
+    for slice in 0..slices(kind, weight).0 {
         let (removed, added) = (Stacked::new(remove, slice), Stacked::new(add, slice));
         let report = backend.update_weights(WeightUpdate {
             w: slice_mut(kind, weight, slice)?,
             remove: if remove.is_empty() { None } else { Some(removed.factors()?) },
             add: if add.is_empty() { None } else { Some(added.factors()?) },
             rounding: reseed(options.rounding, slice as u64),
-            record: records.as_deref_mut().map(|records| &mut records[slice]),
+            record: None,
             report: options.report,
         })?;
-        total = match (total, report) {
-            (Some(total), Some(report)) => Some(joined(&total, &report)),
-            (total, report) => report.or(total),
-        };
+        total = recorded::together(total, report);
     }
     Ok(total)
-}
-
-/// Empty records for a weight, one for each of its matrices.
-pub(crate) fn empty_records(kind: LayerKind, weight: &Tensor, method: RestoreMethod) -> Vec<RestoreRecord> {
-    (0..slices(kind, weight).0).map(|_| RestoreRecord::new(method)).collect()
 }
 
 /// bias ← bias + sign·Σ s·w·b, rounded once.
