@@ -16,6 +16,7 @@ fn main() {
     }
     println!("cargo:rerun-if-env-changed=CXX");
     println!("cargo:rerun-if-env-changed=LORA_KERNELS_REQUIRE_EMULATOR");
+    println!("cargo:rerun-if-env-changed=LORA_KERNELS_NO_EMULATOR");
 
     let compiler = match find_compiler(&out) {
         Ok(compiler) => compiler,
@@ -47,6 +48,10 @@ fn main() {
 
 /// The C++ compiler that `cc` finds, or `g++`: whichever takes the flags for instrumentation.
 fn find_compiler(out: &Path) -> Result<PathBuf, String> {
+    // For executables that leave this machine: the library stays behind.
+    if std::env::var_os("LORA_KERNELS_NO_EMULATOR").is_some_and(|value| value == "1") {
+        return Err("it was built with LORA_KERNELS_NO_EMULATOR=1".into());
+    }
     if !cfg!(all(target_os = "linux", target_pointer_width = "64")) {
         return Err("it needs 64-bit Linux".into());
     }

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 /// The folder of `kernels/` and `tests/`.
 pub fn root() -> PathBuf {
-    std::env::var_os("LORA_KERNELS_SOURCE_ROOT").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).into()
+    // Cargo sets the second one where it runs tests, too. Asked for at run time, so that no path of the machine that
+    // compiled it is in an executable that travels.
+    let named = ["LORA_KERNELS_SOURCE_ROOT", "CARGO_MANIFEST_DIR"].into_iter().find_map(std::env::var_os);
+    named.map_or_else(|| ".".into(), PathBuf::from)
 }
 
 /// The folder of the primitive kernels.

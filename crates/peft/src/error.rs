@@ -65,7 +65,7 @@ pub enum Error {
     #[error("the restore record does not fit: {reason}", reason = paragraph(.0))]
     Record(String),
     /// There is no memory for what an operation must hold at once; nothing was left behind.
-    #[error("no memory for {bytes} bytes: {purpose}")]
+    #[error("no memory for {bytes} bytes: {purpose}", purpose = paragraph(purpose))]
     OutOfMemory {
         /// Bytes asked for.
         bytes: u64,

@@ -159,20 +159,24 @@ mod tests {
         }
     }
 
-    #[test]
-    fn numbers_come_back_from_the_cpu() {
-        write_and_read(&mut CpuDevice::default());
+    mod cpu {
+        #[test]
+        fn numbers_come_back() {
+            super::write_and_read(&mut crate::device::CpuDevice::default());
+        }
     }
 
     #[cfg(feature = "cuda")]
-    #[test]
-    fn numbers_come_back_from_the_gpu() {
-        match CudaDevice::new() {
-            Ok(mut device) => write_and_read(&mut device),
-            Err(reason) if std::env::var("LORA_KERNELS_REQUIRE_GPU").is_ok_and(|value| value == "1") => {
-                panic!("{reason}")
+    mod gpu {
+        #[test]
+        fn numbers_come_back() {
+            match crate::device::CudaDevice::new() {
+                Ok(mut device) => super::write_and_read(&mut device),
+                Err(reason) if std::env::var("LORA_KERNELS_REQUIRE_GPU").is_ok_and(|value| value == "1") => {
+                    panic!("{reason}")
+                }
+                Err(reason) => eprintln!("SKIPPED: {reason}"),
             }
-            Err(reason) => eprintln!("SKIPPED: {reason}"),
         }
     }
 }

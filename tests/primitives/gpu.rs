@@ -1,46 +1,26 @@
-//! GPU 0 against the recording.
+//! GPU 0 against the recording: a test for each kernel, so that one that fails or hangs takes no other with it.
 
-use super::cases::{CASES, Case, File};
+use super::cases::{CASES, Case};
+use super::images::{architecture, image};
 use super::recording::{compare, recorded};
-use super::sources::{asked, primitives, root};
+use super::sources::asked;
 use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaModule, CudaStream, DevicePtr, DevicePtrMut, DriverError, result};
 use cudarc::nvrtc::Ptx;
 use lora_emulator::{Swizzle, TensorMap};
 use std::ffi::c_void;
-use std::path::PathBuf;
-use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-/// Straight to standard error: the test harness swallows what passing tests print.
-fn announce_skip(test: &str, reason: &dyn std::fmt::Display) {
+/// Each reason once, straight to standard error: the test harness swallows what passing tests print.
+fn announce_skip(reason: String) {
     use std::io::Write;
-    let rule = "=".repeat(78);
-    let _ = writeln!(std::io::stderr(), "\n{rule}\nSKIPPED {test}: {reason}\n{rule}");
-}
-
-/// `9, 0` is `sm_90a`: without the letter, Hopper's compiler leaves out wgmma and setmaxnreg.
-fn architecture((major, minor): (u32, u32)) -> String {
-    let suffix = if (major, minor) == (9, 0) { "a" } else { "" };
-    format!("sm_{major}{minor}{suffix}")
-}
-
-/// Machine code of a file for the device, or why there is none.
-fn compile(file: File, capability: (u32, u32)) -> Result<Vec<u8>, String> {
-    let nvcc = std::env::var_os("NVCC").filter(|path| !path.is_empty()).unwrap_or_else(|| "nvcc".into());
-    let image: PathBuf =
-        std::env::temp_dir().join(format!("lora-primitives-{}-{}.cubin", std::process::id(), file.name()));
-    let mut command = Command::new(&nvcc);
-    command.args(["--cubin", "-std=c++17", "-arch"]).arg(architecture(capability));
-    command.arg("-I").arg(root().join("kernels")).arg("-o").arg(&image).arg(primitives().join(file.name()));
-    let output = command.output().map_err(|error| {
-        format!("{} did not start ({error}); set NVCC to NVIDIA's compiler", nvcc.display())
-    })?;
-    assert!(output.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&output.stderr));
-    let code = std::fs::read(&image).map_err(|error| format!("{}: {error}", image.display()));
-    // A file left behind does no harm.
-    let _ = std::fs::remove_file(&image);
-    code
+    static ANNOUNCED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let mut announced = ANNOUNCED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if !announced.contains(&reason) {
+        let rule = "=".repeat(78);
+        let _ = writeln!(std::io::stderr(), "\n{rule}\nSKIPPED primitives on a GPU: {reason}\n{rule}");
+        announced.push(reason);
+    }
 }
 
 /// What the driver makes of a map.
@@ -106,10 +86,10 @@ fn run(stream: &Arc<CudaStream>, module: &Arc<CudaModule>, case: &Case) -> Resul
     Ok(words)
 }
 
-/// Compiles and runs what the device can, or says why it cannot begin.
-fn compare_with_device() -> Result<(), String> {
+/// Runs the kernel if the device has its instructions, or says why it cannot begin.
+fn compare_with_device(kernel: &str) -> Result<(), String> {
+    let case = CASES.iter().find(|case| case.kernel == kernel).expect("the kernel is a case");
     lora_kernels::cuda::availability().map_err(|error| error.to_string())?;
-    let recording = recorded();
     let context = CudaContext::new(0).map_err(|error| error.to_string())?;
     let attribute =
         |which| context.attribute(which).map(i32::unsigned_abs).unwrap_or_else(|error| panic!("{error}"));
@@ -117,43 +97,75 @@ fn compare_with_device() -> Result<(), String> {
         attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR),
         attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR),
     );
-    let stream = context.default_stream();
-    for file in File::ALL {
-        if !file.runs_on(capability) {
-            announce_skip(
-                file.name(),
-                &format_args!("a GPU of {} has not all of it", architecture(capability)),
-            );
-            continue;
-        }
-        let code = compile(file, capability)?;
-        let module = context
-            .load_module(Ptx::from_binary(code))
-            .unwrap_or_else(|error| panic!("loading {}: {error}", file.name()));
-        for case in CASES.iter().filter(|case| case.file == file) {
-            let words =
-                run(&stream, &module, case).unwrap_or_else(|error| panic!("{}: {error}", case.kernel));
-            compare(case.kernel, &words, &recording, &architecture(capability));
-        }
+    if !case.file.runs_on(capability) {
+        let name = case.file.name();
+        announce_skip(format!("a GPU of {} has not all instructions of {name}", architecture(capability)));
+        return Ok(());
     }
+    let module = context
+        .load_module(Ptx::from_binary(image(case.file, capability)?))
+        .unwrap_or_else(|error| panic!("loading {}: {error}", case.file.name()));
+    let words = run(&context.default_stream(), &module, case).unwrap_or_else(|error| panic!("{error}"));
+    compare(kernel, &words, &recorded(), &architecture(capability));
     Ok(())
 }
 
-#[test]
-fn primitives_on_a_cuda_device_give_what_was_recorded() {
-    if let Err(reason) = compare_with_device() {
+fn check(kernel: &str) {
+    if let Err(reason) = compare_with_device(kernel) {
         assert!(!asked("LORA_KERNELS_REQUIRE_GPU"), "LORA_KERNELS_REQUIRE_GPU=1, but {reason}");
-        announce_skip("primitives on a GPU", &reason);
+        announce_skip(reason);
     }
 }
 
-#[test]
-fn kernels_are_compiled_for_the_device() {
-    assert_eq!(architecture((8, 0)), "sm_80");
-    assert_eq!(architecture((9, 0)), "sm_90a");
-    assert_eq!(architecture((12, 0)), "sm_120");
-    let files = |capability| File::ALL.map(|file| file.runs_on(capability));
-    assert_eq!(files((8, 9)), [true, false, false]);
-    assert_eq!(files((9, 0)), [true, true, true]);
-    assert_eq!(files((10, 0)), [true, true, false]);
+macro_rules! kernel_tests {
+    ($($kernel:ident)+) => {
+        $(#[test]
+        fn $kernel() {
+            check(stringify!($kernel));
+        })+
+
+        #[test]
+        fn every_kernel_has_a_test() {
+            let mut tested = [$(stringify!($kernel)),+];
+            let mut kernels: Vec<_> = CASES.iter().map(|case| case.kernel).collect();
+            tested.sort_unstable();
+            kernels.sort_unstable();
+            assert_eq!(kernels, tested);
+        }
+    };
+}
+
+kernel_tests! {
+    cp_async_whole
+    cp_async_partial
+    ldmatrix_of_four
+    ldmatrix_of_four_transposed
+    ldmatrix_of_two
+    ldmatrix_of_two_transposed
+    mma_bf16
+    mma_f16
+    mma_tf32
+    rounding_to_tf32
+    named_barrier
+    stmatrix_of_four
+    stmatrix_of_four_transposed
+    stmatrix_of_two
+    stmatrix_of_two_transposed
+    mbarrier_phases
+    tma_box
+    tma_box_swizzled_32
+    tma_box_swizzled_64
+    tma_box_swizzled_128
+    tma_multicast
+    cluster_neighbours
+    grid_dependency
+    wgmma_8_f16
+    wgmma_16_bf16
+    wgmma_32_f16_registers
+    wgmma_64_bf16_registers
+    wgmma_64_f16_transposed
+    wgmma_64_bf16
+    wgmma_128_f16_transposed
+    wgmma_256_bf16
+    moved_registers
 }
