@@ -2,13 +2,13 @@
 
 use crate::arguments::Demo;
 use crate::console::Console;
-use crate::destination::Destination;
 use crate::failure::Result;
 use crate::units;
 use lora_kernels::half::bf16;
 use lora_measure::inputs::uniform;
 use lora_peft::tensor::file_type;
-use lora_peft::writer::{NewDirectory, Outline, ShardWriter};
+use lora_peft::new_directory::NewDirectory;
+use lora_peft::writer::{Outline, ShardWriter};
 use lora_peft::{Adapter, AdapterConfig, AdapterLayer, Tensor};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -31,8 +31,8 @@ const OTHER_SEED: u32 = 4_000;
 type Tensors = Vec<(String, Tensor)>;
 
 pub fn run(arguments: &Demo, console: &Console) -> Result<()> {
-    let destination = Destination::new(&arguments.directory, false, &[])?;
-    let directory = NewDirectory::create(destination.path())?;
+    let directory = NewDirectory::create(&arguments.directory)?;
+    directory.notes().iter().for_each(|note| console.warning(note));
     let written = write(directory.path());
     let bytes = written.map_err(|error| directory.explain(error))?;
     directory.commit()?;
