@@ -38,7 +38,9 @@ pub struct EditOptions {
     /// Whether to measure what rounding lost, module by module.
     pub report: bool,
     /// Whether a merge leaves a record in the new checkpoint that makes taking the adapters out exact. A switch renews
-    /// the record it finds.
+    /// the record it finds. [`RestoreMethod::Codes`] is what is tried first: blocks of a weight that codes would take more
+    /// room for than the old weights are kept as those, as are matrices of more than four million weights that are rounded
+    /// stochastically.
     pub restore: Option<RestoreMethod>,
     /// Element type of the new checkpoint; that of the old one if `None`.
     pub dtype: Option<DType>,
