@@ -1,6 +1,7 @@
 //! Where a result goes, and the replacing of what is there.
 
 use crate::failure::{About, Failure, Result};
+use lora_peft::unfinished::Unfinished;
 use std::path::{Path, PathBuf};
 
 /// A directory that is free, or that will be exchanged for a complete new one.
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 pub struct Destination {
     out: PathBuf,
     /// Where the new directory is built if `out` is to be replaced.
-    aside: Option<PathBuf>,
+    aside: Option<Unfinished>,
     inputs: Vec<PathBuf>,
 }
 
@@ -43,32 +44,31 @@ impl Destination {
             return Err(Failure::Failed(format!("{} cannot be replaced", out.display())));
         };
         let name = format!(".{}.new-{}", name.to_string_lossy(), std::process::id());
-        destination.aside = Some(parent.join(name));
+        destination.aside = Some(Unfinished::reserve(&parent.join(name)).about(out)?);
         Ok(destination)
     }
 
     /// Where the new directory must be created.
     pub fn path(&self) -> &Path {
-        self.aside.as_deref().unwrap_or(&self.out)
+        self.aside.as_ref().map_or(self.out.as_path(), Unfinished::path)
     }
 
     /// An error about what is being built, told as one about `--out`.
     pub fn explain(&self, error: lora_peft::Error) -> lora_peft::Error {
         match &self.aside {
-            Some(aside) => error.relocated(aside, &self.out),
+            Some(aside) => error.relocated(aside.path(), &self.out),
             None => error,
         }
     }
 
     /// Puts the complete new directory in place of the old one.
     pub fn finish(self) -> Result<()> {
-        let Some(new) = &self.aside else { return Ok(()) };
+        let Some(new) = self.aside else { return Ok(()) };
         let out = self.out.canonicalize().about(&self.out)?;
         for input in &self.inputs {
             check_apart(&out, input)?;
         }
-        exchange(new, &out).about(&out)?;
-        std::fs::remove_dir_all(new).about(new)
+        new.exchange(|new| exchange(new, &out)).about(&out)
     }
 }
 

@@ -5,7 +5,7 @@ use crate::config::{AdapterConfig, CONFIG_FILE};
 use crate::error::AtPath;
 use crate::matching::Matcher;
 use crate::tensor::{Tensor, file_type, float_type};
-use crate::{Error, Result};
+use crate::{Error, Result, input};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use std::collections::{BTreeMap, HashMap};
@@ -108,7 +108,7 @@ impl Adapter {
         check_place(directory)?;
         let config = AdapterConfig::load(directory)?;
         let path = directory.join(WEIGHTS_FILE);
-        let bytes = std::fs::read(&path).at(&path)?;
+        let bytes = input::read(&path)?;
         Self::from_parts(config, &bytes).map_err(|error| match error {
             Error::Malformed { reason, .. } => Error::malformed(&path, reason),
             other => other,

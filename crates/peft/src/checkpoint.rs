@@ -3,7 +3,7 @@
 use crate::config::CONFIG_FILE;
 use crate::error::AtPath;
 use crate::tensor::{Dtype, Tensor, float_type};
-use crate::{Error, Result};
+use crate::{Error, Result, input};
 use memmap2::{Mmap, MmapOptions};
 use safetensors::SafeTensorError;
 use safetensors::tensor::Metadata;
@@ -139,7 +139,7 @@ impl Checkpoint {
 
     fn open_shards(&mut self, path: &Path, file_name: String) -> Result<()> {
         let malformed = |reason: String| Error::malformed(path, reason);
-        let bytes = std::fs::read(path).at(path)?;
+        let bytes = input::read(path)?;
         let index: Value = serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
         let Some(weight_map) = index.get("weight_map").and_then(Value::as_object) else {
             return Err(malformed(
@@ -172,7 +172,8 @@ impl Checkpoint {
             let shard_path = self.directory.join(shard);
             self.open_shard(&shard_path, shard.to_owned())?;
             let found = self.shards.last().map(Shard::names).unwrap_or_default();
-            if let Some(missing) = expected.iter().find(|name| !found.iter().any(|found| found == *name)) {
+            let held: BTreeSet<&str> = found.iter().map(String::as_str).collect();
+            if let Some(missing) = expected.difference(&held).next() {
                 return Err(Error::tensor(
                     *missing,
                     format!("the index says that `{shard}` holds it, but it does not"),
@@ -191,7 +192,7 @@ impl Checkpoint {
     }
 
     fn open_shard(&mut self, path: &Path, file_name: String) -> Result<()> {
-        let file = File::open(path).at(path)?;
+        let file = input::open(path)?;
         let (metadata, data) = read_header(&file, path)?;
         let names = metadata.offset_keys();
         for name in &names {
@@ -385,7 +386,7 @@ fn read_model_config(directory: &Path) -> Result<Map<String, Value>> {
     if !path.exists() {
         return Ok(Map::new());
     }
-    let bytes = std::fs::read(&path).at(&path)?;
+    let bytes = input::read(&path)?;
     serde_json::from_slice(&bytes).map_err(|error| Error::malformed(&path, error.to_string()))
 }
 

@@ -8,6 +8,7 @@ pub mod config;
 mod error;
 pub mod extract;
 mod init;
+mod input;
 mod linalg;
 pub mod matching;
 pub mod merge;
@@ -25,6 +26,7 @@ mod side_files;
 pub mod staged;
 pub mod targets;
 pub mod tensor;
+pub mod unfinished;
 pub mod update;
 pub mod writer;
 

@@ -141,7 +141,7 @@ impl Records {
         if !path.exists() {
             return Ok(None);
         }
-        let bytes = std::fs::read(&path).at(&path)?;
+        let bytes = crate::input::read(&path)?;
         let list: Value =
             serde_json::from_slice(&bytes).map_err(|error| Error::malformed(&path, error.to_string()))?;
         if list["version"] != json!(VERSION) {

@@ -23,7 +23,7 @@ fn own_modules(directory: &Path) -> Result<Vec<String>> {
     if !path.exists() {
         return Ok(Vec::new());
     }
-    let text = std::fs::read(&path).at(&path)?;
+    let text = crate::input::read(&path)?;
     // A file of that name that is something else lists nothing.
     let modules: Value = serde_json::from_slice(&text).unwrap_or_default();
     let paths = modules.as_array().into_iter().flatten().filter_map(|module| module["path"].as_str());

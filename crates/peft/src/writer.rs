@@ -1,6 +1,7 @@
 //! Writing a checkpoint aside and putting it in place at the end, so that no half-written one is ever seen.
 
 use crate::error::AtPath;
+use crate::unfinished::Unfinished;
 use crate::{Error, Result};
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
@@ -10,12 +11,12 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// A directory that is written beside its destination and renamed into place by [`commit`](Self::commit); dropped
-/// before that, it is removed.
+/// before that, it is removed. [`remove_all`](crate::unfinished::remove_all) removes it too.
 #[derive(Debug)]
 pub struct NewDirectory {
     partial: PathBuf,
+    unfinished: Unfinished,
     destination: PathBuf,
-    committed: bool,
 }
 
 impl NewDirectory {
@@ -38,8 +39,8 @@ impl NewDirectory {
             std::fs::create_dir_all(&parent).at(&parent)?;
         }
         let partial = parent.join(format!(".{name}.partial-{}", std::process::id()));
-        std::fs::create_dir(&partial).at(destination)?;
-        Ok(NewDirectory { partial, destination: destination.to_owned(), committed: false })
+        let unfinished = Unfinished::create(&partial).at(destination)?;
+        Ok(NewDirectory { partial, unfinished, destination: destination.to_owned() })
     }
 
     /// Where files are to be written until then.
@@ -57,23 +58,13 @@ impl NewDirectory {
     ///
     /// # Errors
     /// The directory cannot be synced or renamed.
-    pub fn commit(mut self) -> Result<()> {
+    pub fn commit(self) -> Result<()> {
         File::open(&self.partial).and_then(|directory| directory.sync_all()).at(&self.destination)?;
-        std::fs::rename(&self.partial, &self.destination).at(&self.destination)?;
-        self.committed = true;
+        self.unfinished.finish(|partial| std::fs::rename(partial, &self.destination)).at(&self.destination)?;
         if let Some(parent) = self.destination.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             File::open(parent).and_then(|directory| directory.sync_all()).at(parent)?;
         }
         Ok(())
-    }
-}
-
-impl Drop for NewDirectory {
-    fn drop(&mut self) {
-        if !self.committed {
-            // Nothing better can be done with a failure here than to leave the directory, whose name says what it is.
-            let _ = std::fs::remove_dir_all(&self.partial);
-        }
     }
 }
 

@@ -5,7 +5,7 @@ use crate::console::Console;
 use crate::destination::Destination;
 use crate::failure::{About, Result};
 use crate::table::Table;
-use crate::units;
+use crate::{interrupt, units};
 use lora_peft::adapter::WEIGHTS_FILE;
 use lora_peft::config::CONFIG_FILE;
 use lora_peft::extract::{ExtractOptions, ExtractedModule, extract};
@@ -36,17 +36,22 @@ pub fn run(arguments: &Extract, console: &Console, progress: &Progress) -> Resul
 }
 
 fn save(adapter: &Adapter, destination: &Destination) -> Result<()> {
+    interrupt::clean_up_on_signals()?;
     let directory = NewDirectory::create(destination.path()).map_err(|error| destination.explain(error))?;
-    let saved = adapter.save(directory.path()).and_then(|()| sync(directory.path()));
+    let saved = write(adapter, directory.path());
     saved.map_err(|error| destination.explain(directory.explain(error)))?;
     Ok(directory.commit()?)
 }
 
-fn sync(directory: &Path) -> lora_peft::Result<()> {
+/// Unlike [`Adapter::save`] it never creates the directory, which a signal may have removed, and syncs.
+fn write(adapter: &Adapter, directory: &Path) -> lora_peft::Result<()> {
+    adapter.config.save(directory)?;
+    let at = |path: &Path, source| lora_peft::Error::Io { path: path.to_owned(), source };
+    let path = directory.join(WEIGHTS_FILE);
+    std::fs::write(&path, adapter.to_bytes()?).map_err(|error| at(&path, error))?;
     for file in [CONFIG_FILE, WEIGHTS_FILE] {
         let path = directory.join(file);
-        let synced = File::open(&path).and_then(|file| file.sync_all());
-        synced.map_err(|source| lora_peft::Error::Io { path, source })?;
+        File::open(&path).and_then(|file| file.sync_all()).map_err(|error| at(&path, error))?;
     }
     Ok(())
 }
