@@ -93,9 +93,11 @@ impl Addresses {
 }
 
 fn read(buffer: RawBuffer, rows: usize, cols: usize) -> MatrixRef<'static, Raw> {
-    MatrixRef::from_buffer(buffer, Layout::packed(rows, cols).expect("small")).expect("the buffer fits the problem")
+    MatrixRef::from_buffer(buffer, Layout::packed(rows, cols).expect("small"))
+        .expect("the buffer fits the problem")
 }
 
 fn write(buffer: RawBuffer, rows: usize, cols: usize) -> MatrixMut<'static, Raw> {
-    MatrixMut::from_buffer(buffer, Layout::packed(rows, cols).expect("small")).expect("the buffer fits the problem")
+    MatrixMut::from_buffer(buffer, Layout::packed(rows, cols).expect("small"))
+        .expect("the buffer fits the problem")
 }

@@ -138,6 +138,7 @@ macro_rules! kernel_tests {
 kernel_tests! {
     cp_async_whole
     cp_async_partial
+    global_stores
     ldmatrix_of_four
     ldmatrix_of_four_transposed
     ldmatrix_of_two
@@ -168,4 +169,5 @@ kernel_tests! {
     wgmma_128_f16_transposed
     wgmma_256_bf16
     moved_registers
+    moved_registers_in_cluster
 }

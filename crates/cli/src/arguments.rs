@@ -26,12 +26,13 @@ Examples:
 
 Inputs are never changed. A new checkpoint is written beside its place as `.NAME.partial-…`,
 synced to the disk and renamed when it is complete: a full disk or Ctrl-C leaves nothing behind.
+Ctrl-C ends at once, whatever is being done.
 
 Exit codes:
   0    done
   1    failed: an input is broken or does not fit, or a file cannot be read or written
   2    wrong usage
-  130  interrupted by Ctrl-C or another signal that asks to stop";
+  130  ended by Ctrl-C; by another signal: 128 and its number, as shells show it";
 
 /// LoRA adapters on whole checkpoints, without Python: look at them, merge them, take them out, exchange them.
 ///

@@ -57,9 +57,7 @@ impl Console {
                 while let Err(RecvTimeoutError::Timeout) = wait.recv_timeout(REFRESH) {
                     bar.set_length(progress.total());
                     bar.set_position(progress.done());
-                    if progress.is_cancelled() {
-                        bar.set_message("stopping");
-                    } else if progress.total() > 0 && progress.done() >= progress.total() {
+                    if progress.total() > 0 && progress.done() >= progress.total() {
                         bar.set_message("waiting for the disk");
                     }
                 }

@@ -11,19 +11,16 @@ pub enum Failure {
     Failed(String),
     /// The arguments contradict each other or the inputs.
     Usage(String),
-    /// A signal asked to stop.
-    Interrupted,
 }
 
 pub type Result<T, E = Failure> = std::result::Result<T, E>;
 
 impl Failure {
-    /// 1, 2 or 130, as `lora --help` documents.
+    /// 1 or 2, as `lora --help` documents.
     pub fn exit_code(&self) -> u8 {
         match self {
             Failure::Failed(_) => 1,
             Failure::Usage(_) => 2,
-            Failure::Interrupted => 130,
         }
     }
 }
@@ -35,17 +32,13 @@ impl fmt::Display for Failure {
             Failure::Failed(text) | Failure::Usage(text) => {
                 f.write_str(&line(text, 2 * printable::PARAGRAPH))
             }
-            Failure::Interrupted => f.write_str("interrupted; nothing was written"),
         }
     }
 }
 
 impl From<lora_peft::Error> for Failure {
     fn from(error: lora_peft::Error) -> Self {
-        match error {
-            lora_peft::Error::Cancelled => Failure::Interrupted,
-            other => Failure::Failed(other.to_string()),
-        }
+        Failure::Failed(error.to_string())
     }
 }
 
@@ -63,9 +56,7 @@ pub trait About<T> {
 impl<T> About<T> for lora_peft::Result<T> {
     fn about(self, path: &Path) -> Result<T> {
         self.map_err(|error| match error {
-            lora_peft::Error::Io { .. }
-            | lora_peft::Error::Malformed { .. }
-            | lora_peft::Error::Cancelled => error.into(),
+            lora_peft::Error::Io { .. } | lora_peft::Error::Malformed { .. } => error.into(),
             other => Failure::Failed(format!("{}: {other}", path.display())),
         })
     }

@@ -18,7 +18,6 @@ use console::Console;
 use failure::Result;
 use lora_peft::Progress;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 fn main() -> ExitCode {
     // Ends the process with 0 for --help and --version, and with 2 for wrong usage.
@@ -37,8 +36,8 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments, matches: &clap::ArgMatches) -> Result<()> {
     let console = Console::new(arguments.quiet);
-    let progress = Arc::new(Progress::new());
-    interrupt::cancel_on_signals(&progress)?;
+    let progress = Progress::new();
+    interrupt::ignore_file_size_signal();
     let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
     match &arguments.command {
         Command::Info(info) => commands::info::run(info, &console),
@@ -46,7 +45,7 @@ fn run(arguments: &Arguments, matches: &clap::ArgMatches) -> Result<()> {
         Command::Unmerge(unmerge) => commands::unmerge::run(unmerge, matches, &console, &progress),
         Command::Switch(switch) => commands::switch::run(switch, matches, &console, &progress),
         Command::Extract(extract) => commands::extract::run(extract, &console, &progress),
-        Command::Bench(bench) => commands::bench::run(bench, &console, &progress),
+        Command::Bench(bench) => commands::bench::run(bench, &console),
         Command::Demo(demo) => commands::demo::run(demo, &console),
         Command::Completions(completions) => commands::completions::run(completions, &console),
     }

@@ -54,7 +54,7 @@ pub fn bind(adapter: &Adapter, checkpoint: &Checkpoint) -> Result<Binding> {
     let mut binding =
         Binding { sites: Vec::new(), replaced: BTreeMap::new(), untied: BTreeMap::new(), naming };
     let binder = Binder { adapter, checkpoint, matcher, naming: &binding.naming.clone() };
-    let targets = find_targets(&adapter.config, checkpoint, binder.naming)?;
+    let targets = find_targets(&binder.matcher, checkpoint, binder.naming)?;
     binder.check_complete(&targets.matched)?;
     let parameters = binder.parameters()?;
     for (key, layer) in &adapter.layers {
@@ -296,13 +296,14 @@ impl Binder<'_> {
                 binding.replaced.insert(name, key.clone());
             }
         }
+        let has_lost_biases = has_lost_biases(self.adapter);
         for name in self.checkpoint.tensors().keys() {
             let name = self.naming.to_model(name);
             let module = name.rsplit_once('.').map_or("", |(module, _)| module);
             let key = match self.adapter.config.bias {
                 BiasMode::All if name == "bias" || name.ends_with(".bias") => "bias",
                 BiasMode::LoraOnly if name.ends_with(".bias") && self.adapter.layers.contains_key(module) => {
-                    if has_lost_biases(self.adapter) {
+                    if has_lost_biases {
                         continue;
                     }
                     "bias"

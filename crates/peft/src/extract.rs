@@ -251,7 +251,9 @@ fn take_whole(
             Error::tensor(name, "differs, but it belongs to no module that an adapter could bring along")
         })?;
         config.modules_to_save.push(module.to_owned());
-        taken.extend(base.tensors().keys().filter(|other| other.starts_with(&format!("{module}."))));
+        let inside = format!("{module}.");
+        let names = base.tensors().range(inside.clone()..).map(|(other, _)| other);
+        taken.extend(names.take_while(|other| other.starts_with(&inside)));
     }
     config.modules_to_save.sort();
     config.modules_to_save.dedup();

@@ -3,7 +3,7 @@
 
 use crate::adapter::Adapter;
 use crate::checkpoint::Checkpoint;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How a model's names become those of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -20,33 +20,8 @@ pub enum Naming {
 impl Naming {
     /// The naming under which most layers of an adapter are found.
     pub fn find(adapter: &Adapter, checkpoint: &Checkpoint) -> Self {
-        let first = |name: &String| name.split_once('.').map(|(first, _)| first.to_owned());
-        let mut candidates = vec![Naming::Same];
-        let model: BTreeSet<String> = adapter.layers.keys().filter_map(first).collect();
-        candidates.extend(model.into_iter().map(Naming::ModelHasPrefix));
-        let file: BTreeSet<String> = checkpoint.tensors().keys().filter_map(first).collect();
-        candidates.extend(file.into_iter().map(Naming::CheckpointHasPrefix));
-        let found = |naming: &Naming| {
-            let is_found = |path: &&String| {
-                let path = path.trim_end_matches(".base_layer");
-                let file = naming.to_file(&format!("{path}.weight"), checkpoint);
-                let inside = format!("{}.", file.trim_end_matches(".weight"));
-                checkpoint
-                    .tensors()
-                    .range(inside.clone()..)
-                    .next()
-                    .is_some_and(|(name, _)| name.starts_with(&inside))
-            };
-            adapter.layers.keys().filter(is_found).count()
-        };
-        let mut best = (Naming::Same, 0);
-        for naming in candidates {
-            let count = found(&naming);
-            if count > best.1 {
-                best = (naming, count);
-            }
-        }
-        best.0
+        let names = checkpoint.tensors().keys().map(String::as_str).collect();
+        most_found(&adapter.layers.keys().map(String::as_str).collect(), &names)
     }
 
     /// The checkpoint's name of what the model calls `name`.
@@ -78,5 +53,139 @@ impl Naming {
                 inner.unwrap_or(name).to_owned()
             }
         }
+    }
+}
+
+/// The naming under which most of an adapter's layers have tensors among `names`; of equals the first, prefixes of the
+/// model before those of the checkpoint.
+///
+/// Every layer and every tensor is looked at a few times, however many prefixes there are.
+fn most_found<'a>(layers: &BTreeSet<&'a str>, names: &BTreeSet<&'a str>) -> Naming {
+    let mut unchanged = 0;
+    let mut with_weight = 0;
+    // How many more are found without the prefix than with it.
+    let mut gained: BTreeMap<&str, i64> = BTreeMap::new();
+    let mut elsewhere = Vec::new();
+    for layer in layers {
+        let weight = format!("{}.weight", layer.trim_end_matches(".base_layer"));
+        let found = i64::from(has_tensors(names, &weight));
+        unchanged += found;
+        let prefix = layer.split('.').next().unwrap_or_default();
+        if let Some((_, inner)) = weight.split_once('.') {
+            *gained.entry(prefix).or_default() += i64::from(has_tensors(names, inner)) - found;
+        }
+        // Heads stand beside the prefixed part.
+        if names.contains(weight.as_str()) {
+            with_weight += 1;
+        } else {
+            elsewhere.push(format!("{}.", format!(".{weight}").trim_end_matches(".weight")));
+        }
+    }
+    // A layer that is nothing but its first component has nothing in front.
+    let prefixes: BTreeSet<&str> = layers.iter().filter_map(|layer| Some(layer.split_once('.')?.0)).collect();
+    let of_model = prefixes.into_iter().map(|prefix| {
+        (
+            Naming::ModelHasPrefix(prefix.to_owned()),
+            unchanged + gained.get(prefix).copied().unwrap_or_default(),
+        )
+    });
+    let of_checkpoint = found_behind_prefixes(&elsewhere, names)
+        .into_iter()
+        .map(|(prefix, found)| (Naming::CheckpointHasPrefix(prefix.to_owned()), with_weight + found));
+    let mut best = (Naming::Same, unchanged);
+    for (naming, found) in of_model.chain(of_checkpoint) {
+        if found > best.1 {
+            best = (naming, found);
+        }
+    }
+    best.0
+}
+
+/// Whether a module has tensors, a weight or others.
+fn has_tensors(names: &BTreeSet<&str>, weight: &str) -> bool {
+    let inside = format!("{}.", weight.trim_end_matches(".weight"));
+    names.range(inside.as_str()..).next().is_some_and(|name| name.starts_with(&inside))
+}
+
+/// For every first component of a name: how many of the `beginnings` the rests of names behind it have.
+fn found_behind_prefixes<'a>(beginnings: &[String], names: &BTreeSet<&'a str>) -> BTreeMap<&'a str, i64> {
+    let parts = names.iter().filter_map(|name| Some(name.split_at(name.find('.')?)));
+    let mut found: BTreeMap<&str, i64> = parts.clone().map(|(prefix, _)| (prefix, 0)).collect();
+    if beginnings.is_empty() {
+        return found;
+    }
+    let mut rests: Vec<(&str, &str)> = parts.map(|(prefix, rest)| (rest, prefix)).collect();
+    rests.sort_unstable();
+    for beginning in beginnings {
+        let start = rests.partition_point(|(rest, _)| *rest < beginning.as_str());
+        let here = rests[start..].iter().take_while(|(rest, _)| rest.starts_with(beginning.as_str()));
+        for prefix in here.map(|(_, prefix)| *prefix).collect::<BTreeSet<_>>() {
+            *found.entry(prefix).or_default() += 1;
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The definition: every prefix is tried with every layer.
+    fn tried_one_by_one(layers: &BTreeSet<&str>, names: &BTreeSet<&str>) -> Naming {
+        let first = |name: &&str| name.split_once('.').map(|(first, _)| first.to_owned());
+        let mut candidates = vec![Naming::Same];
+        let model: BTreeSet<String> = layers.iter().filter_map(first).collect();
+        candidates.extend(model.into_iter().map(Naming::ModelHasPrefix));
+        let file: BTreeSet<String> = names.iter().filter_map(first).collect();
+        candidates.extend(file.into_iter().map(Naming::CheckpointHasPrefix));
+        let mut best = (Naming::Same, 0);
+        for naming in candidates {
+            let is_found = |layer: &&&str| {
+                let weight = format!("{}.weight", layer.trim_end_matches(".base_layer"));
+                let file = match &naming {
+                    Naming::CheckpointHasPrefix(prefix) if !names.contains(weight.as_str()) => {
+                        format!("{prefix}.{weight}")
+                    }
+                    Naming::ModelHasPrefix(prefix) => {
+                        weight.strip_prefix(&format!("{prefix}.")).unwrap_or(&weight).to_owned()
+                    }
+                    _ => weight,
+                };
+                let inside = format!("{}.", file.trim_end_matches(".weight"));
+                names.iter().any(|name| name.starts_with(&inside))
+            };
+            let count = layers.iter().filter(is_found).count();
+            if count > best.1 {
+                best = (naming, count);
+            }
+        }
+        best.0
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn the_naming_is_that_of_trying_all_prefixes(
+            layers in prop::collection::btree_set("(model|a|weight|)(\\.(model|a|b|weight|base_layer)){0,3}", 0..8),
+            names in prop::collection::btree_set("(model|a|b|weight|)(\\.(model|a|b|weight|bias)){0,4}", 0..12),
+        ) {
+            let layers: BTreeSet<&str> = layers.iter().map(String::as_str).collect();
+            let names: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+            prop_assert_eq!(most_found(&layers, &names), tried_one_by_one(&layers, &names));
+        }
+    }
+
+    /// Trying each of the 100,000 prefixes with each of the layers would not come to an end.
+    #[test]
+    fn as_many_prefixes_as_layers_are_no_burden() {
+        let layers: Vec<String> = (0..50_000).map(|i| format!("m{i}.q")).collect();
+        let names: Vec<String> = (0..50_000).map(|i| format!("c{i}.m{i}.q.weight")).collect();
+        let naming = most_found(
+            &layers.iter().map(String::as_str).collect(),
+            &names.iter().map(String::as_str).collect(),
+        );
+        assert_eq!(naming, Naming::CheckpointHasPrefix("c0".into()));
     }
 }

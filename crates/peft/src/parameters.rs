@@ -7,7 +7,7 @@ use crate::matching::Matcher;
 use crate::module::{self, LayerKind};
 use crate::naming::Naming;
 use crate::{Error, Result, quantized, separate_experts};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// Last names of parameters that stand together in one module, in the order in which the classes of transformers 5.24
 /// define them.
@@ -40,9 +40,8 @@ pub(crate) fn targeted(
             found.insert(layer_key(&module, index, count), name);
         }
     }
-    if let Some(unfound) = config.target_parameters.iter().find(|target| {
-        !found.values().any(|name: &String| name == *target || name.ends_with(&format!(".{target}")))
-    }) {
+    let ends: HashSet<&str> = found.values().flat_map(|name: &String| ends(name)).collect();
+    if let Some(unfound) = config.target_parameters.iter().find(|target| !ends.contains(target.as_str())) {
         quantized::check_missing_parameter(checkpoint, unfound)?;
         return Err(Error::NoMatch(format!(
             "the checkpoint has no parameter `{unfound}` (`target_parameters`){}",
@@ -50,6 +49,11 @@ pub(crate) fn targeted(
         )));
     }
     Ok(found)
+}
+
+/// A name, and what follows each of its dots.
+pub(crate) fn ends(name: &str) -> impl Iterator<Item = &str> {
+    std::iter::once(name).chain(name.match_indices('.').map(|(dot, _)| &name[dot + 1..]))
 }
 
 /// Key of the layer of the parameter at `index` of the `count` that are targeted in a module.

@@ -10,13 +10,13 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{AdapterConfig, ModuleNames};
 use crate::matching::Matcher;
 use crate::naming::Naming;
-use crate::parameters::layer_key;
+use crate::parameters::{ends, layer_key};
 use crate::tensor::{Tensor, each_type};
 use crate::{Error, Result};
 use fancy_regex::escape;
 use serde_json::Value;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// How models of some types name the experts in their files.
 struct Layout {
@@ -238,10 +238,8 @@ impl TakenApart<'_> {
                     .for_each(|(module, rank, alpha)| add(&format!("^{}", escape(module)), *rank, *alpha));
             }
         }
-        let is_taken = |target: &String| {
-            self.parameters.iter().any(|name| name == target || name.ends_with(&format!(".{target}")))
-        };
-        config.target_parameters.retain(|target| !is_taken(target));
+        let taken: HashSet<&str> = self.parameters.iter().flat_map(|name| ends(name)).collect();
+        config.target_parameters.retain(|target| !taken.contains(target.as_str()));
         // In memory the others are no modules that `all-linear` or a pattern could mean.
         let all = experts.iter().flat_map(|(module, count)| {
             let matrices = self.layout.gate_up.into_iter().chain([self.layout.down]);

@@ -4,11 +4,12 @@
 //! cache consists of such; a link to a directory is not followed. What else is there is named, unless it is hidden or
 //! weights in another form.
 
+use crate::Result;
 use crate::error::AtPath;
 use crate::new_directory::NewDirectory;
 use crate::progress::Progress;
 use crate::record::RECORD_DIRECTORY;
-use crate::{Error, Result};
+use crate::source::open_plain;
 use serde_json::Value;
 use std::ffi::OsString;
 use std::fs::File;
@@ -190,22 +191,6 @@ impl Kind {
         } else {
             Kind::Unknown
         }
-    }
-}
-
-/// Opens a file that must be a plain one, or a link to one; others could block, or never end.
-fn open_plain(path: &Path) -> Result<File> {
-    #[cfg(unix)]
-    let file = {
-        use rustix::fs::{Mode, OFlags, open};
-        let opened = open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
-        opened.map(File::from).map_err(std::io::Error::from).at(path)?
-    };
-    #[cfg(not(unix))]
-    let file = File::open(path).at(path)?;
-    match file.metadata().at(path)?.is_file() {
-        true => Ok(file),
-        false => Err(Error::malformed(path, "not a plain file")),
     }
 }
 

@@ -86,12 +86,9 @@ pub(crate) struct SourceFile {
 }
 
 impl SourceFile {
-    /// Opens a plain file. Anything else is refused before it is opened: a pipe would wait for a writer.
+    /// Opens a plain file.
     pub fn open(path: &Path) -> Result<Self> {
-        if !std::fs::metadata(path).at(path)?.is_file() {
-            return Err(Error::malformed(path, "not a plain file"));
-        }
-        let file = File::open(path).at(path)?;
+        let file = open_plain(path)?;
         let identity = Identity::of(&file.metadata().at(path)?);
         Ok(SourceFile { file, snapshot: Snapshot { path: path.to_owned(), identity } })
     }
@@ -138,6 +135,22 @@ impl SourceFile {
     pub fn check(&self) -> Result<()> {
         self.snapshot.compare(&self.file.metadata().at(self.path())?)?;
         self.snapshot.check()
+    }
+}
+
+/// Opens a file that must be a plain one, or a link to one; others could block, or never end.
+pub(crate) fn open_plain(path: &Path) -> Result<File> {
+    #[cfg(unix)]
+    let file = {
+        use rustix::fs::{Mode, OFlags, open};
+        let opened = open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
+        opened.map(File::from).map_err(std::io::Error::from).at(path)?
+    };
+    #[cfg(not(unix))]
+    let file = File::open(path).at(path)?;
+    match file.metadata().at(path)?.is_file() {
+        true => Ok(file),
+        false => Err(Error::malformed(path, "not a plain file but a directory, a pipe or a device")),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::checkpoint::Checkpoint;
-use crate::config::{AdapterConfig, ModuleNames};
+use crate::config::ModuleNames;
 use crate::matching::{Match, Matcher};
 use crate::module::{LayerKind, adaptable_modules, is_output_head};
 use crate::naming::Naming;
@@ -75,13 +75,8 @@ pub struct TargetReport {
 /// Applies a configuration's patterns to the modules of a checkpoint.
 ///
 /// # Errors
-/// [`Error::Config`](crate::Error::Config) if a pattern is invalid.
-pub fn find_targets(
-    config: &AdapterConfig,
-    checkpoint: &Checkpoint,
-    naming: &Naming,
-) -> Result<TargetReport> {
-    let matcher = Matcher::new(config)?;
+/// [`Error::Config`](crate::Error::Config) if a pattern cannot be matched in time.
+pub fn find_targets(matcher: &Matcher, checkpoint: &Checkpoint, naming: &Naming) -> Result<TargetReport> {
     let mut report = TargetReport::default();
     for (path, kind) in adaptable_modules(checkpoint) {
         let module = naming.to_model(&path);

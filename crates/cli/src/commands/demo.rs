@@ -3,11 +3,11 @@
 use crate::arguments::Demo;
 use crate::console::Console;
 use crate::failure::Result;
-use crate::units;
+use crate::{interrupt, units};
 use lora_kernels::half::bf16;
 use lora_measure::inputs::uniform;
-use lora_peft::tensor::file_type;
 use lora_peft::new_directory::NewDirectory;
+use lora_peft::tensor::file_type;
 use lora_peft::writer::{Outline, ShardWriter};
 use lora_peft::{Adapter, AdapterConfig, AdapterLayer, Tensor};
 use serde_json::{Value, json};
@@ -31,6 +31,7 @@ const OTHER_SEED: u32 = 4_000;
 type Tensors = Vec<(String, Tensor)>;
 
 pub fn run(arguments: &Demo, console: &Console) -> Result<()> {
+    interrupt::clean_up_on_signals()?;
     let directory = NewDirectory::create(&arguments.directory)?;
     directory.notes().iter().for_each(|note| console.warning(note));
     let written = write(directory.path());

@@ -5,11 +5,11 @@ use crate::console::Console;
 use crate::destination::Destination;
 use crate::failure::{About, Result};
 use crate::table::Table;
-use crate::units;
+use crate::{interrupt, units};
 use lora_peft::adapter::WEIGHTS_FILE;
 use lora_peft::config::CONFIG_FILE;
 use lora_peft::extract::{ExtractOptions, ExtractedModule, extract};
-use lora_peft::{Checkpoint, Progress, printable};
+use lora_peft::{Adapter, Checkpoint, Progress, printable};
 use std::fs::File;
 use std::path::Path;
 
@@ -23,9 +23,9 @@ pub fn run(arguments: &Extract, console: &Console, progress: &Progress) -> Resul
     let (adapter, modules) = console
         .watch("comparing", progress, || extract(&base, &tuned, options, progress))
         .about(&arguments.tuned)?;
+    interrupt::clean_up_on_signals()?;
     let directory = destination.create(console)?;
-    let saved = adapter.save(directory.path()).and_then(|()| sync(directory.path()));
-    saved.map_err(|error| directory.explain(error))?;
+    write(&adapter, directory.path()).map_err(|error| directory.explain(error))?;
     destination.finish(directory)?;
     console.note(&errors(&modules))?;
     console.note(&format!(
@@ -37,11 +37,15 @@ pub fn run(arguments: &Extract, console: &Console, progress: &Progress) -> Resul
     ))
 }
 
-fn sync(directory: &Path) -> lora_peft::Result<()> {
+/// Unlike [`Adapter::save`] it never creates the directory, which a signal may have removed, and syncs.
+fn write(adapter: &Adapter, directory: &Path) -> lora_peft::Result<()> {
+    adapter.config.save(directory)?;
+    let at = |path: &Path, source| lora_peft::Error::Io { path: path.to_owned(), source };
+    let path = directory.join(WEIGHTS_FILE);
+    std::fs::write(&path, adapter.to_bytes()?).map_err(|error| at(&path, error))?;
     for file in [CONFIG_FILE, WEIGHTS_FILE] {
         let path = directory.join(file);
-        let synced = File::open(&path).and_then(|file| file.sync_all());
-        synced.map_err(|source| lora_peft::Error::Io { path, source })?;
+        File::open(&path).and_then(|file| file.sync_all()).map_err(|error| at(&path, error))?;
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::update::{HostBackend, Part, UpdateOptions, direction_norms, update};
 use crate::{Error, Result, parameters, quantized};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl LoraModel {
     /// Finds the modules and parameters that a configuration targets and gives each a new layer; a configuration that
@@ -42,8 +42,8 @@ impl LoraModel {
             config.target_modules = model_type.and_then(default_targets);
         }
         config.check()?;
-        let mut report = find_targets(&config, &self.checkpoint, &Naming::Same)?;
         let matcher = Matcher::new(&config)?;
+        let mut report = find_targets(&matcher, &self.checkpoint, &Naming::Same)?;
         let parameters = self.parameter_sites(&config, &matcher, &report)?;
         if report.matched.is_empty() && parameters.is_empty() {
             return Err(Error::NoMatch(format!(
@@ -98,10 +98,11 @@ impl LoraModel {
         modules: &TargetReport,
     ) -> Result<Vec<Site>> {
         let found = parameters::targeted(config, matcher, &self.checkpoint, &Naming::Same)?;
+        let matched: BTreeSet<&str> = modules.matched.iter().map(|target| target.module.as_str()).collect();
         let site = |(layer, parameter): (String, String)| {
             let module = layer.trim_end_matches(".base_layer");
             let refused = |reason: &str| Err(Error::module(&parameter, reason));
-            if modules.matched.iter().any(|target| target.module == module) {
+            if matched.contains(module) {
                 return refused("`target_modules` names its module already");
             }
             if is_saved(matcher, module) {

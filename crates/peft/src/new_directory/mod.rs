@@ -3,6 +3,7 @@
 
 mod leftovers;
 mod place;
+mod unfinished;
 mod workplace;
 
 use crate::error::AtPath;
@@ -11,12 +12,14 @@ use place::{MadeParents, is_free, unplaceable};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use unfinished::Unfinished;
 use workplace::Workplace;
 
 pub use place::resolve;
+pub use unfinished::{Removed, remove_all};
 
 /// A directory that is written aside and renamed into place by [`commit`](Self::commit); dropped before that, it is
-/// removed.
+/// removed. [`remove_all`] removes it too.
 ///
 /// Meanwhile it lies in a directory `.NAME.partial-…` beside its destination, which holds a file that is locked for as
 /// long as this lives. If the process is killed, the next one that writes to the same destination sees that nobody holds
@@ -33,7 +36,7 @@ pub struct NewDirectory {
     contents: File,
     parent: File,
     // In this order: the parents are removed after what is in them.
-    workplace: Workplace,
+    workplace: Unfinished,
     parents: MadeParents,
 }
 
@@ -84,8 +87,12 @@ impl NewDirectory {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(explain(error)),
             _ => {}
         }
-        let workplace = Workplace::create(parent, name).map_err(explain)?;
-        workplace.try_renames(&place).map_err(explain)?;
+        let make = || {
+            let workplace = Workplace::create(parent, name)?;
+            workplace.try_renames(&place)?;
+            Ok(workplace)
+        };
+        let workplace = Unfinished::begin(parents.paths(), make).map_err(explain)?;
         Ok(NewDirectory {
             destination: destination.to_owned(),
             replaces: !free,
@@ -110,7 +117,7 @@ impl NewDirectory {
 
     /// Where the directory will appear, and the one beside it that it is written in; without links.
     pub(crate) fn places(&self) -> [&Path; 2] {
-        [&self.place, self.workplace.path()]
+        [&self.place, self.workplace.workplace_path()]
     }
 
     /// An error about a file in it, told as one about the destination.
@@ -126,21 +133,20 @@ impl NewDirectory {
     /// directory is in place nevertheless.
     pub fn commit(mut self) -> Result<()> {
         self.contents.sync_all().at(&self.destination)?;
-        if self.replaces && !is_free(&self.place) {
-            self.workplace.exchange(&self.place).at(&self.destination)?;
-        } else {
-            std::fs::rename(self.path(), &self.place).map_err(|error| match error.kind() {
-                ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists | ErrorKind::NotADirectory => {
-                    Error::malformed(
-                        &self.destination,
-                        "was made by someone else meanwhile and stays as it is",
-                    )
-                }
-                _ => unplaceable(&self.destination, &self.place, error),
-            })?;
-        }
+        let (place, replaces) = (&self.place, self.replaces && !is_free(&self.place));
+        let placed = self.workplace.undisturbed(|workplace| match replaces {
+            true => workplace.exchange(place),
+            false => std::fs::rename(workplace.new_path(), place),
+        });
+        placed.map_err(|error| match error.kind() {
+            _ if replaces => Error::Io { path: self.destination.clone(), source: error },
+            ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists | ErrorKind::NotADirectory => {
+                Error::malformed(&self.destination, "was made by someone else meanwhile and stays as it is")
+            }
+            _ => unplaceable(&self.destination, place, error),
+        })?;
         self.parents.keep();
-        let aside = self.workplace.path().display().to_string();
+        let aside = self.workplace.workplace_path().display().to_string();
         let in_place = |what: String, error: std::io::Error| {
             let source =
                 std::io::Error::new(error.kind(), format!("complete and in place, but {what}: {error}"));

@@ -91,6 +91,11 @@ impl MadeParents {
         Ok(made)
     }
 
+    /// The innermost first.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.0
+    }
+
     pub fn keep(&mut self) {
         self.0.clear();
     }

@@ -202,6 +202,11 @@ impl Workplace {
         self.keep = true;
     }
 
+    /// Whether it is left where it is.
+    pub fn stays(&self) -> bool {
+        self.keep
+    }
+
     /// Removes it and everything in it.
     pub fn remove(mut self) -> Result<()> {
         self.clear()

@@ -7,12 +7,11 @@ mod times;
 
 use crate::arguments::Bench;
 use crate::console::Console;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use half::{bf16, f16};
 use lora_kernels::{DType, Element};
 use lora_measure::record::document;
 use lora_measure::{Case, Pass, Problem, Record, System, cpu, origin};
-use lora_peft::Progress;
 use serde_json::json;
 pub use shape::LayerShape;
 use std::time::Instant;
@@ -42,14 +41,14 @@ impl<T: Element> Layer for cpu::Layer<T> {
     }
 }
 
-pub fn run(arguments: &Bench, console: &Console, progress: &Progress) -> Result<()> {
+pub fn run(arguments: &Bench, console: &Console) -> Result<()> {
     let shapes = if arguments.shape.is_empty() { LayerShape::standard() } else { arguments.shape.clone() };
     let gpu = arguments.device.gpu();
     let mut records = Vec::new();
     for shape in shapes {
         let problem = shape.problem(arguments.rank as usize);
         let mut layer = layer(problem, arguments.dtype.into(), gpu)?;
-        measure(layer.as_mut(), problem, arguments, progress, &mut records)?;
+        measure(layer.as_mut(), problem, arguments, &mut records)?;
         if !arguments.json {
             console.result(&table(problem, arguments.dtype.into(), &records))?;
         }
@@ -95,7 +94,6 @@ fn measure(
     layer: &mut dyn Layer,
     problem: Problem,
     arguments: &Bench,
-    progress: &Progress,
     records: &mut Vec<Record>,
 ) -> Result<()> {
     let cases: Vec<(Pass, System)> = PASSES
@@ -106,9 +104,6 @@ fn measure(
     // The first round warms caches, pages and scratch memory.
     for round in 0..=arguments.rounds {
         for (&(pass, system), times) in cases.iter().zip(&mut times) {
-            if progress.is_cancelled() {
-                return Err(Failure::Interrupted);
-            }
             let start = Instant::now();
             layer.run(pass, system)?;
             if round > 0 {

@@ -56,7 +56,7 @@ impl<'a> AdapterInfo<'a> {
     /// Looks for the adapter's modules in a base.
     pub fn match_with(&mut self, path: &Path, checkpoint: &Checkpoint) -> Result<()> {
         let bound = fit(self.adapter, checkpoint).and_then(|(adapter, binding)| {
-            let targets = find_targets(&adapter.config, checkpoint, &binding.naming)?;
+            let targets = find_targets(&Matcher::new(&adapter.config)?, checkpoint, &binding.naming)?;
             if let Cow::Owned(adapter) = adapter {
                 // Stacked experts that the base keeps apart are shown as they are there.
                 let layer = |(module, tensors): (String, AdapterLayer)| Layer {
@@ -194,10 +194,10 @@ impl<'a> AdapterInfo<'a> {
         let mut table = Table::new(&["module", "rank", "scale", "type", "count"]);
         let rows = self.layers.iter().map(|layer| {
             let a = &layer.tensors.a;
-            ((pattern(&layer.module), a.shape()[0], layer.scale, a.dtype()), ())
+            ((pattern(&layer.module), a.shape()[0], layer.scale.to_bits(), a.dtype()), ())
         });
         for ((module, rank, scale, dtype), members) in grouped(rows) {
-            let scale = (scale * 1e6).round() / 1e6;
+            let scale = (f64::from_bits(scale) * 1e6).round() / 1e6;
             let count = members.len().to_string();
             table.row(vec![module, rank.to_string(), scale.to_string(), dtype.to_string(), count]);
         }

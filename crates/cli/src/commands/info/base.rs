@@ -107,14 +107,14 @@ impl<'a> BaseInfo<'a> {
         let mut table = Table::new(&["module", "kind", "type", "shape", "count", "size"]);
         let modules = self.modules.iter().filter_map(|(module, kind)| {
             let info = self.checkpoint.tensors().get(&format!("{module}.weight"))?;
-            Some(((pattern(module), *kind, info.dtype, info.shape.clone()), info.bytes()))
+            Some(((pattern(module), *kind, info.dtype.to_string(), info.shape.clone()), info.bytes()))
         });
         for ((module, kind, dtype, shape), bytes) in grouped(modules) {
             let shape: Vec<String> = shape.iter().map(usize::to_string).collect();
             table.row(vec![
                 module,
                 kind_name(kind).into(),
-                dtype.to_string(),
+                dtype,
                 shape.join(" × "),
                 bytes.len().to_string(),
                 units::bytes(bytes.iter().sum()),

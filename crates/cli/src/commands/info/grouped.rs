@@ -1,6 +1,8 @@
 //! Names that differ only in numbers, as one.
 
 use lora_peft::printable::{NAME, line};
+use std::collections::HashMap;
+use std::hash::Hash;
 
 /// `model.layers.17.mlp` becomes `model.layers.*.mlp`.
 pub fn pattern(name: &str) -> String {
@@ -11,10 +13,12 @@ pub fn pattern(name: &str) -> String {
 }
 
 /// Items with equal keys together, in the order of their first appearance.
-pub fn grouped<K: PartialEq, T>(items: impl IntoIterator<Item = (K, T)>) -> Vec<(K, Vec<T>)> {
+pub fn grouped<K: Clone + Eq + Hash, T>(items: impl IntoIterator<Item = (K, T)>) -> Vec<(K, Vec<T>)> {
     let mut groups: Vec<(K, Vec<T>)> = Vec::new();
+    let mut places = HashMap::new();
     for (key, item) in items {
-        match groups.iter_mut().find(|(known, _)| *known == key) {
+        let place = *places.entry(key.clone()).or_insert(groups.len());
+        match groups.get_mut(place) {
             Some((_, members)) => members.push(item),
             None => groups.push((key, vec![item])),
         }

@@ -1,12 +1,16 @@
 //! Which modules an adapter's configuration means, by PEFT's own rules (`check_target_module_exists`, 0.21).
 
-use crate::config::{AdapterConfig, ModuleNames};
-use crate::{Error, Result};
-use fancy_regex::{Regex, RegexBuilder};
-use std::collections::HashSet;
+mod pattern;
+mod plain;
+mod suffixes;
 
-/// Steps a pattern may backtrack before it is refused: enough for any sane pattern, little enough to return at once.
-const BACKTRACK_LIMIT: usize = 100_000;
+use crate::Result;
+use crate::config::{AdapterConfig, ModuleNames};
+use pattern::{Compiler, Pattern, TIME_LIMIT};
+use plain::{Extent, Patterns};
+use std::collections::HashSet;
+use std::sync::Arc;
+use suffixes::Suffixes;
 
 /// The word that stands for every linear layer but the output head.
 pub const ALL_LINEAR: &str = "all-linear";
@@ -28,18 +32,22 @@ pub enum Match {
 /// A configuration's patterns, compiled.
 ///
 /// Patterns are Python regular expressions as `fancy-regex` reads them: look-around, back references and named groups
-/// work. Python's conditional groups (`(?(1)…)`), and patterns that backtrack without end, are refused.
+/// work. Python's conditional groups (`(?(1)…)`), and patterns that backtrack without end, are refused. All of them
+/// together may take 20 seconds; that is an error too. Names and patterns without operators are looked up by hash and
+/// take next to nothing, however many there are.
 #[derive(Debug)]
 pub struct Matcher {
     targets: Targets,
     excluded: Option<Names>,
-    saved: Vec<Regex>,
-    saved_suffixes: Vec<String>,
-    parameters: Vec<String>,
-    layers: Option<Vec<u64>>,
-    layer_patterns: Vec<Regex>,
-    ranks: Vec<(Regex, usize)>,
-    alphas: Vec<(Regex, f64)>,
+    saved: Patterns,
+    saved_suffixes: Suffixes,
+    parameters: Suffixes,
+    layers: Option<HashSet<u64>>,
+    layer_patterns: Vec<Arc<Pattern>>,
+    rank_patterns: Patterns,
+    ranks: Vec<usize>,
+    alpha_patterns: Patterns,
+    alphas: Vec<f64>,
     rank: usize,
     alpha: f64,
     rank_stabilized: bool,
@@ -54,24 +62,22 @@ enum Targets {
 
 #[derive(Debug)]
 enum Names {
-    Pattern { key: &'static str, pattern: Regex },
-    List(HashSet<String>),
+    Pattern(Arc<Pattern>),
+    List(Suffixes),
 }
 
 impl Names {
-    fn new(key: &'static str, names: &ModuleNames) -> Result<Self> {
+    fn new(key: &'static str, names: &ModuleNames, compiler: &mut Compiler) -> Result<Self> {
         Ok(match names {
-            ModuleNames::Pattern(text) => {
-                Names::Pattern { key, pattern: compile(key, r"\A(?:", text, r")\z")? }
-            }
-            ModuleNames::List(list) => Names::List(list.iter().cloned().collect()),
+            ModuleNames::Pattern(text) => Names::Pattern(compiler.compile(key, r"\A(?:", text, r")\z")?),
+            ModuleNames::List(list) => Names::List(Suffixes::new(list)),
         })
     }
 
     fn matches(&self, path: &str) -> Result<bool> {
         match self {
-            Names::Pattern { key, pattern } => is_match(key, pattern, path),
-            Names::List(list) => Ok(list.contains(path) || has_suffix_of(path, list)),
+            Names::Pattern(pattern) => pattern.is_match(path),
+            Names::List(list) => Ok(list.contain(path) || list.follow_a_dot(path)),
         }
     }
 }
@@ -80,44 +86,45 @@ impl Matcher {
     /// Compiles the patterns of a configuration.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the key whose pattern cannot be compiled.
+    /// [`Error::Config`](crate::Error::Config) naming the key whose pattern cannot be compiled.
     pub fn new(config: &AdapterConfig) -> Result<Self> {
+        let compiler = &mut Compiler::new(TIME_LIMIT);
         let targets = match &config.target_modules {
             None => Targets::None,
             Some(ModuleNames::Pattern(word)) if word.to_lowercase() == ALL_LINEAR => Targets::AllLinear,
-            Some(names) => Targets::Names(Names::new("target_modules", names)?),
+            Some(names) => Targets::Names(Names::new("target_modules", names, compiler)?),
         };
-        let saved = |name: &String| compile("modules_to_save", r"\A(?:^|.*\.)(?:", name, r")(?:$|\..*)");
-        let pattern = |key: &'static str, text: &str| compile(key, r"\A(?:.*\.)?(?:", text, ")$");
+        let excluded = match &config.exclude_modules {
+            Some(names) => Some(Names::new("exclude_modules", names, compiler)?),
+            None => None,
+        };
+        let mut layer = |before: &str, name: &str, after: &str| {
+            compiler.compile("layers_pattern", before, name, &format!("{after}{LAYER_INDEX}"))
+        };
         let layer_patterns = if config.layers_pattern.is_empty() {
-            vec![compile("layers_pattern", r"\A.*?\.", "[^.]*", LAYER_INDEX)?]
+            vec![layer(r"\A.*?\.", "[^.]*", "")?]
         } else {
-            let layer = |name: &String| {
-                compile("layers_pattern", r"\A(?:|.*?\.)(?:", name, &format!("){LAYER_INDEX}"))
-            };
-            config.layers_pattern.iter().map(layer).collect::<Result<_>>()?
+            let layers = config.layers_pattern.iter().map(|name| layer(r"\A(?:|.*?\.)(?:", name, ")"));
+            layers.collect::<Result<_>>()?
         };
+        let mut first = |key, extent, texts: &mut dyn Iterator<Item = &String>| {
+            Patterns::new(key, extent, texts, compiler)
+        };
+        let saved = config.saved_modules();
+        let ranks = &mut config.rank_pattern.iter().map(|(text, _)| text);
+        let alphas = &mut config.alpha_pattern.iter().map(|(text, _)| text);
         Ok(Matcher {
             targets,
-            excluded: match &config.exclude_modules {
-                Some(names) => Some(Names::new("exclude_modules", names)?),
-                None => None,
-            },
-            saved: config.saved_modules().iter().map(saved).collect::<Result<_>>()?,
-            saved_suffixes: config.saved_modules(),
-            parameters: config.target_parameters.clone(),
-            layers: config.layers_to_transform.clone(),
+            excluded,
+            saved: first("modules_to_save", Extent::Components, &mut saved.iter())?,
+            saved_suffixes: Suffixes::new(&saved),
+            parameters: Suffixes::new(&config.target_parameters),
+            layers: config.layers_to_transform.as_ref().map(|layers| layers.iter().copied().collect()),
             layer_patterns,
-            ranks: config
-                .rank_pattern
-                .iter()
-                .map(|(text, rank)| Ok((pattern("rank_pattern", text)?, *rank)))
-                .collect::<Result<_>>()?,
-            alphas: config
-                .alpha_pattern
-                .iter()
-                .map(|(text, alpha)| Ok((pattern("alpha_pattern", text)?, *alpha)))
-                .collect::<Result<_>>()?,
+            rank_patterns: first("rank_pattern", Extent::ToTheEnd, ranks)?,
+            ranks: config.rank_pattern.iter().map(|(_, rank)| *rank).collect(),
+            alpha_patterns: first("alpha_pattern", Extent::ToTheEnd, alphas)?,
+            alphas: config.alpha_pattern.iter().map(|(_, alpha)| *alpha).collect(),
             rank: config.rank,
             alpha: config.alpha,
             rank_stabilized: config.rank_stabilized,
@@ -133,25 +140,23 @@ impl Matcher {
     /// What the configuration says about the module at a dotted path.
     ///
     /// # Errors
-    /// [`Error::Config`] if a pattern backtracks without end.
+    /// [`Error::Config`](crate::Error::Config) if a pattern backtracks without end, or takes too long.
     pub fn matches(&self, path: &str) -> Result<Match> {
         if let Some(excluded) = &self.excluded
             && excluded.matches(path)?
         {
             return Ok(Match::Excluded);
         }
-        for pattern in &self.saved {
-            if is_match("modules_to_save", pattern, path)? {
-                return Ok(Match::Excluded);
-            }
+        if self.saved.first(path)?.is_some() {
+            return Ok(Match::Excluded);
         }
         let targeted = match &self.targets {
             Targets::None => false,
             Targets::AllLinear => true,
-            Targets::Names(names @ Names::Pattern { .. }) => names.matches(path)?,
+            Targets::Names(names @ Names::Pattern(_)) => names.matches(path)?,
             Targets::Names(Names::List(list)) => {
                 // A module that is named in full is adapted whatever its layer.
-                list.contains(path) || (has_suffix_of(path, list) && self.layer_matches(path)?)
+                list.contain(path) || (list.follow_a_dot(path) && self.layer_matches(path)?)
             }
         };
         Ok(if targeted { Match::Targeted } else { Match::Unmatched })
@@ -162,8 +167,7 @@ impl Matcher {
             return Ok(true);
         };
         for pattern in &self.layer_patterns {
-            let captures = pattern.captures(path).map_err(|error| endless("layers_pattern", &error))?;
-            if let Some(captures) = captures {
+            if let Some(captures) = pattern.captures(path)? {
                 let index = captures.name("layer_index").and_then(|index| index.as_str().parse().ok());
                 return Ok(index.is_some_and(|index: u64| layers.contains(&index)));
             }
@@ -173,81 +177,44 @@ impl Matcher {
 
     /// Whether `target_parameters` names this parameter.
     pub fn targets_parameter(&self, name: &str) -> bool {
-        self.parameters.iter().any(|target| name == target || has_suffix(name, target))
+        self.parameters.contain(name) || self.parameters.follow_a_dot(name)
     }
 
     /// Whether this is one of the [saved modules](AdapterConfig::saved_modules): by any suffix, as PEFT does.
     pub fn saves(&self, path: &str) -> bool {
-        self.saved_suffixes.iter().any(|name| path.ends_with(name.as_str()))
+        self.saved_suffixes.end(path)
     }
 
     /// The rank r of a module.
     ///
     /// # Errors
-    /// [`Error::Config`] if a pattern backtracks without end.
+    /// [`Error::Config`](crate::Error::Config) if a pattern backtracks without end, or takes too long.
     pub fn rank(&self, path: &str) -> Result<usize> {
-        first_match("rank_pattern", &self.ranks, path).map(|found| found.unwrap_or(self.rank))
+        Ok(self.rank_patterns.first(path)?.map_or(self.rank, |place| self.ranks[place]))
     }
 
     /// α of a module.
     ///
     /// # Errors
-    /// [`Error::Config`] if a pattern backtracks without end.
+    /// [`Error::Config`](crate::Error::Config) if a pattern backtracks without end, or takes too long.
     pub fn alpha(&self, path: &str) -> Result<f64> {
-        first_match("alpha_pattern", &self.alphas, path).map(|found| found.unwrap_or(self.alpha))
+        Ok(self.alpha_patterns.first(path)?.map_or(self.alpha, |place| self.alphas[place]))
     }
 
     /// The factor on B·A of a module: α/r, or α/√r if rank-stabilized.
     ///
     /// # Errors
-    /// [`Error::Config`] if a pattern backtracks without end.
+    /// [`Error::Config`](crate::Error::Config) if a pattern backtracks without end, or takes too long.
     pub fn scale(&self, path: &str) -> Result<f64> {
         let (alpha, rank) = (self.alpha(path)?, self.rank(path)? as f64);
         Ok(alpha / if self.rank_stabilized { rank.sqrt() } else { rank })
     }
 }
 
-fn has_suffix(path: &str, name: &str) -> bool {
-    path.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'))
-}
-
-/// Whether the path has one of the names after a dot.
-fn has_suffix_of(path: &str, names: &HashSet<String>) -> bool {
-    path.match_indices('.').any(|(dot, _)| names.contains(&path[dot + 1..]))
-}
-
-fn first_match<T: Copy>(key: &'static str, patterns: &[(Regex, T)], path: &str) -> Result<Option<T>> {
-    for (pattern, value) in patterns {
-        if is_match(key, pattern, path)? {
-            return Ok(Some(*value));
-        }
-    }
-    Ok(None)
-}
-
-/// Compiles `text` between two pieces of ours. It must be a pattern by itself, so that it cannot close their groups.
-fn compile(key: &'static str, before: &str, text: &str, after: &str) -> Result<Regex> {
-    let compile = |pattern: &str| {
-        RegexBuilder::new(pattern)
-            .backtrack_limit(BACKTRACK_LIMIT)
-            .build()
-            .map_err(|error| Error::config(key, format!("invalid pattern `{text}`: {error}")))
-    };
-    compile(text)?;
-    compile(&format!("{before}{text}{after}"))
-}
-
-fn is_match(key: &'static str, pattern: &Regex, path: &str) -> Result<bool> {
-    pattern.is_match(path).map_err(|error| endless(key, &error))
-}
-
-fn endless(key: &'static str, error: &fancy_regex::Error) -> Error {
-    Error::config(key, format!("pattern cannot be matched: {error}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
 
     fn config(text: &str) -> AdapterConfig {
         AdapterConfig::from_slice(format!(r#"{{"peft_type": "LORA", {text}}}"#).as_bytes()).unwrap()
