@@ -15,8 +15,12 @@ const MEASURED: Mutant =
     Mutant { launched: &["weight_update_measured_bf16"], cases: cases::measured_updates, ..UPDATE };
 const DELTA: Mutant = Mutant { kernel: "delta.cu", launched: &["delta_f16"], cases: cases::deltas, ..UPDATE };
 const DELTA_F32: Mutant = Mutant { launched: &["delta_f32"], cases: cases::deltas_f32, ..DELTA };
-const FINGERPRINT: Mutant =
-    Mutant { kernel: "fingerprint.cu", launched: &["fingerprint"], cases: cases::recorded_updates, ..UPDATE };
+const FINGERPRINT: Mutant = Mutant {
+    kernel: "fingerprint.cu",
+    launched: &["fingerprint", "fingerprint_codes"],
+    cases: cases::recorded_updates,
+    ..UPDATE
+};
 
 pub const MUTANTS: &[Mutant] = &[
     // Sums of A·B.
@@ -218,8 +222,8 @@ pub const MUTANTS: &[Mutant] = &[
         ..FINGERPRINT
     },
     Mutant {
-        fault: "weights outside the matrix count in its fingerprint",
-        changes: &[("weight_update.cu", "uint64_t(holds ? bits : 0)", "uint64_t(bits)")],
+        fault: "words outside the matrix count in its fingerprint",
+        changes: &[("weight_update.cu", "if (exists) sum += word_term", "sum += word_term")],
         ..RECORDED
     },
     // Found to be missed: the counter's first word repeats.
