@@ -2,8 +2,8 @@
 //!
 //! `list` prints every case's number, its milliseconds with the kernels as they are, what it launches, and its description.
 //! `run` takes `LORA_EMULATOR_CHANGED`, a directory with all kernels; `LORA_EMULATOR_FILES`, those to compile anew, with commas
-//! between them; `LORA_EMULATOR_SCHEDULES`, how many; `LORA_EMULATOR_CASES`, numbers of cases with commas. It exits with 0 if
-//! all pass, with 3 and the first message if one does not, and with 4 if the kernels do not compile.
+//! between them; `LORA_EMULATOR_CASES`, numbers of cases with commas, `NUMBER*SCHEDULES` for more schedules than the first. It
+//! exits with 0 if all pass, with 3 and the first message if one does not, and with 4 if the kernels do not compile.
 
 #[path = "mutants/cases.rs"]
 mod cases;
@@ -49,14 +49,15 @@ fn run() {
         println!("{error}");
         exit(4)
     });
-    let count: usize = setting("LORA_EMULATOR_SCHEDULES").parse().expect("a number of schedules");
-    let schedules: Vec<Schedule> = Schedule::matrix(count as u64).into_iter().take(count).collect();
+    let schedules = Schedule::matrix(10);
     let all = all();
     let mut device = Device::new(library);
     std::panic::set_hook(Box::new(|_| ()));
-    for number in setting("LORA_EMULATOR_CASES").split(',') {
+    for wanted in setting("LORA_EMULATOR_CASES").split(',') {
+        let (number, count) = wanted.split_once('*').unwrap_or((wanted, "1"));
         let case = &all[number.parse::<usize>().expect("the number of a case")];
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| case.check(&mut device, &schedules))) {
+        let schedules = &schedules[..count.parse().expect("a number of schedules")];
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| case.check(&mut device, schedules))) {
             let text = payload.downcast_ref::<String>().cloned();
             let text = text.or_else(|| payload.downcast_ref::<&str>().map(ToString::to_string));
             println!("\ncaught\t{number}\t{}", text.unwrap_or_default().lines().next().unwrap_or_default());

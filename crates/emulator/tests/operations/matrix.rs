@@ -2,6 +2,7 @@
 
 use super::common::ordered_sums::OrderedSum;
 use super::common::problem::{Arrangements, Layer, Problem};
+use super::edges::Edge;
 use super::{Case, products, weights};
 use lora_kernels::DType;
 use lora_kernels::cuda::F32Math;
@@ -13,7 +14,12 @@ pub fn cases() -> Vec<Case> {
     let products =
         products().into_iter().flat_map(|case| [Case::Forward(case.clone()), Case::Backward(case)]);
     let updates = updates().into_iter().flat_map(|case| [Case::Update(case.clone()), Case::Delta(case)]);
-    products.chain(updates).chain(several_chunks_and_row_tiles()).chain(roundings()).collect()
+    products
+        .chain(updates)
+        .chain(several_chunks_and_row_tiles())
+        .chain(roundings())
+        .chain(Edge::all().into_iter().map(Case::Edge))
+        .collect()
 }
 
 /// A group of several chunks of dY, and more row tiles than stages: every chunk must load S again.

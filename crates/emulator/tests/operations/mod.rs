@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 mod device;
+pub mod edges;
 pub mod far;
 pub mod matrix;
 pub mod products;
@@ -45,6 +46,8 @@ pub enum Case {
     Delta(weights::Case),
     /// A sum whose bits show the order of its parts.
     OrderedSum(OrderedSum),
+    /// Weights at the edges of formats and codes.
+    Edge(edges::Edge),
     /// Gradients that are added to what is there.
     RoundedOnce {
         dtype: DType,
@@ -66,6 +69,7 @@ impl Case {
                 device.set_f32_math(F32Math::Exact);
                 sum.check(device)
             }
+            Case::Edge(edge) => edge.check(device),
             &Case::RoundedOnce { dtype, in_features } => rounded_once::check(device, dtype, in_features),
             Case::Far(case) => case.run(device),
         }
@@ -79,7 +83,7 @@ impl Case {
                 case.problem.rows * widest.unwrap_or(0) > 100_000
             }
             Case::OrderedSum(sum) => *sum == OrderedSum::ChunksOfDs,
-            Case::Update(_) | Case::Delta(_) | Case::RoundedOnce { .. } | Case::Far(_) => false,
+            Case::Update(_) | Case::Delta(_) | Case::Edge(_) | Case::RoundedOnce { .. } | Case::Far(_) => false,
         }
     }
 

@@ -190,7 +190,7 @@ impl Case {
 }
 
 /// Ordinary weights with a few awkward ones among them.
-fn weights<T: Element>(random: &mut Random, count: usize) -> Vec<T> {
+pub fn weights<T: Element>(random: &mut Random, count: usize) -> Vec<T> {
     let mut weights: Vec<T> = random.matrix(count, 0.02);
     let special = [f32::INFINITY, f32::NAN, 0.0, -0.0, 1e-7, -3e-7, 6e-5, f32::NEG_INFINITY];
     for (n, &value) in special.iter().enumerate() {
@@ -241,7 +241,7 @@ fn assert_report<T: Element>(
 }
 
 /// A and B in the device's memory.
-struct OnDevice<A> {
+pub struct OnDevice<A> {
     a: Stored<A>,
     b: Stored<A>,
     scale: f32,
@@ -249,7 +249,7 @@ struct OnDevice<A> {
 }
 
 impl<A: Element> OnDevice<A> {
-    fn new(device: &mut Device, factors: &Factors<A>, a: Place, b: Place) -> Self {
+    pub fn new(device: &mut Device, factors: &Factors<A>, a: Place, b: Place) -> Self {
         let rank = factors.rank;
         let a = Stored::new(&factors.a, factors.a.len() / rank, rank, a.0, a.1);
         let b = Stored::new(&factors.b, rank, factors.b.len() / rank, b.0, b.1);
@@ -257,13 +257,13 @@ impl<A: Element> OnDevice<A> {
         OnDevice { a, b, scale: factors.scale, buffers }
     }
 
-    fn view<'a>(&self) -> Adapter<'a, Raw> {
+    pub fn view<'a>(&self) -> Adapter<'a, Raw> {
         let view = |buffer, layout| MatrixRef::from_buffer(buffer, layout).expect("it fits");
         let (a, b) = (view(self.buffers[0], layout(&self.a)), view(self.buffers[1], layout(&self.b)));
         Adapter { a, b, scale: self.scale }
     }
 
-    fn free(self, device: &mut Device) {
+    pub fn free(self, device: &mut Device) {
         for (buffer, stored) in self.buffers.into_iter().zip([self.a, self.b]) {
             let now: Vec<A> = device.backend().download(buffer).expect("a live buffer");
             assert!(all_bits(&now) == all_bits(&stored.data), "an adapter was written to");
@@ -272,22 +272,22 @@ impl<A: Element> OnDevice<A> {
     }
 }
 
-fn layout<T: Element>(stored: &Stored<T>) -> Layout {
+pub fn layout<T: Element>(stored: &Stored<T>) -> Layout {
     let (rows, cols) =
         if stored.transposed { (stored.cols, stored.rows) } else { (stored.rows, stored.cols) };
     let layout = Layout::strided(rows, cols, stored.stride).expect("valid");
     if stored.transposed { layout.t() } else { layout }
 }
 
-fn upload<T: Element>(device: &mut Device, stored: &Stored<T>) -> RawBuffer {
+pub fn upload<T: Element>(device: &mut Device, stored: &Stored<T>) -> RawBuffer {
     device.backend().upload("argument", &stored.data).expect("a live buffer")
 }
 
-fn free(device: &mut Device, buffer: RawBuffer) {
+pub fn free(device: &mut Device, buffer: RawBuffer) {
     assert!(device.backend().emulator_mut().free(buffer.address), "the buffer was allocated");
 }
 
-fn free_codes(device: &mut Device, record: RestoreRecord<RawCodes>) {
+pub fn free_codes(device: &mut Device, record: RestoreRecord<RawCodes>) {
     if *record.codes() != RawCodes::default() {
         assert!(device.backend().emulator_mut().free(record.codes().address), "the codes were allocated");
     }
