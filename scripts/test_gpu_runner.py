@@ -324,6 +324,12 @@ class Parts(unittest.TestCase):
         self.assertEqual(tests.passed, {"gpu::a", "gpu::b"})
         self.assertEqual(tests.failed, {"gpu::d": 'Cuda { call: "cuLaunchKernel" } (src/x.rs:1:2:)'})
 
+    def test_what_failed_in_the_same_way_is_one_line(self):
+        failed = {f"gpu::{name}": f"no driver for gpu::{name}" for name in "abc"}
+        tests = libtest.Tests(names=[*failed, "gpu::d"], failed={**failed, "gpu::d": "1 is not 2"})
+        expected = ["failed: gpu::a and 2 others: no driver for …", "failed: gpu::d: 1 is not 2"]
+        self.assertEqual(tests.faults(), expected)
+
     def test_the_summary_is_short_whatever_failed(self):
         stage = {"name": "a", "status": "failed", "seconds": 1.0, "says": "x" * 500, "lines": ["y" * 500] * 50}
         document = {"commit": "c", "seconds": 1.0, "budget": 2, "gpu": None, "stages": [stage] * 14}

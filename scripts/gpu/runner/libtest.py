@@ -53,10 +53,15 @@ class Tests:
         return ", ".join([text, *(f"{count} {what}" for count, what in counts if count)])
 
     def faults(self):
-        """A line each."""
+        """A line for each test, but one for all that failed in the same way."""
         lines = [f"hung: {name}" for name in self.hung]
         lines += [f"crashed: {name} ({how})" for name, how in self.crashed.items()]
-        return lines + [f"failed: {name}: {why}" for name, why in self.failed.items()]
+        alike = {}
+        for name, why in self.failed.items():
+            alike.setdefault(why.replace(name, "…"), []).append(name)
+        for why, (name, *others) in alike.items():
+            lines.append(f"failed: {name}{f' and {len(others)} others' if others else ''}: {why}")
+        return lines
 
 
 class Listener:

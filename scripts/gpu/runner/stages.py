@@ -93,9 +93,7 @@ def outcome(ended, log):
         return Outcome("passed", "ran to its end")
     if ended.how == "out of time":
         return Outcome("out of time", "stopped at the end of its time")
-    text = log.text().decode(errors="replace").splitlines()
-    said = [line.strip() for line in text if line.strip() and not line.startswith(("$ ", "["))]
-    return Outcome("failed", f"{ended.how} ({ended.code}): {said[-1] if said else 'it said nothing'}")
+    return Outcome("failed", f"{ended.how} ({ended.code}): {log.last_line()}")
 
 
 def probe(bench):
@@ -120,13 +118,7 @@ def probe(bench):
 
 def consumer(bench):
     result, log = bench.command([bench.executable("consumer")])
-    return Outcome(result.status, log_line(log) if result.status == "passed" else result.says)
-
-
-def log_line(log):
-    """The last line but for the runner's own."""
-    lines = [line for line in log.text().decode(errors="replace").splitlines() if line and not line.startswith("[")]
-    return lines[-1] if lines else ""
+    return Outcome(result.status, log.last_line() if result.status == "passed" else result.says)
 
 
 def primitives(bench):
@@ -235,7 +227,7 @@ def counters(bench):
     # What is timed under the profiler is no measurement.
     bench.record().unlink(missing_ok=True)
     if result.status == "passed" and "Section: " not in log.text().decode(errors="replace"):
-        return Outcome("failed", f"ncu profiled nothing: {log_line(log)}")
+        return Outcome("failed", f"ncu profiled nothing: {log.last_line()}")
     return Outcome(result.status, f"{result.says}; kernels: {', '.join(names) or 'the first ones'}")
 
 

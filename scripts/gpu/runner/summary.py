@@ -2,6 +2,8 @@
 
 MOST_LINES = 60
 WIDTH = 160
+# Of one stage.
+MOST_DETAILS = 12
 
 
 def of_stage(stage):
@@ -21,7 +23,10 @@ def of_all(document):
     for failed in (True, False):
         for stage in stages:
             if (stage["status"] == "failed") == failed and stage.get("lines"):
-                lines += [f"--- {stage['name']}", *(shortened(f"  {line}") for line in stage["lines"])]
+                details = stage["lines"][:MOST_DETAILS]
+                more = len(stage["lines"]) - len(details)
+                details += [f"… {more} more in results.json"] if more else []
+                lines += [f"--- {stage['name']}", *(shortened(f"  {line}") for line in details)]
     if len(lines) > MOST_LINES:
         lines = [*lines[: MOST_LINES - 1], f"… {len(lines) - MOST_LINES + 1} lines more in results.json"]
     return lines

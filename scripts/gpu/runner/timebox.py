@@ -45,9 +45,10 @@ class Log:
         self.path.write_bytes(self.text())
 
     def last_line(self):
-        """The last line that says something."""
-        lines = [line.strip() for line in self.text().decode(errors="replace").splitlines() if line.strip()]
-        return lines[-1] if lines else "it said nothing"
+        """The last line that says something, those of this module left out."""
+        lines = [line.strip() for line in self.text().decode(errors="replace").splitlines()]
+        said = [line for line in lines if line and not line.startswith(("$ ", "["))]
+        return said[-1] if said else "it said nothing"
 
 
 @dataclass
