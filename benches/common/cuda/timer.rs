@@ -7,6 +7,7 @@
 
 use super::device::Device;
 use anyhow::{Context, Result};
+use lora_kernels::cuda::arguments::weights::Sums;
 use lora_kernels::cuda::cudarc::driver::sys::CUevent_flags;
 use lora_kernels::cuda::cudarc::driver::{CudaEvent, CudaSlice, CudaStream, DevicePtr};
 use lora_kernels::cuda::driver::DriverExecutor;
@@ -35,13 +36,13 @@ impl Timer {
     pub fn new(device: &Device) -> Result<Self> {
         let stream = device.stream.clone();
         let elements = (4 * device.cache_bytes).max(256 << 20) / 4;
-        let memory = [device.zeros::<f32>(elements)?, device.zeros::<f32>(2)?];
-        let [read, sum] = [0, 1].map(|index| memory[index].device_ptr(&stream).0);
+        let memory = [device.zeros::<f32>(elements)?, device.zeros::<f32>(size_of::<Sums>() / 4)?];
+        let [read, sums] = [0, 1].map(|index| memory[index].device_ptr(&stream).0);
         let buffer = RawBuffer { address: read, len: elements, dtype: DType::F32 };
         let matrix = MatrixRef::from_buffer(buffer, Layout::packed(elements / 1024, 1024)?)?;
         let mut timer = Timer {
             executor: DriverExecutor::new(stream.clone())?,
-            filler: weights::value_fingerprint(matrix, sum),
+            filler: weights::weight_fingerprint(matrix, sums),
             repeats: 1,
             late: 0,
             measured: 0,

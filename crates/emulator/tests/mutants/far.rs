@@ -51,7 +51,11 @@ fn recorded() -> Vec<Case> {
 }
 
 fn fingerprint() -> Vec<Case> {
-    far(&[What::FingerprintRows, What::FingerprintColumns, What::FingerprintSamples])
+    far(&[What::FingerprintRows, What::FingerprintColumns])
+}
+
+fn fingerprint_of_codes() -> Vec<Case> {
+    far(&[What::FingerprintCodes])
 }
 
 /// A kernel, the function that gives its cases, and what is narrowed: in words, the file, the text and its narrow form.
@@ -70,11 +74,11 @@ macro_rules! narrowed {
 pub const MUTANTS: &[Mutant] = narrowed! {
     "shrink.cu" "shrink_bf16_rank16" shrink {
         "the row": "shrink.cu"
-            "const int64_t row = int64_t(block / arguments.split.blocks) * TILE;"
-            => "const int32_t row = int32_t(block / arguments.split.blocks) * TILE;";
+            "const int64_t row = int64_t(block / arguments.split.blocks) * ROWS;"
+            => "const int32_t row = int32_t(block / arguments.split.blocks) * ROWS;";
         "the column": "shrink.cu"
-            "const int64_t column = (range.first + i) * TILE;"
-            => "const int32_t column = (range.first + i) * TILE;";
+            "const int64_t column = (range.first + i) * COLUMNS;"
+            => "const int32_t column = (range.first + i) * COLUMNS;";
         "the number of rows": "shrink.cu"
             "const int64_t rows = arguments.x.rows;"
             => "const int32_t rows = arguments.x.rows;";
@@ -117,11 +121,11 @@ pub const MUTANTS: &[Mutant] = narrowed! {
     }
     "backward_a.cu" "backward_a_bf16_rank16" backward_a {
         "the column": "backward_a.cu"
-            "const int64_t column = int64_t(block / arguments.split.blocks) * TILE;"
-            => "const int32_t column = int32_t(block / arguments.split.blocks) * TILE;";
+            "const int64_t column = int64_t(block / arguments.split.blocks) * COLUMNS;"
+            => "const int32_t column = int32_t(block / arguments.split.blocks) * COLUMNS;";
         "the row": "backward_a.cu"
-            "const int64_t row = (range.first + i) * TILE;"
-            => "const int32_t row = (range.first + i) * TILE;";
+            "const int64_t row = (range.first + i) * ROWS;"
+            => "const int32_t row = (range.first + i) * ROWS;";
         "the number of columns": "backward_a.cu"
             "const int64_t columns = arguments.x.columns;"
             => "const int32_t columns = arguments.x.columns;";
@@ -160,11 +164,11 @@ pub const MUTANTS: &[Mutant] = narrowed! {
     }
     "expand.cu" "expand_bf16_rank16" expand {
         "the row of a tile": "expand.cu"
-            "const int64_t row = blockIdx.x / column_tiles * TILE;"
-            => "const int32_t row = blockIdx.x / column_tiles * TILE;";
+            "const int64_t row = blockIdx.x / column_tiles * ROWS;"
+            => "const int32_t row = blockIdx.x / column_tiles * ROWS;";
         "the column of a tile": "expand.cu"
-            "const int64_t column = blockIdx.x % column_tiles * TILE;"
-            => "const int32_t column = blockIdx.x % column_tiles * TILE;";
+            "const int64_t column = blockIdx.x % column_tiles * COLUMNS;"
+            => "const int32_t column = blockIdx.x % column_tiles * COLUMNS;";
         "the row and column": "expand.cu"
             "const int64_t r = row + unit.row, c = column + unit.column;"
             => "const int32_t r = row + unit.row, c = column + unit.column;";
@@ -226,11 +230,11 @@ pub const MUTANTS: &[Mutant] = narrowed! {
             "(row + r) * arguments.target.row_stride + column;"
             => "static_cast<int32_t>((row + r) * arguments.target.row_stride + column);";
         "the row of a tile": "delta_tile.cuh"
-            "int64_t(blockIdx.x / tiles) * TILE_ROWS"
-            => "int32_t(blockIdx.x / tiles) * TILE_ROWS";
+            "int64_t(blockIdx.x / tiles) * Tiling::TILE_ROWS"
+            => "int32_t(blockIdx.x / tiles) * Tiling::TILE_ROWS";
         "the column of a tile": "delta_tile.cuh"
-            "int64_t(blockIdx.x % tiles) * TILE_COLUMNS"
-            => "int32_t(blockIdx.x % tiles) * TILE_COLUMNS";
+            "int64_t(blockIdx.x % tiles) * Tiling::TILE_COLUMNS"
+            => "int32_t(blockIdx.x % tiles) * Tiling::TILE_COLUMNS";
         "the place": "delta_tile.cuh"
             "    int64_t tile_row;\n    int64_t tile_column;"
             => "    int32_t tile_row;\n    int32_t tile_column;";
@@ -285,17 +289,25 @@ pub const MUTANTS: &[Mutant] = narrowed! {
             => "append_escape(const WeightUpdateArguments& arguments, uint32_t index";
     }
     "fingerprint.cu" "fingerprint" fingerprint {
-        "the sample": "fingerprint.cu"
-            "for (uint64_t sample = uint64_t(blockIdx.x)"
-            => "for (uint32_t sample = uint32_t(blockIdx.x)";
-        "the index": "fingerprint.cu"
-            "const uint64_t index = sample * arguments.step;"
-            => "const uint32_t index = sample * arguments.step;";
-        "the row and column": "fingerprint.cu"
-            "const int64_t row = static_cast<int64_t>(index / matrix.columns), column"
-            => "const int32_t row = static_cast<int64_t>(index / matrix.columns), column";
+        "the row or the column of words": "fingerprint.cu"
+            "for (int64_t m = blockIdx.x; m < outer;"
+            => "for (int32_t m = blockIdx.x; m < outer;";
+        "the row and the first column": "fingerprint.cu"
+            "const int64_t row = down ? n : m, first"
+            => "const int32_t row = down ? n : m, first";
         "the position": "fingerprint.cu"
+            "const int64_t position = row * matrix.row_stride"
+            => "const int32_t position = row * matrix.row_stride";
+        "the position of an element": "fingerprint.cu"
             "identifying_bits(const FingerprintArguments& arguments, int64_t position)"
             => "identifying_bits(const FingerprintArguments& arguments, int32_t position)";
+        "the number of a word": "fingerprint.cuh"
+            "word_term(uint64_t n, uint64_t word)"
+            => "word_term(uint32_t n, uint64_t word)";
+    }
+    "fingerprint.cu" "fingerprint_codes" fingerprint_of_codes {
+        "the word": "fingerprint.cu"
+            "for (uint64_t n = uint64_t(blockIdx.x) * FINGERPRINT_THREADS + threadIdx.x; n < words;"
+            => "for (uint32_t n = uint32_t(blockIdx.x) * FINGERPRINT_THREADS + threadIdx.x; n < words;";
     }
 };

@@ -9,7 +9,7 @@ use lora_kernels::cuda::arguments::products::{
     FinalizeSegment, PackArguments, PackSegment, ShrinkArguments, Split, View, dtype_code,
 };
 use lora_kernels::cuda::arguments::weights::{
-    DeltaArguments, DeltaTerm, EscapeEntry, FingerprintArguments, KEEP_BACKUP, KEEP_CODES,
+    CodesArguments, DeltaArguments, DeltaTerm, EscapeEntry, FingerprintArguments, KEEP_BACKUP, KEEP_CODES,
     WeightUpdateArguments,
 };
 use lora_kernels::cuda::executor::Executor;
@@ -56,7 +56,7 @@ pub enum What {
     EscapesFound,
     FingerprintRows,
     FingerprintColumns,
-    FingerprintSamples,
+    FingerprintCodes,
 }
 
 impl What {
@@ -90,7 +90,7 @@ impl What {
         What::EscapesFound,
         What::FingerprintRows,
         What::FingerprintColumns,
-        What::FingerprintSamples,
+        What::FingerprintCodes,
     ];
 }
 
@@ -288,7 +288,7 @@ impl Case {
             What::EscapesFound => weights(&mut stage, far, true, Change::FindEscapes),
             What::FingerprintRows => fingerprint_rows(&mut stage, far),
             What::FingerprintColumns => fingerprint_columns(&mut stage, far),
-            What::FingerprintSamples => fingerprint_samples(&mut stage, far),
+            What::FingerprintCodes => fingerprint_codes(&mut stage, far),
         }
         let Stage { emulator, buffers, results, .. } = stage;
         for address in buffers {
@@ -638,10 +638,15 @@ fn weight_tile(stage: &mut Stage<'_>, tile: i64, shape: [i64; 2], change: Change
         return;
     }
     let w = stage.input(DType::Bf16, shape, strides, patch.clone());
-    let counters = stage.reserve(16);
-    stage.write(counters, &[0; 16]);
-    let arguments =
-        WeightUpdateArguments { w: w.view, add: term, vector_rows: 1, counters, ..Default::default() };
+    let new_escape_count = stage.reserve(8);
+    stage.write(new_escape_count, &[0; 8]);
+    let arguments = WeightUpdateArguments {
+        w: w.view,
+        add: term,
+        vector_rows: 1,
+        new_escape_count,
+        ..Default::default()
+    };
     let updated = |row, column| w.at(row, column) + delta(row, column);
     match change {
         Change::Delta => unreachable!("above"),
@@ -759,51 +764,83 @@ fn mix(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Runs a block over these samples of a matrix, whose other elements nobody has written.
-fn fingerprint(
-    stage: &mut Stage<'_>,
-    [rows, columns]: [i64; 2],
-    [row_stride, column_stride]: [i64; 2],
-    (step, samples): (u64, Range<u64>),
-    block: i64,
-) {
+/// What word number `n` of a matrix adds to its fingerprint.
+fn word_term(n: u64, word: u64) -> u64 {
+    mix(n.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ word)
+}
+
+/// A block, and a grid of the most blocks there can be, such that the last step of the block's loop is at `last`.
+fn block_that_ends_at(last: i64) -> (i64, i64) {
+    let grid = i64::from(i32::MAX);
+    (last % grid, grid)
+}
+
+fn expect_sum(stage: &mut Stage<'_>, address: u64, expected: u64, name: &str) {
+    let mut found = [0; 8];
+    stage.emulator.read(address, &mut found).expect("a buffer");
+    assert_eq!(u64::from_le_bytes(found), expected, "{name}");
+    stage.results.extend(found);
+}
+
+/// Runs the block that meets the last row, or the last column of words where rows are contiguous, of a bf16 matrix whose
+/// other elements nobody has written.
+fn fingerprint(stage: &mut Stage<'_>, [rows, columns]: [i64; 2], [row_stride, column_stride]: [i64; 2]) {
+    let words = (columns + 3) / 4;
+    let down = column_stride != 1;
+    let (outer, inner) = if down { (words, rows) } else { (rows, words) };
     let elements = (rows - 1) * row_stride + (columns - 1) * column_stride + 1;
     let address = stage.reserve(2 * elements);
+    let (block, grid) = block_that_ends_at(outer - 1);
     let mut expected = 0u64;
-    for sample in samples.clone() {
-        let index = sample * step;
-        let (row, column) = (index as i64 / columns, index as i64 % columns);
-        let bits = bf16_bits(stage.integer());
-        let position = (row * row_stride + column * column_stride) as u64;
-        stage.write(address + 2 * position, &(bits as u16).to_le_bytes());
-        expected = expected.wrapping_add(mix(index.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(bits)));
+    for m in (block..outer).step_by(grid as usize) {
+        for n in 0..inner {
+            let (row, first) = if down { (n, 4 * m) } else { (m, 4 * n) };
+            let mut word = 0;
+            for column in first..columns.min(first + 4) {
+                let bits = bf16_bits(stage.integer());
+                let position = (row * row_stride + column * column_stride) as u64;
+                stage.write(address + 2 * position, &(bits as u16).to_le_bytes());
+                word |= u64::from(bits) << (16 * (column - first));
+            }
+            expected = expected.wrapping_add(word_term((row * words + first / 4) as u64, word));
+        }
     }
     let sum = stage.reserve(8);
     stage.write(sum, &[0; 8]);
     let arguments = FingerprintArguments {
         matrix: View { address, row_stride, column_stride, rows, columns },
-        step,
-        samples: samples.end,
         sum,
         dtype: dtype_code(DType::Bf16),
         stored_bits: 1,
     };
-    stage.run("fingerprint", block + 1, block, &arguments);
-    let mut found = [0; 8];
-    stage.emulator.read(sum, &mut found).expect("a buffer");
-    assert_eq!(u64::from_le_bytes(found), expected, "fingerprint");
-    stage.results.extend(found);
+    stage.run("fingerprint", grid, block, &arguments);
+    expect_sum(stage, sum, expected, "fingerprint");
 }
 
 fn fingerprint_rows(stage: &mut Stage<'_>, far: i64) {
-    fingerprint(stage, [far + 3, 8], [9, 1], (3 * far as u64 + 1, 0..3), 0);
+    fingerprint(stage, [far + 3, 8], [9, 1]);
 }
 
 fn fingerprint_columns(stage: &mut Stage<'_>, far: i64) {
-    fingerprint(stage, [2, far + 9], [1, 2], (far as u64 / 2 + 1, 0..4), 0);
+    fingerprint(stage, [2, 4 * far + 9], [1, 2]);
 }
 
-fn fingerprint_samples(stage: &mut Stage<'_>, far: i64) {
-    let first = far as u64;
-    fingerprint(stage, [far / 8 + 1, 8], [8, 1], (1, first..first + 5), far / 256);
+/// The last block of the codes of a record; the last word is not whole.
+fn fingerprint_codes(stage: &mut Stage<'_>, far: i64) {
+    let (block, bytes) = (far / 8 / 256 + 1, far + 8 * 256 + 13);
+    let codes = stage.reserve(bytes);
+    let mut expected = 0u64;
+    for n in block * 256..(bytes + 7) / 8 {
+        let mut word = [0; 8];
+        for (part, byte) in word.iter_mut().enumerate().take((bytes - 8 * n) as usize) {
+            *byte = stage.integer() as i8 as u8;
+            stage.write(codes + (8 * n + part as i64) as u64, &[*byte]);
+        }
+        expected = expected.wrapping_add(word_term(n as u64, u64::from_le_bytes(word)));
+    }
+    let sums = stage.reserve(16);
+    stage.write(sums, &[0; 16]);
+    let arguments = CodesArguments { codes, bytes: bytes as u64, sum: sums, escapes: sums + 8 };
+    stage.run("fingerprint_codes", block + 1, block, &arguments);
+    expect_sum(stage, sums, expected, "fingerprint of codes");
 }

@@ -83,7 +83,9 @@ impl Case {
                 case.problem.rows * widest.unwrap_or(0) > 100_000
             }
             Case::OrderedSum(sum) => *sum == OrderedSum::ChunksOfDs,
-            Case::Update(_) | Case::Delta(_) | Case::Edge(_) | Case::RoundedOnce { .. } | Case::Far(_) => false,
+            Case::Update(_) | Case::Delta(_) | Case::Edge(_) | Case::RoundedOnce { .. } | Case::Far(_) => {
+                false
+            }
         }
     }
 
