@@ -2,6 +2,7 @@
 
 use crate::console::Console;
 use crate::failure::{About, Failure, Result};
+use crate::interrupt;
 use lora_peft::new_directory::{NewDirectory, resolve};
 use std::path::{Path, PathBuf};
 
@@ -15,11 +16,12 @@ pub struct Destination {
 
 impl Destination {
     /// Checks that a directory can be put at `out`, and that no input would be touched by that. It is tried with empty
-    /// ones, of which nothing is left.
+    /// ones, of which nothing is left. From now on, signals leave nothing unfinished.
     pub fn new(out: &Path, force: bool, inputs: &[&Path], console: &Console) -> Result<Self> {
         for input in inputs {
             check_apart(out, input)?;
         }
+        interrupt::clean_up_on_signals()?;
         // What was put back is there.
         NewDirectory::clear_leftovers(out)?.iter().for_each(|note| console.warning(note));
         let replaces = !is_free(out);

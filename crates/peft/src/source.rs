@@ -201,7 +201,8 @@ mod tests {
 
     #[test]
     fn every_way_to_change_a_file_is_seen() {
-        let changes: [(&str, fn(&Path)); 5] = [
+        type Change = fn(&Path);
+        let changes: [(&str, Change); 5] = [
             ("in place of 10", |path| {
                 File::options().append(true).open(path).unwrap().write_all(b"x").unwrap();
             }),

@@ -6,6 +6,9 @@ use super::run::{self, AdapterArguments, BackwardArguments, BackwardLayer, Gradi
 use lora_kernels::DType;
 use lora_kernels::ops::WriteMode;
 
+/// What is expected at (row, column).
+type Value<'a> = &'a dyn Fn(usize, usize) -> f64;
+
 /// Every gradient is a number between two of the 16-bit type, 2ⁿ + 1 or 1 + 2⁻ⁿ, and is added to −1: the sum is exact,
 /// unless the gradient was rounded first. Panics unless it is exact; returns what the device gave.
 pub fn check<D: TestDevice>(device: &mut D, dtype: DType, in_features: usize) -> Vec<u8> {
@@ -41,7 +44,7 @@ pub fn check<D: TestDevice>(device: &mut D, dtype: DType, in_features: usize) ->
     };
     run::backward(device, &mut arguments).expect("a valid backward");
     let layer = &arguments.projections[0];
-    let expected: [(&str, &Option<Gradient>, &dyn Fn(usize, usize) -> f64); 4] = [
+    let expected: [(&str, &Option<Gradient>, Value<'_>); 4] = [
         ("dx", &arguments.dx, &|i, _| [large, small][i]),
         ("da", &layer.da, &|_, r| [large, small][r]),
         ("db", &layer.db, &|_, _| large),

@@ -5,7 +5,7 @@ use crate::arguments::{Output, RoundingMode, Update};
 use crate::console::Console;
 use crate::destination::Destination;
 use crate::failure::{About, Failure, Result};
-use crate::{device, interrupt, summary};
+use crate::{device, summary};
 use lora_kernels::Rounding;
 use lora_peft::{Edit, EditOptions, Progress};
 use std::path::Path;
@@ -58,7 +58,6 @@ impl Job<'_> {
         edit.warnings().iter().for_each(|warning| console.warning(warning));
         let (mut backend, device) = device::open(self.update.device)?;
         let start = Instant::now();
-        interrupt::clean_up_on_signals()?;
         let directory = destination.create(console)?;
         let result = console
             .watch("writing", progress, || edit.write_into(backend.as_mut(), &directory, progress))

@@ -5,7 +5,7 @@ use crate::console::Console;
 use crate::destination::Destination;
 use crate::failure::{About, Result};
 use crate::table::Table;
-use crate::{interrupt, units};
+use crate::units;
 use lora_peft::adapter::WEIGHTS_FILE;
 use lora_peft::config::CONFIG_FILE;
 use lora_peft::extract::{ExtractOptions, ExtractedModule, extract};
@@ -23,7 +23,6 @@ pub fn run(arguments: &Extract, console: &Console, progress: &Progress) -> Resul
     let (adapter, modules) = console
         .watch("comparing", progress, || extract(&base, &tuned, options, progress))
         .about(&arguments.tuned)?;
-    interrupt::clean_up_on_signals()?;
     let directory = destination.create(console)?;
     write(&adapter, directory.path()).map_err(|error| directory.explain(error))?;
     destination.finish(directory)?;

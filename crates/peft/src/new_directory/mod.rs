@@ -72,7 +72,8 @@ impl NewDirectory {
         let place = resolve(destination)?;
         let notes = leftovers::clear(&place, destination)?;
         let free = is_free(&place);
-        if !free && !(replaces && place.is_dir()) {
+        let usable = free || replaces && place.is_dir();
+        if !usable {
             let mut reason = "already exists; choose a new directory".to_owned();
             notes.iter().for_each(|note| reason += &format!("; {note}"));
             return Err(Error::malformed(destination, reason));

@@ -225,7 +225,8 @@ mod tests {
     fn weight(shape: &[usize], dtype: DType) -> Tensor {
         let len: usize = shape.iter().product();
         let stretch = 4 * shape[shape.len() - 1];
-        let value = |i: usize| if i / stretch % 2 == 0 { 0.0 } else { ((i * 7) % 97) as f32 / 50.0 - 1.0 };
+        let value =
+            |i: usize| if (i / stretch).is_multiple_of(2) { 0.0 } else { ((i * 7) % 97) as f32 / 50.0 - 1.0 };
         Tensor::of(shape, (0..len).map(value).collect()).cast(dtype)
     }
 
