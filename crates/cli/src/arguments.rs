@@ -96,7 +96,8 @@ pub struct Info {
 #[command(after_long_help = "\
 Examples:
   lora merge --base llama/ --adapter my-adapter/ --out merged/
-  lora merge --base llama/ --adapter my-adapter/ --weight 0.7 --adapter other-adapter/ --weight 0.3 --out new/
+  lora merge --base llama/ --adapter my-adapter/ --weight 0.7 \\
+       --adapter other-adapter/ --weight 0.3 --out new/
   lora merge --base llama/ --adapter my-adapter/ --out merged/ --report
   lora merge --base llama/ --adapter my-adapter/ --out merged/ --rounding stochastic --seed 1
   lora merge --base llama/ --adapter my-adapter/ --out merged/ --exact
@@ -135,7 +136,8 @@ pub struct Merge {
 #[command(after_long_help = "\
 Examples:
   lora unmerge --merged merged/ --adapter my-adapter/ --out base-again/
-  lora unmerge --merged new/ --adapter my-adapter/ --weight 0.7 --adapter other-adapter/ --weight 0.3 --out old/
+  lora unmerge --merged new/ --adapter my-adapter/ --weight 0.7 \\
+       --adapter other-adapter/ --weight 0.3 --out old/
 
 `lora info merged/` shows whether there is a record, and of which adapters.")]
 pub struct Unmerge {

@@ -58,14 +58,14 @@ fn fingerprint_of_codes() -> Vec<Case> {
     far(&[What::FingerprintCodes])
 }
 
-/// A kernel, the function that gives its cases, and what is narrowed: in words, the file, the text and its narrow form.
+/// A file, its kernels, the function that gives their cases, and what is narrowed: in words, the file, the text and its narrow form.
 macro_rules! narrowed {
-    ($($kernel:literal $launched:literal $cases:ident { $($what:literal: $file:literal $from:literal => $to:literal;)* })*) => {
+    ($($kernel:literal $($launched:literal)&+ $cases:ident { $($what:literal: $file:literal $from:literal => $to:literal;)* })*) => {
         &[$($(Mutant {
             fault: concat!("32 bits for ", $what),
             kernel: $kernel,
             changes: &[($file, $from, $to)],
-            launched: &[$launched],
+            launched: &[$($launched),+],
             cases: $cases,
         },)*)*]
     };
@@ -288,7 +288,7 @@ pub const MUTANTS: &[Mutant] = narrowed! {
             "append_escape(const WeightUpdateArguments& arguments, uint64_t index"
             => "append_escape(const WeightUpdateArguments& arguments, uint32_t index";
     }
-    "fingerprint.cu" "fingerprint" fingerprint {
+    "fingerprint.cu" "fingerprint" & "fingerprint_codes" fingerprint {
         "the row or the column of words": "fingerprint.cu"
             "for (int64_t m = blockIdx.x; m < outer;"
             => "for (int32_t m = blockIdx.x; m < outer;";
@@ -305,7 +305,7 @@ pub const MUTANTS: &[Mutant] = narrowed! {
             "word_term(uint64_t n, uint64_t word)"
             => "word_term(uint32_t n, uint64_t word)";
     }
-    "fingerprint.cu" "fingerprint_codes" fingerprint_of_codes {
+    "fingerprint.cu" "fingerprint" & "fingerprint_codes" fingerprint_of_codes {
         "the word": "fingerprint.cu"
             "for (uint64_t n = uint64_t(blockIdx.x) * FINGERPRINT_THREADS + threadIdx.x; n < words;"
             => "for (uint32_t n = uint32_t(blockIdx.x) * FINGERPRINT_THREADS + threadIdx.x; n < words;";
