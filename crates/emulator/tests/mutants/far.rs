@@ -60,19 +60,19 @@ fn fingerprint_of_codes() -> Vec<Case> {
 
 /// A file, its kernels, the function that gives their cases, and what is narrowed: in words, the file, the text and its narrow form.
 macro_rules! narrowed {
-    ($($kernel:literal $($launched:literal)&+ $cases:ident { $($what:literal: $file:literal $from:literal => $to:literal;)* })*) => {
+    ($($kernel:literal $launched:tt $cases:ident { $($what:literal: $file:literal $from:literal => $to:literal;)* })*) => {
         &[$($(Mutant {
             fault: concat!("32 bits for ", $what),
             kernel: $kernel,
             changes: &[($file, $from, $to)],
-            launched: &[$($launched),+],
+            launched: &$launched,
             cases: $cases,
         },)*)*]
     };
 }
 
 pub const MUTANTS: &[Mutant] = narrowed! {
-    "shrink.cu" "shrink_bf16_rank16" shrink {
+    "shrink.cu" ["shrink_bf16_rank16"] shrink {
         "the row": "shrink.cu"
             "const int64_t row = int64_t(block / arguments.split.blocks) * ROWS;"
             => "const int32_t row = int32_t(block / arguments.split.blocks) * ROWS;";
@@ -119,7 +119,7 @@ pub const MUTANTS: &[Mutant] = narrowed! {
             "float* slab, int64_t row, int64_t rows, uint32_t slab_columns"
             => "float* slab, int32_t row, int32_t rows, uint32_t slab_columns";
     }
-    "backward_a.cu" "backward_a_bf16_rank16" backward_a {
+    "backward_a.cu" ["backward_a_bf16_rank16"] backward_a {
         "the column": "backward_a.cu"
             "const int64_t column = int64_t(block / arguments.split.blocks) * COLUMNS;"
             => "const int32_t column = int32_t(block / arguments.split.blocks) * COLUMNS;";
@@ -133,7 +133,7 @@ pub const MUTANTS: &[Mutant] = narrowed! {
             "split * columns * arguments.slab_columns"
             => "static_cast<uint32_t>(split * columns * arguments.slab_columns)";
     }
-    "backward_dy.cu" "backward_dy_bf16_rank16" backward_dy {
+    "backward_dy.cu" ["backward_dy_bf16_rank16"] backward_dy {
         "the shape": "backward_dy.cu"
             "const int64_t rows = arguments.dy.rows, columns = arguments.dy.columns;"
             => "const int32_t rows = arguments.dy.rows, columns = arguments.dy.columns;";
@@ -162,7 +162,7 @@ pub const MUTANTS: &[Mutant] = narrowed! {
             "const int64_t column = first_column + j * TILE;"
             => "const int32_t column = first_column + j * TILE;";
     }
-    "expand.cu" "expand_bf16_rank16" expand {
+    "expand.cu" ["expand_bf16_rank16"] expand {
         "the row of a tile": "expand.cu"
             "const int64_t row = blockIdx.x / column_tiles * ROWS;"
             => "const int32_t row = blockIdx.x / column_tiles * ROWS;";
@@ -182,7 +182,7 @@ pub const MUTANTS: &[Mutant] = narrowed! {
             "target + j * out.column_stride"
             => "target + static_cast<int32_t>(j * out.column_stride)";
     }
-    "finalize.cu" "finalize" finalize {
+    "finalize.cu" ["finalize"] finalize {
         "the index": "finalize.cu"
             "const int64_t index = int64_t(blockIdx.x)"
             => "const int32_t index = int32_t(blockIdx.x)";
@@ -208,7 +208,7 @@ pub const MUTANTS: &[Mutant] = narrowed! {
             "store_element(uint64_t address, int64_t index"
             => "store_element(uint64_t address, int32_t index";
     }
-    "pack.cu" "pack" pack {
+    "pack.cu" ["pack"] pack {
         "the feature": "pack.cu"
             "const int64_t feature = int64_t(blockIdx.x) * PACK_TILE, rank = int64_t(blockIdx.y) * PACK_TILE;"
             => "const int32_t feature = blockIdx.x * PACK_TILE, rank = blockIdx.y * PACK_TILE;";
@@ -222,7 +222,7 @@ pub const MUTANTS: &[Mutant] = narrowed! {
             "load_element(uint64_t address, int64_t index"
             => "load_element(uint64_t address, int32_t index";
     }
-    "delta.cu" "delta_bf16" delta {
+    "delta.cu" ["delta_bf16"] delta {
         "the row and column": "delta.cu"
             "const int64_t row = place.tile_row + place.row, column"
             => "const int32_t row = place.tile_row + place.row, column";
@@ -251,7 +251,7 @@ pub const MUTANTS: &[Mutant] = narrowed! {
             "int64_t first, int64_t end,"
             => "int64_t first, int32_t end,";
     }
-    "weight_update.cu" "weight_update_bf16" update {
+    "weight_update.cu" ["weight_update_bf16"] update {
         "the row and column": "weight_update.cu"
             "    int64_t row;\n    int64_t column;\n"
             => "    int32_t row;\n    int32_t column;\n";
@@ -271,7 +271,7 @@ pub const MUTANTS: &[Mutant] = narrowed! {
             "store_run(Element* target, int64_t count"
             => "store_run(Element* target, int32_t count";
     }
-    "weight_update.cu" "weight_update_recorded_bf16" recorded {
+    "weight_update.cu" ["weight_update_recorded_bf16"] recorded {
         "the index in a record": "weight_update.cu"
             "uint64_t index(int r, int c) const"
             => "uint32_t index(int r, int c) const";
@@ -288,7 +288,7 @@ pub const MUTANTS: &[Mutant] = narrowed! {
             "append_escape(const WeightUpdateArguments& arguments, uint64_t index"
             => "append_escape(const WeightUpdateArguments& arguments, uint32_t index";
     }
-    "fingerprint.cu" "fingerprint" & "fingerprint_codes" fingerprint {
+    "fingerprint.cu" ["fingerprint", "fingerprint_codes"] fingerprint {
         "the row or the column of words": "fingerprint.cu"
             "for (int64_t m = blockIdx.x; m < outer;"
             => "for (int32_t m = blockIdx.x; m < outer;";
@@ -305,7 +305,7 @@ pub const MUTANTS: &[Mutant] = narrowed! {
             "word_term(uint64_t n, uint64_t word)"
             => "word_term(uint32_t n, uint64_t word)";
     }
-    "fingerprint.cu" "fingerprint" & "fingerprint_codes" fingerprint_of_codes {
+    "fingerprint.cu" ["fingerprint", "fingerprint_codes"] fingerprint_of_codes {
         "the word": "fingerprint.cu"
             "for (uint64_t n = uint64_t(blockIdx.x) * FINGERPRINT_THREADS + threadIdx.x; n < words;"
             => "for (uint32_t n = uint32_t(blockIdx.x) * FINGERPRINT_THREADS + threadIdx.x; n < words;";
