@@ -10,13 +10,16 @@ mod cases;
 mod operations;
 
 use lora_emulator::{KernelLibrary, Schedule};
-use operations::{Case, Device};
+use operations::{Case, Device, far};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::exit;
 use std::time::Instant;
 
 fn all() -> Vec<Case> {
-    cases::all().into_iter().chain(operations::matrix::cases()).collect()
+    let far = [31, 32]
+        .into_iter()
+        .flat_map(|bits| far::What::ALL.iter().map(move |&what| far::Case { what, bits }));
+    cases::all().into_iter().chain(operations::matrix::cases()).chain(far.map(Case::Far)).collect()
 }
 
 fn setting(name: &str) -> String {

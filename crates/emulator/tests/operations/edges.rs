@@ -24,7 +24,7 @@ pub enum Edge {
 
 impl Edge {
     pub fn all() -> Vec<Edge> {
-        let mut edges = vec![Edge::Steps(DType::Bf16), Edge::Steps(DType::F16)];
+        let mut edges = [DType::Bf16, DType::F16, DType::F32].map(Edge::Steps).to_vec();
         for transposed in [false, true] {
             for (dtype, stochastic) in [
                 (DType::F32, false),
@@ -48,7 +48,8 @@ impl Edge {
                 DType::Bf16 => non_finite::<bf16>(device, stochastic, transposed),
             },
             Edge::Steps(DType::F16) => steps::<f16>(device),
-            Edge::Steps(_) => steps::<bf16>(device),
+            Edge::Steps(DType::Bf16) => steps::<bf16>(device),
+            Edge::Steps(DType::F32) => steps::<f32>(device),
         }
     }
 }
@@ -104,8 +105,9 @@ fn non_finite<T: Element>(device: &mut Device, stochastic: bool, transposed: boo
 /// 1 is added to numbers so small that nothing is left of them: the guess is zero, and a number's steps are its bits.
 fn steps<T: Element>(device: &mut Device) -> Vec<u8> {
     let (rows, cols) = (2, 64);
+    let sign = 1 << (8 * T::DTYPE.size() - 1);
     let base: Vec<T> = (0..rows * cols)
-        .map(|n| from_bits((n / 2 + 96) as u32 | if n % 2 == 1 { 0x8000 } else { 0 }))
+        .map(|n| from_bits((n / 2 + 96) as u32 | if n % 2 == 1 { sign } else { 0 }))
         .collect();
     let one = T::from_f32(1.0);
     let factors = Factors { a: vec![one; rows], b: vec![one; cols], rank: 1, scale: 1.0 };
