@@ -39,15 +39,14 @@ fn group<T: Element>(criterion: &mut Criterion, layer: Problem) {
     // W is read once and written once.
     group.throughput(Throughput::Bytes((2 * k * n * size_of::<T>()) as u64));
     let Inputs { mut w, a, b, .. } = Inputs::<T>::new(layer);
-    let mut cpu = Cpu::new();
+    let cpu = Cpu::new();
 
     // Every function alternates between an update and its opposite, so that the weights stay where they are.
     let mut sign = 1.0;
     let mut delta = vec![T::from_f32(0.0); k * n];
     group.bench_function("unfused", |bencher| {
         bencher.iter(|| {
-            product(&mut cpu, &mut delta, Operand::new(&a, k, r), Operand::new(&b, r, n))
-                .expect("shapes fit");
+            product(&cpu, &mut delta, Operand::new(&a, k, r), Operand::new(&b, r, n)).expect("shapes fit");
             scale(&mut delta, sign * MERGE_SCALE);
             sign = -sign;
             add(&mut w, &delta);

@@ -39,20 +39,26 @@
 mod backend;
 pub mod cpu;
 pub mod cuda;
+mod device;
 mod dropout;
 mod element;
 mod error;
 pub mod fingerprint;
+mod layout;
 mod matrix;
 pub mod memory;
 pub mod ops;
 pub mod restore;
 
 pub use backend::Backend;
+pub use device::Device;
 pub use dropout::{Dropout, philox4x32_10};
 pub use element::{DType, Element};
-pub use error::{Error, Result, Shape};
+pub use error::{Error, Result};
 /// The crate that has the 16-bit element types [`f16`](half::f16) and [`bf16`](half::bf16).
 pub use half;
-pub use matrix::{Layout, MatrixMut, MatrixRef};
-pub use ops::{Adapter, Backward, Delta, Forward, MergeReport, Rounding, WeightUpdate};
+pub use layout::{Layout, Shape};
+pub use matrix::{MatrixMut, MatrixRef};
+pub use ops::{
+    Adapter, Backward, Delta, Forward, Frozen, FrozenBackward, MergeReport, Rounding, WeightUpdate,
+};

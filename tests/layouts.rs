@@ -42,8 +42,122 @@ fn fits_memory(numbers: [usize; 3], bytes: usize) -> bool {
     largest <= isize::MAX as u128 / bytes as u128
 }
 
+/// Offsets of all elements of a tensor, in order of its indices.
+fn offsets(dims: &[usize], strides: &[usize]) -> Vec<usize> {
+    dims.iter().zip(strides).fold(vec![0], |offsets, (&dim, &stride)| {
+        offsets.iter().flat_map(|offset| (0..dim).map(move |index| offset + index * stride)).collect()
+    })
+}
+
+/// A layout of this shape whose elements lie where a tensor's do.
+fn any_layout(rows: usize, cols: usize, of_tensor: &[usize]) -> Option<Layout> {
+    let orientations = [(rows, cols, false), (cols, rows, true)];
+    orientations.into_iter().find_map(|(rows, cols, transposed)| {
+        let repeated = Layout::repeated(rows, cols).ok();
+        let layouts = repeated.into_iter().chain((0..200).filter_map(|stride| Layout::strided(rows, cols, stride).ok()));
+        let mut layouts = layouts.map(|layout| if transposed { layout.t() } else { layout });
+        layouts.find(|layout| offsets_of(*layout) == of_tensor)
+    })
+}
+
+fn offsets_of(layout: Layout) -> Vec<usize> {
+    let strides = [layout.row_stride(), layout.col_stride()];
+    offsets(&[layout.rows(), layout.cols()], &strides)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4096))]
+
+    /// Every tensor that is a matrix becomes one, and no other does.
+    #[test]
+    fn a_tensor_becomes_a_matrix_exactly_if_it_lies_as_one(
+        dims in proptest::collection::vec(0..4usize, 0..5),
+        contiguous in any::<bool>(),
+        transposed in any::<bool>(),
+        changed in proptest::collection::vec((0..5usize, 0..9usize), 0..3),
+    ) {
+        // The strides of a packed tensor, or of a transposed one, with some of them replaced.
+        let mut strides = vec![1; dims.len()];
+        for index in (1..dims.len()).rev() {
+            strides[index - 1] = strides[index] * dims[index].max(1);
+        }
+        if transposed && dims.len() == 2 {
+            strides = vec![1, dims[0].max(1)];
+        }
+        if !contiguous {
+            for (index, stride) in changed {
+                if let Some(changed) = strides.get_mut(index) {
+                    *changed = stride;
+                }
+            }
+        }
+        let cols = dims.last().copied().unwrap_or(1);
+        let rows = dims.iter().rev().skip(1).product();
+        let expected = offsets(&dims, &strides);
+        match Layout::from_strides(&dims, &strides) {
+            Ok(layout) => {
+                prop_assert_eq!(layout.shape(), Shape::new(rows, cols));
+                prop_assert_eq!(offsets_of(layout), expected);
+            }
+            Err(error) => {
+                let typed = matches!(error, Error::NotAMatrix { .. } | Error::InvalidStride { .. });
+                prop_assert!(typed, "{error}");
+                prop_assert!(!contiguous, "{error}");
+                prop_assert_eq!(any_layout(rows, cols, &expected), None, "{:?} {:?}", dims, strides);
+            }
+        }
+    }
+
+    #[test]
+    fn extreme_tensors_are_refused_or_lie_within_memory(
+        dims in proptest::collection::vec(extreme(), 0..4),
+        strides in proptest::collection::vec(extreme(), 0..4),
+    ) {
+        if let Ok(layout) = Layout::from_strides(&dims, &strides) {
+            let elements = dims.iter().map(|&dim| dim as u128).fold(1u128, u128::saturating_mul);
+            prop_assert_eq!(layout.rows() as u128 * layout.cols() as u128, elements);
+            prop_assert!(layout.span() <= isize::MAX as usize / 2);
+        }
+    }
+
+    /// The two parts have all elements and share none.
+    #[test]
+    fn columns_are_split_into_disjoint_matrices(
+        (rows, cols, at) in (0..5usize, 0..7usize, 0..9usize),
+        gap in 0..3usize,
+        transposed in any::<bool>(),
+    ) {
+        let mut values = vec![0.0f32; 64];
+        let view = match transposed {
+            false => MatrixMut::strided(&mut values, rows, cols, cols + gap),
+            true => MatrixMut::strided(&mut values, cols, rows, rows + gap).map(MatrixMut::t),
+        };
+        let (left, right) = (vec![1.0f32; rows * at], vec![2.0f32; rows * cols.saturating_sub(at)]);
+        match view.unwrap().split_cols(at) {
+            Err(error) => {
+                let typed = matches!(error, Error::InvalidValue { argument: "at", .. });
+                prop_assert!(at > cols && typed);
+                return Ok(());
+            }
+            Ok([mut one, mut two]) => {
+                prop_assert!(at <= cols);
+                prop_assert!(one.contiguous_mut().is_none(), "a slice would hold elements of both");
+                // At once, as two threads would.
+                std::thread::scope(|scope| {
+                    scope.spawn(|| one.copy_from(MatrixRef::new(&left, rows, at).unwrap()).unwrap());
+                    scope.spawn(|| two.copy_from(MatrixRef::new(&right, rows, cols - at).unwrap()).unwrap());
+                });
+            }
+        }
+        let mut expected = vec![0.0f32; 64];
+        for i in 0..rows {
+            for j in 0..cols {
+                let place = if transposed { j * (rows + gap) + i } else { i * (cols + gap) + j };
+                expected[place] = if j < at { 1.0 } else { 2.0 };
+            }
+        }
+        prop_assert_eq!(values, expected);
+    }
 
     #[test]
     fn a_layout_is_accepted_exactly_if_it_is_one(numbers in [extreme(), extreme(), extreme()]) {

@@ -114,7 +114,7 @@ fn check<T: Element, P: Element>(
             s: Stored::poisoned(rows, rank, transposed),
         })
         .collect();
-    let mut cpu = Cpu::new();
+    let cpu = Cpu::new();
 
     let mut ys: Vec<Stored<T>> =
         widths.iter().map(|&(_, out)| Stored::poisoned(rows, out, !transposed)).collect();

@@ -16,7 +16,7 @@ pub mod step;
 #[cfg(feature = "cuda")]
 pub use cudarc;
 #[cfg(feature = "cuda")]
-pub use driver::{Cuda, DeviceCodes, DeviceMemory};
+pub use driver::{Cuda, CudaBuffer, DeviceCodes, DeviceMemory};
 pub use step::F32Math;
 
 use crate::Result;

@@ -7,7 +7,9 @@ use anyhow::Result;
 use lora_kernels::cuda::DeviceMemory;
 use lora_kernels::cuda::cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use lora_kernels::ops::Output;
-use lora_kernels::{Adapter, Backend, Backward, Dropout, Forward, MatrixMut, MatrixRef};
+use lora_kernels::{
+    Adapter, Backend, Backward, Dropout, Forward, Frozen, FrozenBackward, MatrixMut, MatrixRef,
+};
 use lora_measure::inputs::SCALE;
 use lora_measure::{Pass, Problem, System};
 use std::sync::Arc;
@@ -135,14 +137,16 @@ impl<'a, T: Scalar> Layer<'a, T> {
         let Problem { m, k, n, .. } = self.problem;
         let Matrices { x, w, y, .. } = &mut self.sets[self.next];
         let (x, w) = (view(x, m, k), view(w, n, k).t());
-        self.device.cuda.frozen(x, w, view_mut(y, m, n)).expect("the frozen layer");
+        let op = Frozen { x, w, bias: None, y: Output::overwrite(view_mut(y, m, n)) };
+        self.device.cuda.frozen(op).expect("the frozen layer");
     }
 
     fn frozen_backward(&mut self) {
         let Problem { m, k, n, .. } = self.problem;
         let Matrices { dy, w, dx, .. } = &mut self.sets[self.next];
-        let (dy, w) = (view(dy, m, n), view(w, n, k));
-        self.device.cuda.frozen(dy, w, view_mut(dx, m, k)).expect("the frozen layer");
+        let (dy, w) = (view(dy, m, n), view(w, n, k).t());
+        let op = FrozenBackward { dy, w, dx: Output::overwrite(view_mut(dx, m, k)) };
+        self.device.cuda.frozen_backward(op).expect("the frozen layer");
     }
 
     fn fused_forward(&mut self, probability: f32) {

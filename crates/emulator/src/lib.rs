@@ -106,7 +106,7 @@ mod warp;
 mod wgmma;
 mod zeroed;
 
-pub use backend::EmulatedCuda;
+pub use backend::{EmulatedBuffer, EmulatedCuda, LockedEmulator};
 pub use emulator::{Emulator, WORKSPACE, available};
 pub use error::{Error, Result};
 pub use fault::{Fault, FaultKind, SourceLine};

@@ -24,9 +24,9 @@ struct Matrix {
 impl Matrix {
     fn new(cuda: &mut EmulatedCuda, name: &str, dtype: DType, rows: usize, cols: usize) -> Self {
         let buffer = match dtype {
-            DType::F32 => cuda.upload(name, &vec![1.0f32; rows * cols]),
-            DType::F16 => cuda.upload(name, &vec![half::f16::ONE; rows * cols]),
-            DType::Bf16 => cuda.upload(name, &vec![half::bf16::ONE; rows * cols]),
+            DType::F32 => cuda.upload_named(name, &vec![1.0f32; rows * cols]),
+            DType::F16 => cuda.upload_named(name, &vec![half::f16::ONE; rows * cols]),
+            DType::Bf16 => cuda.upload_named(name, &vec![half::bf16::ONE; rows * cols]),
         };
         Matrix { buffer: buffer.unwrap(), layout: Layout::packed(rows, cols).expect("small") }
     }

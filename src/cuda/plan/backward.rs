@@ -2,7 +2,7 @@
 //! then the layers' part of dX, to which the library adds dY·Wᵀ.
 
 use super::Plan;
-use super::products::{Arithmetic, Destination, Epilogue, Planner, Slabs, WantedFromDy, check_rank, operand};
+use super::products::{Arithmetic, Destination, Epilogue, Planner, Slabs, WantedFromDy, check_rank};
 use crate::cuda::arguments::products::{DropoutMask, View};
 use crate::cuda::step::F32Math;
 use crate::memory::Raw;
@@ -106,7 +106,7 @@ pub fn backward(op: &BackwardSiblings<'_, Raw>, f32_math: F32Math, workspace_bas
             planner.expand(ds, a, (&dx.matrix).into(), epilogue)?;
         }
         for p in &op.projections {
-            planner.add_product(operand(p.dy), operand(p.w.t()), operand(dx.matrix.as_ref()));
+            planner.product(p.dy, p.w.t(), dx.matrix.as_ref(), true)?;
         }
     }
     planner.finish()

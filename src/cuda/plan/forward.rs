@@ -2,7 +2,7 @@
 //! the library adds X·W.
 
 use super::Plan;
-use super::products::{Arithmetic, Destination, Epilogue, Planner, check_rank, operand};
+use super::products::{Arithmetic, Destination, Epilogue, Planner, check_rank};
 use crate::Result;
 use crate::cuda::arguments::products::{DropoutMask, View};
 use crate::cuda::step::F32Math;
@@ -53,7 +53,7 @@ pub fn forward(op: &ForwardSiblings<'_, Raw>, f32_math: F32Math, workspace_base:
         let epilogue =
             Epilogue { mask: DropoutMask::default(), scale: 1.0, bias: projection.bias, accumulate: false };
         planner.expand(s, b, (&projection.y).into(), epilogue)?;
-        planner.add_product(operand(op.x), operand(projection.w), operand(projection.y.as_ref()));
+        planner.product(op.x, projection.w, projection.y.as_ref(), true)?;
     }
     planner.finish()
 }

@@ -1,57 +1,73 @@
-//! The step of the frozen layer alone.
+//! Steps of the frozen layer alone: the library's product, onto the bias where there is one.
 
-use super::products::operand;
-use crate::cuda::step::{F32Math, Product, Step};
+use super::Plan;
+use super::products::{Arithmetic, Epilogue, Planner};
+use crate::Result;
+use crate::cuda::arguments::products::DropoutMask;
+use crate::cuda::step::{F32Math, Step, Zero};
 use crate::memory::Raw;
-use crate::{MatrixMut, MatrixRef};
+use crate::ops::{Frozen, WriteMode};
 
-/// Plans Y = X·W, checked before: one product of the library's that overwrites Y.
-pub fn frozen(
-    x: MatrixRef<'_, Raw>,
-    w: MatrixRef<'_, Raw>,
-    y: &MatrixMut<'_, Raw>,
-    f32_math: F32Math,
-) -> Step {
-    Step::Product(Product {
-        a: operand(x),
-        b: operand(w),
-        c: operand(y.as_ref()),
-        dtype: x.dtype(),
-        accumulate: false,
-        f32_math,
-    })
+/// Plans a checked frozen layer with scratch memory from `workspace_base`, a multiple of 256.
+///
+/// # Errors
+/// [`crate::Error::Unsupported`] if a grid would be larger than CUDA allows.
+pub fn frozen(op: &Frozen<'_, Raw>, f32_math: F32Math, workspace_base: u64) -> Result<Plan> {
+    let mut planner = Planner::new(Arithmetic { dtype: op.x.dtype(), f32_math }, workspace_base);
+    let y = &op.y.matrix;
+    if op.x.rows() == 0 {
+        return planner.finish();
+    }
+    let mut accumulate = op.y.mode == WriteMode::Accumulate;
+    if op.bias.is_some() {
+        // The bias goes to Y by way of the kernel that adds it to an adapter's part, which is zero here.
+        let mark = planner.workspace.mark();
+        let (s, b) = (planner.matrix(op.x.rows(), 1), planner.matrix(1, op.w.cols()));
+        for zeros in [s, b] {
+            let bytes = (zeros.rows * zeros.row_stride) as u64 * op.x.dtype().size() as u64;
+            planner.steps.push(Step::Zero(Zero { address: zeros.address, bytes }));
+        }
+        let epilogue = Epilogue { mask: DropoutMask::default(), scale: 1.0, bias: op.bias, accumulate };
+        planner.expand(s, b, y.into(), epilogue)?;
+        planner.workspace.release(mark);
+        accumulate = true;
+    }
+    planner.product(op.x, op.w, y.as_ref(), accumulate)?;
+    planner.finish()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cuda::step::Operand;
+    use crate::cuda::step::{Operand, Product};
     use crate::memory::RawBuffer;
-    use crate::{DType, Layout};
+    use crate::ops::Output;
+    use crate::{DType, Layout, MatrixMut, MatrixRef};
 
     #[test]
     fn the_frozen_layer_is_one_product_that_overwrites() {
         let buffer = |address| RawBuffer { address, len: 64, dtype: DType::F16 };
         let read = |address, layout| MatrixRef::<Raw>::from_buffer(buffer(address), layout).unwrap();
         let y = MatrixMut::<Raw>::from_buffer(buffer(3), Layout::packed(2, 5).expect("small")).unwrap();
-        let step = frozen(
-            read(1, Layout::packed(2, 4).expect("small")),
-            read(2, Layout::packed(5, 4).expect("small").t()),
-            &y,
-            F32Math::Tf32,
-        );
+        let op = Frozen {
+            x: read(1, Layout::packed(2, 4).expect("small")),
+            w: read(2, Layout::packed(5, 4).expect("small").t()),
+            bias: None,
+            y: Output::overwrite(y),
+        };
+        let plan = frozen(&op, F32Math::Tf32, 0).expect("small");
         let operand =
             |address, rows, cols, stride, transposed| Operand { address, rows, cols, stride, transposed };
         assert_eq!(
-            step,
-            Step::Product(Product {
+            plan.steps,
+            [Step::Product(Product {
                 a: operand(1, 2, 4, 4, false),
                 b: operand(2, 4, 5, 4, true),
                 c: operand(3, 2, 5, 5, false),
                 dtype: DType::F16,
                 accumulate: false,
                 f32_math: F32Math::Tf32,
-            })
+            })]
         );
     }
 }

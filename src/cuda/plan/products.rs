@@ -174,6 +174,12 @@ impl Planner {
                 return Ok(view);
             }
         }
+        self.copied(matrices)
+    }
+
+    /// The same, always in scratch memory.
+    fn copied(&mut self, matrices: &[MatrixRef<'_, Raw>]) -> Result<View> {
+        let dtype = self.arithmetic.dtype;
         let features = matrices.first().map_or(0, |matrix| matrix.cols());
         let packed = self.matrix(matrices.iter().map(|matrix| matrix.rows()).sum(), features);
         let mut first_row = 0;
@@ -188,7 +194,7 @@ impl Planner {
             let grid = [
                 blocks(features.div_ceil(PACK_TILE))?[0],
                 u32::from(u16::try_from(ranks.div_ceil(PACK_TILE)).map_err(|_| {
-                    Error::Unsupported(format!("an adapter of rank {ranks}: more than a grid can have"))
+                    Error::Unsupported(format!("packing a matrix of {ranks} rows: more than a grid can have"))
                 })?),
                 group.len() as u32,
             ];
@@ -369,16 +375,39 @@ impl Planner {
         Ok(())
     }
 
-    /// C += A·B by the library.
-    pub fn add_product(&mut self, a: Operand, b: Operand, c: Operand) {
-        self.steps.push(Step::Product(Product {
-            a,
-            b,
-            c,
+    /// C = A·B or C += A·B by the library.
+    pub fn product(
+        &mut self,
+        a: MatrixRef<'_, Raw>,
+        b: MatrixRef<'_, Raw>,
+        c: MatrixRef<'_, Raw>,
+        accumulate: bool,
+    ) -> Result<()> {
+        let mark = self.workspace.mark();
+        let product = Product {
+            a: self.library_operand(a)?,
+            b: self.library_operand(b)?,
+            c: operand(c),
             dtype: self.arithmetic.dtype,
-            accumulate: true,
+            accumulate,
             f32_math: self.arithmetic.f32_math,
-        }));
+        };
+        self.steps.push(Step::Product(product));
+        self.workspace.release(mark);
+        Ok(())
+    }
+
+    /// A matrix as the library takes it. The library knows no stride of 0, so a repeated row is written out first.
+    fn library_operand(&mut self, matrix: MatrixRef<'_, Raw>) -> Result<Operand> {
+        let layout = matrix.layout();
+        if !layout.is_repeated() {
+            return Ok(operand(matrix));
+        }
+        let stored = if layout.is_transposed() { matrix.t() } else { matrix };
+        let copy = self.copied(&[stored])?;
+        let (rows, cols) = (layout.rows() as u64, layout.cols() as u64);
+        let transposed = layout.is_transposed();
+        Ok(Operand { address: copy.address, rows, cols, stride: copy.row_stride as u64, transposed })
     }
 
     fn launch_product<A: bytemuck::Pod>(
@@ -438,8 +467,8 @@ pub(super) struct Epilogue<'a> {
     pub accumulate: bool,
 }
 
-/// A matrix as the library takes it.
-pub(super) fn operand(matrix: MatrixRef<'_, Raw>) -> Operand {
+/// A matrix without repeated rows as the library takes it.
+fn operand(matrix: MatrixRef<'_, Raw>) -> Operand {
     let layout = matrix.layout();
     Operand {
         address: matrix.buffer().address,

@@ -1,13 +1,13 @@
 //! The cases of the test matrix: every kernel over element types, ragged shapes, ranks and layouts.
 
-use super::common::ordered_sums::OrderedSum;
-use super::common::problem::{Arrangements, Layer, Problem};
 use super::edges::Edge;
 use super::{Case, products, weights};
 use lora_kernels::DType;
 use lora_kernels::cuda::F32Math;
 use lora_kernels::ops::WriteMode;
 use lora_kernels::restore::RestoreMethod;
+use lora_oracle::ordered_sums::OrderedSum;
+use lora_oracle::problem::{Arrangements, Layer, Problem};
 
 /// All cases.
 pub fn cases() -> Vec<Case> {

@@ -11,7 +11,7 @@
 //!
 //! No bound holds a factor that was found by trying.
 
-use super::dense::Dense;
+use crate::dense::Dense;
 use lora_kernels::DType;
 
 /// Relative error of one `f32` operation inside a product.

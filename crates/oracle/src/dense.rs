@@ -1,6 +1,6 @@
 //! An f64 matrix without any cleverness.
 
-use super::matrix::Matrix;
+use crate::matrix::Matrix;
 
 /// Row-major values.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,14 +1,14 @@
 //! Gradients that are added to what is there: the sum is rounded, not the gradient before it.
 
-use super::device::TestDevice;
-use super::matrix::{Arrangement, Matrix};
-use super::run::{self, AdapterArguments, BackwardArguments, BackwardLayer, Gradient};
+use crate::device::{TestDevice, Tested};
+use crate::matrix::{Arrangement, Matrix};
+use crate::run::{self, AdapterArguments, BackwardArguments, BackwardLayer, Gradient};
 use lora_kernels::DType;
 use lora_kernels::ops::WriteMode;
 
 /// Every gradient is a number between two of the 16-bit type, 2ⁿ + 1 or 1 + 2⁻ⁿ, and is added to −1: the sum is exact,
 /// unless the gradient was rounded first. Panics unless it is exact; returns what the device gave.
-pub fn check<D: TestDevice>(device: &mut D, dtype: DType, in_features: usize) -> Vec<u8> {
+pub fn check<D: TestDevice>(device: &Tested<D>, dtype: DType, in_features: usize) -> Vec<u8> {
     let large = match dtype {
         DType::Bf16 => 256.0,
         DType::F16 => 2048.0,

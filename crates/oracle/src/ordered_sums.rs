@@ -1,10 +1,10 @@
 //! Sums cut into ranges, whose parts must be added in the order that the kernels document: ranges ascending, each from its
 //! own zero. The numbers are of very different magnitude, so that another order gives other bits.
 
-use super::device::TestDevice;
-use super::matrix::{Arrangement, Matrix};
-use super::random::Random;
-use super::run::{
+use crate::device::{TestDevice, Tested};
+use crate::matrix::{Arrangement, Matrix};
+use crate::random::Random;
+use crate::run::{
     self, AdapterArguments, BackwardArguments, BackwardLayer, ForwardArguments, ForwardLayer, Gradient,
 };
 use lora_kernels::DType::F32;
@@ -38,7 +38,7 @@ impl OrderedSum {
     ];
 
     /// Panics unless the device gives the bits of the documented order. Returns what it gave.
-    pub fn check<D: TestDevice>(self, device: &mut D) -> Vec<u8> {
+    pub fn check<D: TestDevice>(self, device: &Tested<D>) -> Vec<u8> {
         match self {
             OrderedSum::S => input_features(device),
             OrderedSum::GroupsOfDs => output_features(device, 2048, 20, 256, 1),
@@ -93,7 +93,7 @@ fn column(matrix: &Matrix, j: usize, rows: impl Iterator<Item = usize>) -> Vec<f
     rows.map(|i| matrix.get(i, j) as f32).collect()
 }
 
-fn input_features<D: TestDevice>(device: &mut D) -> Vec<u8> {
+fn input_features<D: TestDevice>(device: &Tested<D>) -> Vec<u8> {
     let (rows, features, rank) = (9, 1024, 3);
     let mut random = Random::new(11);
     let x = matrix(rows, features, |_, k| scattered(&mut random, k % 128 == 5));
@@ -117,7 +117,7 @@ fn input_features<D: TestDevice>(device: &mut D) -> Vec<u8> {
 
 /// X is the identity, so that dA is dS.
 fn output_features<D: TestDevice>(
-    device: &mut D,
+    device: &Tested<D>,
     features: usize,
     rank: usize,
     chunk: usize,
@@ -148,7 +148,7 @@ fn output_features<D: TestDevice>(
     })
 }
 
-fn tokens_of_x<D: TestDevice>(device: &mut D) -> Vec<u8> {
+fn tokens_of_x<D: TestDevice>(device: &Tested<D>) -> Vec<u8> {
     let (rows, features) = (1024, 12);
     let mut random = Random::new(13);
     let x = matrix(rows, features, |i, _| scattered(&mut random, i % 128 == 9));
@@ -170,7 +170,7 @@ fn tokens_of_x<D: TestDevice>(device: &mut D) -> Vec<u8> {
     assert_sums("da", da, |k, _| column(&x, k, (9..rows).step_by(128)))
 }
 
-fn tokens_of_dy<D: TestDevice>(device: &mut D, which: OrderedSum) -> Vec<u8> {
+fn tokens_of_dy<D: TestDevice>(device: &Tested<D>, which: OrderedSum) -> Vec<u8> {
     let (rows, features, rank) = (1024, 10, 2);
     // The second lies in the lower half of the range's first tile.
     let (upper, lower) = (3, 40);
@@ -202,7 +202,7 @@ fn tokens_of_dy<D: TestDevice>(device: &mut D, which: OrderedSum) -> Vec<u8> {
     }
 }
 
-fn backward<D: TestDevice>(device: &mut D, x: Matrix, layer: BackwardLayer) -> BackwardLayer {
+fn backward<D: TestDevice>(device: &Tested<D>, x: Matrix, layer: BackwardLayer) -> BackwardLayer {
     let mut arguments = BackwardArguments { x: Some(x), dropout: None, dx: None, projections: vec![layer] };
     run::backward(device, &mut arguments).expect("a valid backward");
     arguments.projections.remove(0)

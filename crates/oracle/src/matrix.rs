@@ -1,6 +1,7 @@
 //! Matrices on the host as tests see them: typed elements, placed anywhere in a poisoned buffer.
 
 use half::{bf16, f16};
+use lora_kernels::memory::{HostMut, HostRef};
 use lora_kernels::{DType, Element, Layout, Result};
 
 /// A buffer of any element type.
@@ -80,19 +81,29 @@ impl Data {
         }
     }
 
+    /// The elements, to copy to a device.
+    pub fn host(&self) -> HostRef<'_> {
+        match self {
+            Data::F32(values) => HostRef::new(values),
+            Data::F16(values) => HostRef::new(values),
+            Data::Bf16(values) => HostRef::new(values),
+        }
+    }
+
+    /// The elements, to be copied from a device.
+    pub fn host_mut(&mut self) -> HostMut<'_> {
+        match self {
+            Data::F32(values) => HostMut::new(values),
+            Data::F16(values) => HostMut::new(values),
+            Data::Bf16(values) => HostMut::new(values),
+        }
+    }
+
     pub fn bytes(&self) -> &[u8] {
         match self {
             Data::F32(values) => bytemuck::cast_slice(values),
             Data::F16(values) => bytemuck::cast_slice(values),
             Data::Bf16(values) => bytemuck::cast_slice(values),
-        }
-    }
-
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        match self {
-            Data::F32(values) => bytemuck::cast_slice_mut(values),
-            Data::F16(values) => bytemuck::cast_slice_mut(values),
-            Data::Bf16(values) => bytemuck::cast_slice_mut(values),
         }
     }
 }
@@ -106,6 +117,8 @@ pub struct Arrangement {
     pub gap: usize,
     /// Elements before the first.
     pub offset: usize,
+    /// All stored rows are one: stride 0. What was set last holds.
+    pub repeated: bool,
 }
 
 /// A matrix in a buffer whose other elements are poison.
@@ -125,6 +138,7 @@ impl Matrix {
     pub fn poisoned(dtype: DType, rows: usize, cols: usize, arrangement: Arrangement) -> Self {
         let mut matrix = Matrix { data: Data::poisoned(dtype, 0), rows, cols, arrangement };
         let (stored_rows, stored_cols) = matrix.stored();
+        let stored_rows = if arrangement.repeated { stored_rows.min(1) } else { stored_rows };
         let len = arrangement.offset + stored_rows * (stored_cols + arrangement.gap) + TAIL;
         matrix.data = Data::poisoned(dtype, len);
         matrix
@@ -158,6 +172,7 @@ impl Matrix {
     pub fn index(&self, row: usize, col: usize) -> usize {
         let (_, stored_cols) = self.stored();
         let (major, minor) = if self.arrangement.transposed { (col, row) } else { (row, col) };
+        let major = if self.arrangement.repeated { 0 } else { major };
         self.arrangement.offset + major * (stored_cols + self.arrangement.gap) + minor
     }
 
@@ -188,7 +203,10 @@ impl Matrix {
     /// The layout that the library is told, for a buffer that starts at the offset.
     pub fn layout(&self) -> Result<Layout> {
         let (rows, cols) = self.stored();
-        let layout = Layout::strided(rows, cols, cols + self.arrangement.gap)?;
+        let layout = match self.arrangement.repeated {
+            true => Layout::repeated(rows, cols)?,
+            false => Layout::strided(rows, cols, cols + self.arrangement.gap)?,
+        };
         Ok(if self.arrangement.transposed { layout.t() } else { layout })
     }
 

@@ -1,10 +1,11 @@
 //! Describes a problem in a few words and makes its matrices.
 
-use super::matrix::{Arrangement, Matrix};
-use super::oracle::Dropout;
-use super::random::Random;
-use super::run::{
-    AdapterArguments, BackwardArguments, BackwardLayer, ForwardArguments, ForwardLayer, Gradient,
+use crate::matrix::{Arrangement, Matrix};
+use crate::oracle::Dropout;
+use crate::random::Random;
+use crate::run::{
+    AdapterArguments, BackwardArguments, BackwardLayer, ForwardArguments, ForwardLayer, FrozenArguments,
+    FrozenBackwardArguments, Gradient,
 };
 use lora_kernels::DType;
 use lora_kernels::ops::WriteMode;
@@ -33,6 +34,8 @@ pub enum Arrangements {
     Padded,
     /// Anything, by this seed.
     Mixed(u64),
+    /// The input of this name has one row, or one column where `transposed`, again and again; the others are packed.
+    Repeated { name: &'static str, transposed: bool },
 }
 
 impl Arrangements {
@@ -58,6 +61,10 @@ impl Arrangements {
                 Arrangement { gap: if cols.is_multiple_of(2) { 1 } else { 2 }, offset: 1, ..plain }
             }
             Arrangements::Padded => Arrangement { gap: cols.next_multiple_of(8) - cols, ..plain },
+            Arrangements::Repeated { name: repeated, transposed } => {
+                let repeated = name == repeated;
+                Arrangement { repeated, transposed: transposed && repeated, ..plain }
+            }
             Arrangements::Mixed(seed) => {
                 let hash = name.bytes().fold(seed, |hash, byte| hash.wrapping_mul(257) + u64::from(byte));
                 let mut random = Random::new(hash ^ (rows as u64) << 32 ^ cols as u64);
@@ -65,6 +72,7 @@ impl Arrangements {
                     transposed: random.below(2) == 1,
                     gap: random.below(10) as usize,
                     offset: random.below(9) as usize,
+                    repeated: false,
                 }
             }
         }
@@ -195,6 +203,34 @@ impl Problem {
             b: self.input("b", layer, self.adapter_dtype_of(layer), rank, out_features),
             scale: self.scale,
         }
+    }
+
+    /// The first layer without its adapter.
+    pub fn frozen(&self, mode: WriteMode) -> FrozenArguments {
+        let out_features = self.layers[0].out_features;
+        FrozenArguments {
+            x: self.x(),
+            w: self.w(0),
+            bias: self.bias.map(|dtype| self.input("bias", 0, dtype, 1, out_features)),
+            y: self.output("y", self.rows, out_features, mode),
+        }
+    }
+
+    /// Its gradient.
+    pub fn frozen_backward(&self, mode: WriteMode) -> FrozenBackwardArguments {
+        FrozenBackwardArguments {
+            dy: self.input("dy", 0, self.dtype, self.rows, self.layers[0].out_features),
+            w: self.w(0),
+            dx: self.output("dx", self.rows, self.in_features, mode),
+        }
+    }
+
+    fn output(&self, name: &str, rows: usize, cols: usize, mode: WriteMode) -> Gradient {
+        let matrix = match mode {
+            WriteMode::Overwrite => self.unwritten(name, self.dtype, rows, cols),
+            WriteMode::Accumulate => self.input(name, 0, self.dtype, rows, cols),
+        };
+        Gradient { matrix, mode }
     }
 
     /// The forward with outputs that nobody has written.

@@ -1,6 +1,6 @@
 //! What each operation means, in plain f64 loops. Shares no code with the library.
 
-use super::dense::Dense;
+use crate::dense::Dense;
 
 /// Dropout as the caller asks for it.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,11 +1,13 @@
 //! What a device must give for an operation, with bounds for its roundings, and the comparison.
 
-use super::dense::Dense;
-use super::device::Roundings;
-use super::matrix::{Matrix, nearest};
-use super::oracle;
-use super::run::{AdapterArguments, BackwardArguments, ForwardArguments, ForwardLayer, Gradient};
-use super::tolerance::{Bounded, accumulated};
+use crate::dense::Dense;
+use crate::device::Roundings;
+use crate::matrix::{Arrangement, Matrix, nearest};
+use crate::oracle;
+use crate::run::{
+    AdapterArguments, BackwardArguments, ForwardArguments, ForwardLayer, FrozenArguments, FrozenBackwardArguments, Gradient,
+};
+use crate::tolerance::{Bounded, accumulated};
 use lora_kernels::DType;
 use lora_kernels::ops::WriteMode;
 
@@ -87,6 +89,39 @@ fn forward_layer(x: &Bounded, mask: &Dense, layer: &ForwardLayer, roundings: Rou
         ),
         s: agreeing(s, oracle::shrink(&x.value, mask, &terms)),
     }
+}
+
+/// What a layer without adapter gives, for Y's contents before it.
+pub fn frozen(arguments: &FrozenArguments, roundings: Roundings) -> Bounded {
+    let FrozenArguments { x, w, bias, y } = arguments;
+    let (x, w, dtype) = (exact(x), exact(w), x.dtype());
+    let bias = bias.as_ref().map(exact);
+    let previous = (y.mode == WriteMode::Accumulate).then(|| exact(&y.matrix));
+    let addends: Vec<&Bounded> = previous.iter().chain(&bias).collect();
+    let truth = Dense::from_fn(x.value.rows, w.value.cols, |m, j| {
+        let product: f64 = (0..x.value.cols).map(|k| x.value.at(m, k) * w.value.at(k, j)).sum();
+        let bias = bias.as_ref().map_or(0.0, |bias| bias.value.at(0, j));
+        product + bias + previous.as_ref().map_or(0.0, |previous| previous.value.at(m, j))
+    });
+    let sum = match (&bias, roundings.partial_sums) {
+        // Y holds the bias, or the sum with it, before the product is added.
+        (Some(bias), true) => {
+            let nothing = Bounded::exact(Dense::zeros(x.value.rows, w.value.cols));
+            let mut addends = vec![&nothing, bias];
+            addends.extend(&previous);
+            let part = accumulated(&[], &addends).rounded(dtype);
+            accumulated(&[(&x, &w)], &[&part])
+        }
+        _ => accumulated(&[(&x, &w)], &addends),
+    };
+    agreeing(sum.rounded(dtype), truth)
+}
+
+/// What the gradient of a layer without adapter gives, for dX's contents before it.
+pub fn frozen_backward(arguments: &FrozenBackwardArguments, roundings: Roundings) -> Bounded {
+    let FrozenBackwardArguments { dy, w, dx } = arguments;
+    let transposed = Matrix::from_fn(w.dtype(), w.cols, w.rows, Arrangement::default(), |i, j| w.get(j, i));
+    frozen(&FrozenArguments { x: dy.clone(), w: transposed, bias: None, y: dx.clone() }, roundings)
 }
 
 /// The gradients of a backward; those of parameters one a layer.

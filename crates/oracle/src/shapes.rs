@@ -1,7 +1,7 @@
 //! The shapes that tests go through.
 
-use super::device::Size;
-use super::problem::Problem;
+use crate::device::Size;
+use crate::problem::{Layer, Problem};
 
 /// Single layers: M of 1, a little under and a little over a tile, K and N off every tile, ranks from 1 to 512.
 pub fn single_layers(size: Size) -> Vec<Problem> {
@@ -43,7 +43,6 @@ pub fn ragged(size: Size) -> Problem {
 
 /// Query, key and value projections: three layers of different widths and ranks.
 pub fn siblings(size: Size) -> Problem {
-    use super::problem::Layer;
     let mut problem = ragged(size);
     problem.layers = vec![
         Layer { out_features: problem.layers[0].out_features, rank: problem.layers[0].rank },

@@ -1,16 +1,16 @@
 //! Runs an operation on a device with arguments from the host, and checks what must hold after every operation:
 //! inputs are as they were, and nothing outside the outputs was written.
 
-use super::device::TestDevice;
-use super::matrix::Matrix;
-use super::oracle;
+use crate::device::{Codes, TestDevice, Tested};
+use crate::matrix::{Data, Matrix};
+use crate::oracle;
 use lora_kernels::ops::{
     BackwardProjection, BackwardSiblings, ForwardSiblings, Output, Projection, WriteMode,
 };
 use lora_kernels::restore::RestoreRecord;
 use lora_kernels::{
-    Adapter, Backend, Backward, Delta, Dropout, Forward, Layout, MatrixMut, MatrixRef, MergeReport, Result,
-    Rounding, WeightUpdate,
+    Adapter, Backend, Backward, Delta, Device, Dropout, Forward, Frozen, FrozenBackward, Layout, MatrixMut, MatrixRef, MergeReport,
+    Result, Rounding, WeightUpdate,
 };
 
 /// A, B and s.
@@ -64,37 +64,63 @@ pub struct Gradient {
     pub mode: WriteMode,
 }
 
+/// Arguments of a layer without adapter; Y is replaced by what the device wrote.
+#[derive(Clone, Debug)]
+pub struct FrozenArguments {
+    pub x: Matrix,
+    pub w: Matrix,
+    pub bias: Option<Matrix>,
+    pub y: Gradient,
+}
+
+/// Arguments of its gradient; dX is replaced by what the device wrote.
+#[derive(Clone, Debug)]
+pub struct FrozenBackwardArguments {
+    pub dy: Matrix,
+    pub w: Matrix,
+    pub dx: Gradient,
+}
+
+type Memory<D> = <<D as TestDevice>::Device as Backend>::Memory;
+
 /// A matrix in the device's memory.
 struct OnDevice<D: TestDevice> {
-    buffer: D::Buffer,
+    buffer: <D::Device as Device>::Buffer,
+    /// Elements before the first.
+    offset: usize,
     layout: Layout,
 }
 
 impl<D: TestDevice> OnDevice<D> {
-    fn new(device: &mut D, matrix: &Matrix) -> Result<Self> {
+    fn new(device: &Tested<D>, matrix: &Matrix) -> Result<Self> {
         let layout = matrix.layout()?;
-        Ok(OnDevice { buffer: device.upload(&matrix.data, matrix.arrangement.offset), layout })
+        let buffer = device.upload(matrix.data.host()).expect("the upload succeeds");
+        Ok(OnDevice { buffer, offset: matrix.arrangement.offset, layout })
     }
 
-    fn view(&self) -> Result<MatrixRef<'_, D::Memory>> {
-        D::view(&self.buffer, self.layout)
+    fn view(&self) -> Result<MatrixRef<'_, Memory<D>>> {
+        D::Device::view(&self.buffer, self.offset, self.layout)
     }
 
-    fn view_mut(&mut self) -> Result<MatrixMut<'_, D::Memory>> {
-        D::view_mut(&mut self.buffer, self.layout)
+    fn view_mut(&mut self) -> Result<MatrixMut<'_, Memory<D>>> {
+        D::Device::view_mut(&mut self.buffer, self.offset, self.layout)
     }
 
-    /// Panics unless the device's copy of this input still has the bits that were uploaded; frees it.
-    fn assert_unchanged(self, device: &mut D, name: &str, matrix: &Matrix) {
-        let now = device.download(&self.buffer);
-        device.free(self.buffer);
+    fn download(&self, device: &Tested<D>, like: &Data) -> Data {
+        let mut data = Data::poisoned(like.dtype(), like.len());
+        device.download(&self.buffer, 0, data.host_mut()).expect("the download succeeds");
+        data
+    }
+
+    /// Panics unless the device's copy of this input still has the bits that were uploaded.
+    fn assert_unchanged(self, device: &Tested<D>, name: &str, matrix: &Matrix) {
+        let now = self.download(device, &matrix.data);
         assert!(now.bytes() == matrix.data.bytes(), "{}: the input `{name}` was written to", D::NAME);
     }
 
-    /// Takes over what the device wrote, and frees its copy.
-    fn read_back(self, device: &mut D, name: &str, matrix: &mut Matrix) {
-        matrix.data = device.download(&self.buffer);
-        device.free(self.buffer);
+    /// Takes over what the device wrote.
+    fn read_back(self, device: &Tested<D>, name: &str, matrix: &mut Matrix) {
+        matrix.data = self.download(device, &matrix.data);
         matrix.assert_surroundings_untouched(name);
     }
 }
@@ -106,16 +132,16 @@ struct AdapterOnDevice<D: TestDevice> {
 }
 
 impl<D: TestDevice> AdapterOnDevice<D> {
-    fn new(device: &mut D, adapter: &AdapterArguments) -> Result<Self> {
+    fn new(device: &Tested<D>, adapter: &AdapterArguments) -> Result<Self> {
         let (a, b) = (OnDevice::new(device, &adapter.a)?, OnDevice::new(device, &adapter.b)?);
         Ok(AdapterOnDevice { a, b, scale: adapter.scale })
     }
 
-    fn view(&self) -> Result<Adapter<'_, D::Memory>> {
+    fn view(&self) -> Result<Adapter<'_, Memory<D>>> {
         Ok(Adapter { a: self.a.view()?, b: self.b.view()?, scale: self.scale })
     }
 
-    fn assert_unchanged(self, device: &mut D, adapter: &AdapterArguments) {
+    fn assert_unchanged(self, device: &Tested<D>, adapter: &AdapterArguments) {
         self.a.assert_unchanged(device, "a", &adapter.a);
         self.b.assert_unchanged(device, "b", &adapter.b);
     }
@@ -126,33 +152,33 @@ fn dropout(dropout: Option<oracle::Dropout>) -> Result<Option<Dropout>> {
 }
 
 fn upload_all<'m, D: TestDevice>(
-    device: &mut D,
+    device: &Tested<D>,
     matrices: impl Iterator<Item = Option<&'m Matrix>>,
 ) -> Result<Vec<Option<OnDevice<D>>>> {
     matrices.map(|matrix| matrix.map(|matrix| OnDevice::new(device, matrix)).transpose()).collect()
 }
 
-fn optional_view<D: TestDevice>(matrix: &Option<OnDevice<D>>) -> Result<Option<MatrixRef<'_, D::Memory>>> {
+fn optional_view<D: TestDevice>(matrix: &Option<OnDevice<D>>) -> Result<Option<MatrixRef<'_, Memory<D>>>> {
     matrix.as_ref().map(OnDevice::view).transpose()
 }
 
 fn optional_view_mut<D: TestDevice>(
     matrix: &mut Option<OnDevice<D>>,
-) -> Result<Option<MatrixMut<'_, D::Memory>>> {
+) -> Result<Option<MatrixMut<'_, Memory<D>>>> {
     matrix.as_mut().map(OnDevice::view_mut).transpose()
 }
 
 fn output<'a, D: TestDevice>(
     on_device: &'a mut Option<OnDevice<D>>,
     gradient: &Option<Gradient>,
-) -> Result<Option<Output<'a, D::Memory>>> {
+) -> Result<Option<Output<'a, Memory<D>>>> {
     let Some(gradient) = gradient else { return Ok(None) };
     let matrix = optional_view_mut(on_device)?;
     Ok(matrix.map(|matrix| Output { matrix, mode: gradient.mode }))
 }
 
 /// The forward of one or more layers.
-pub fn forward<D: TestDevice>(device: &mut D, arguments: &mut ForwardArguments) -> Result<()> {
+pub fn forward<D: TestDevice>(device: &Tested<D>, arguments: &mut ForwardArguments) -> Result<()> {
     let layers = &mut arguments.projections;
     let x = OnDevice::new(device, &arguments.x)?;
     let w = upload_all(device, layers.iter().map(|layer| Some(&layer.w)))?;
@@ -177,11 +203,9 @@ pub fn forward<D: TestDevice>(device: &mut D, arguments: &mut ForwardArguments) 
     let (view, dropout) = (x.view()?, dropout(arguments.dropout)?);
     let result = match <[_; 1]>::try_from(projections) {
         Ok([Projection { w, adapter, bias, y, s }]) => {
-            device.backend().forward(Forward { x: view, w, adapter, bias, dropout, y, s })
+            device.forward(Forward { x: view, w, adapter, bias, dropout, y, s })
         }
-        Err(projections) => {
-            device.backend().forward_siblings(ForwardSiblings { x: view, dropout, projections })
-        }
+        Err(projections) => device.forward_siblings(ForwardSiblings { x: view, dropout, projections }),
     };
 
     x.assert_unchanged(device, "x", &arguments.x);
@@ -197,7 +221,7 @@ pub fn forward<D: TestDevice>(device: &mut D, arguments: &mut ForwardArguments) 
 }
 
 /// The backward of one or more layers.
-pub fn backward<D: TestDevice>(device: &mut D, arguments: &mut BackwardArguments) -> Result<()> {
+pub fn backward<D: TestDevice>(device: &Tested<D>, arguments: &mut BackwardArguments) -> Result<()> {
     let layers = &mut arguments.projections;
     let x = arguments.x.as_ref().map(|x| OnDevice::new(device, x)).transpose()?;
     let mut dx = arguments.dx.as_ref().map(|dx| OnDevice::new(device, &dx.matrix)).transpose()?;
@@ -205,7 +229,7 @@ pub fn backward<D: TestDevice>(device: &mut D, arguments: &mut BackwardArguments
     let dy = upload_all(device, layers.iter().map(|layer| Some(&layer.dy)))?;
     let s = upload_all(device, layers.iter().map(|layer| layer.s.as_ref()))?;
     let gradient = |gradient: &'_ Option<Gradient>| gradient.as_ref().map(|gradient| gradient.matrix.clone());
-    let mut upload_gradients = |pick: fn(&BackwardLayer) -> &Option<Gradient>| {
+    let upload_gradients = |pick: fn(&BackwardLayer) -> &Option<Gradient>| {
         let matrices: Vec<_> = layers.iter().map(|layer| gradient(pick(layer))).collect();
         upload_all(device, matrices.iter().map(Option::as_ref))
     };
@@ -235,11 +259,11 @@ pub fn backward<D: TestDevice>(device: &mut D, arguments: &mut BackwardArguments
     let result = match <[_; 1]>::try_from(projections) {
         Ok([BackwardProjection { w, adapter, dy, s, da, db, dbias }]) => {
             let op = Backward { x: view, w, adapter, dropout, dy, s, dx: dx_output, da, db, dbias };
-            device.backend().backward(op)
+            device.backward(op)
         }
         Err(projections) => {
             let op = BackwardSiblings { x: view, dropout, dx: dx_output, projections };
-            device.backend().backward_siblings(op)
+            device.backward_siblings(op)
         }
     };
 
@@ -258,8 +282,47 @@ pub fn backward<D: TestDevice>(device: &mut D, arguments: &mut BackwardArguments
     result
 }
 
+/// The forward of a layer without adapter.
+pub fn frozen<D: TestDevice>(device: &Tested<D>, arguments: &mut FrozenArguments) -> Result<()> {
+    let FrozenArguments { x, w, bias, y } = arguments;
+    let [on_device_x, on_device_w] = [&*x, &*w].map(|matrix| OnDevice::new(device, matrix));
+    let (on_device_x, on_device_w) = (on_device_x?, on_device_w?);
+    let on_device_bias = bias.as_ref().map(|bias| OnDevice::new(device, bias)).transpose()?;
+    let mut on_device_y = OnDevice::new(device, &y.matrix)?;
+    let result = device.frozen(Frozen {
+        x: on_device_x.view()?,
+        w: on_device_w.view()?,
+        bias: optional_view(&on_device_bias)?,
+        y: Output { matrix: on_device_y.view_mut()?, mode: y.mode },
+    });
+    on_device_x.assert_unchanged(device, "x", x);
+    on_device_w.assert_unchanged(device, "w", w);
+    assert_unchanged(device, "bias", on_device_bias, bias.as_ref());
+    on_device_y.read_back(device, "y", &mut y.matrix);
+    result
+}
+
+/// The gradient of a layer without adapter.
+pub fn frozen_backward<D: TestDevice>(
+    device: &Tested<D>,
+    arguments: &mut FrozenBackwardArguments,
+) -> Result<()> {
+    let FrozenBackwardArguments { dy, w, dx } = arguments;
+    let (on_device_dy, on_device_w) = (OnDevice::new(device, dy)?, OnDevice::new(device, w)?);
+    let mut on_device_dx = OnDevice::new(device, &dx.matrix)?;
+    let result = device.frozen_backward(FrozenBackward {
+        dy: on_device_dy.view()?,
+        w: on_device_w.view()?,
+        dx: Output { matrix: on_device_dx.view_mut()?, mode: dx.mode },
+    });
+    on_device_dy.assert_unchanged(device, "dy", dy);
+    on_device_w.assert_unchanged(device, "w", w);
+    on_device_dx.read_back(device, "dx", &mut dx.matrix);
+    result
+}
+
 fn assert_unchanged<D: TestDevice>(
-    device: &mut D,
+    device: &Tested<D>,
     name: &str,
     on_device: Option<OnDevice<D>>,
     matrix: Option<&Matrix>,
@@ -270,7 +333,7 @@ fn assert_unchanged<D: TestDevice>(
 }
 
 fn read_back<D: TestDevice>(
-    device: &mut D,
+    device: &Tested<D>,
     name: &str,
     on_device: Option<OnDevice<D>>,
     matrix: Option<&mut Matrix>,
@@ -282,11 +345,11 @@ fn read_back<D: TestDevice>(
 
 /// Adds an adapter to `w`, takes one out, or both, rounded to nearest.
 pub fn update_weights<D: TestDevice>(
-    device: &mut D,
+    device: &Tested<D>,
     w: &mut Matrix,
     remove: Option<&AdapterArguments>,
     add: Option<&AdapterArguments>,
-    record: Option<&mut RestoreRecord<D::Codes>>,
+    record: Option<&mut RestoreRecord<Codes<D>>>,
 ) -> Result<()> {
     let update = Update { remove, add, ..Update::default() };
     update.run(device, w, record).map(|_| ())
@@ -305,15 +368,15 @@ impl Update<'_> {
     /// Updates `w` on the device.
     pub fn run<D: TestDevice>(
         self,
-        device: &mut D,
+        device: &Tested<D>,
         w: &mut Matrix,
-        record: Option<&mut RestoreRecord<D::Codes>>,
+        record: Option<&mut RestoreRecord<Codes<D>>>,
     ) -> Result<Option<MergeReport>> {
         let Update { remove, add, rounding, report } = self;
         let mut on_device = OnDevice::new(device, w)?;
         let removed = remove.map(|adapter| AdapterOnDevice::new(device, adapter)).transpose()?;
         let added = add.map(|adapter| AdapterOnDevice::new(device, adapter)).transpose()?;
-        let result = device.backend().update_weights(WeightUpdate {
+        let result = device.update_weights(WeightUpdate {
             w: on_device.view_mut()?,
             remove: removed.as_ref().map(AdapterOnDevice::view).transpose()?,
             add: added.as_ref().map(AdapterOnDevice::view).transpose()?,
@@ -332,11 +395,15 @@ impl Update<'_> {
 }
 
 /// Writes s·A·B to `delta`.
-pub fn delta<D: TestDevice>(device: &mut D, adapter: &AdapterArguments, delta: &mut Matrix) -> Result<()> {
+pub fn delta<D: TestDevice>(
+    device: &Tested<D>,
+    adapter: &AdapterArguments,
+    delta: &mut Matrix,
+) -> Result<()> {
     let on_device_adapter = AdapterOnDevice::new(device, adapter)?;
     let mut on_device = OnDevice::new(device, delta)?;
     let op = Delta { adapter: on_device_adapter.view()?, delta: on_device.view_mut()? };
-    let result = device.backend().delta(op);
+    let result = device.delta(op);
     on_device_adapter.assert_unchanged(device, adapter);
     on_device.read_back(device, "delta", delta);
     result
