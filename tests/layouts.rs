@@ -54,7 +54,9 @@ fn any_layout(rows: usize, cols: usize, of_tensor: &[usize]) -> Option<Layout> {
     let orientations = [(rows, cols, false), (cols, rows, true)];
     orientations.into_iter().find_map(|(rows, cols, transposed)| {
         let repeated = Layout::repeated(rows, cols).ok();
-        let layouts = repeated.into_iter().chain((0..200).filter_map(|stride| Layout::strided(rows, cols, stride).ok()));
+        let layouts = repeated
+            .into_iter()
+            .chain((0..200).filter_map(|stride| Layout::strided(rows, cols, stride).ok()));
         let mut layouts = layouts.map(|layout| if transposed { layout.t() } else { layout });
         layouts.find(|layout| offsets_of(*layout) == of_tensor)
     })

@@ -21,7 +21,8 @@ fn results<D: TestDevice>(device: &Tested<D>, problem: &Problem) -> Vec<u8> {
     let mut w = problem.w(0);
     run::update_weights(device, &mut w, None, Some(&problem.adapter(0)), None).unwrap();
     let gradients = &backward.projections[0];
-    let gradients = [&gradients.da, &gradients.db, &backward.dx].map(|gradient| &gradient.as_ref().unwrap().matrix);
+    let gradients =
+        [&gradients.da, &gradients.db, &backward.dx].map(|gradient| &gradient.as_ref().unwrap().matrix);
     let matrices: [&Matrix; 3] = [&forward.projections[0].y, &frozen.y.matrix, &w];
     matrices.into_iter().chain(gradients).flat_map(|matrix| matrix.data.bytes().to_vec()).collect()
 }

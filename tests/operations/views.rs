@@ -3,9 +3,11 @@
 use crate::devices::device_tests;
 use crate::{backward, forward};
 use lora_kernels::memory::{HostMut, HostRef};
-use lora_kernels::ops::{BackwardProjection, BackwardSiblings, ForwardSiblings, Output, Projection, WriteMode};
+use lora_kernels::ops::{
+    BackwardProjection, BackwardSiblings, ForwardSiblings, Output, Projection, WriteMode,
+};
 use lora_kernels::restore::{RestoreMethod, RestoreRecord};
-use lora_kernels::{Adapter, Backend, DType, Device, Layout, Result};
+use lora_kernels::{Adapter, Backend, DType, Device, Layout, MatrixRef, Result};
 use lora_oracle::device::{Size, TestDevice, Tested};
 use lora_oracle::matrix::{Arrangement, Matrix};
 use lora_oracle::problem::{Arrangements, DTYPES};
@@ -71,6 +73,13 @@ fn projections_share_a_buffer<D: TestDevice>(device: &Tested<D>) {
     share_a_buffer(device).unwrap_or_else(|error| panic!("{}: {error}", D::NAME));
 }
 
+type Buffer<D> = <<D as TestDevice>::Device as Device>::Buffer;
+type Memory<D> = <<D as TestDevice>::Device as Backend>::Memory;
+
+fn view<D: TestDevice>(buffer: &Buffer<D>, rows: usize, cols: usize) -> Result<MatrixRef<'_, Memory<D>>> {
+    D::Device::view(buffer, 0, Layout::packed(rows, cols)?)
+}
+
 fn share_a_buffer<D: TestDevice>(device: &Tested<D>) -> Result<()> {
     let (m, input, rank, widths) = (19, 24, 3, [17, 8, 24]);
     let total: usize = widths.iter().sum();
@@ -85,12 +94,11 @@ fn share_a_buffer<D: TestDevice>(device: &Tested<D>) -> Result<()> {
             upload(&integers(rank * width, 4 + width))?,
         ));
     }
-    let view = |buffer, rows, cols| D::Device::view(buffer, 0, Layout::packed(rows, cols)?);
-    let adapter = |index: usize| -> Result<Adapter<'_, <D::Device as Backend>::Memory>> {
+    let adapter = |index: usize| -> Result<Adapter<'_, Memory<D>>> {
         let (_, a, b) = &layers[index];
-        Ok(Adapter { a: view(a, input, rank)?, b: view(b, rank, widths[index])?, scale: 2.0 })
+        Ok(Adapter { a: view::<D>(a, input, rank)?, b: view::<D>(b, rank, widths[index])?, scale: 2.0 })
     };
-    let download = |buffer: &<D::Device as Device>::Buffer, len: usize| -> Result<Vec<f32>> {
+    let download = |buffer: &Buffer<D>, len: usize| -> Result<Vec<f32>> {
         let mut values = vec![0.0; len];
         device.download(buffer, 0, HostMut::new(&mut values))?;
         Ok(values)
@@ -106,10 +114,14 @@ fn share_a_buffer<D: TestDevice>(device: &Tested<D>) -> Result<()> {
         let [key, value] = rest.split_cols(widths[1])?;
         let mut projections = Vec::new();
         for (index, y) in [query, key, value].into_iter().enumerate() {
-            let w = view(&layers[index].0, input, widths[index])?;
+            let w = view::<D>(&layers[index].0, input, widths[index])?;
             projections.push(Projection { w, adapter: adapter(index)?, bias: None, y, s: None });
         }
-        device.forward_siblings(ForwardSiblings { x: view(&x, m, input)?, dropout: None, projections })?;
+        device.forward_siblings(ForwardSiblings {
+            x: view::<D>(&x, m, input)?,
+            dropout: None,
+            projections,
+        })?;
         let found = download(&fused, m * total + 2)?;
         assert_eq!([found[0], found[m * total + 1]], [99.0; 2], "{}: beside the matrix", D::NAME);
 
@@ -118,7 +130,7 @@ fn share_a_buffer<D: TestDevice>(device: &Tested<D>) -> Result<()> {
         let [key, value] = rest.split_cols(widths[1])?;
         let mut projections = Vec::new();
         for (index, dy) in [query, key, value].into_iter().enumerate() {
-            let (w, adapter) = (view(&layers[index].0, input, widths[index])?, adapter(index)?);
+            let (w, adapter) = (view::<D>(&layers[index].0, input, widths[index])?, adapter(index)?);
             let (s, da, db, dbias) = (None, None, None, None);
             projections.push(BackwardProjection { w, adapter, dy, s, da, db, dbias });
         }
@@ -129,10 +141,10 @@ fn share_a_buffer<D: TestDevice>(device: &Tested<D>) -> Result<()> {
         let mut dx_of_parts = vec![0.0; m * input];
         for (index, width) in widths.into_iter().enumerate() {
             let mut y = device.allocate(DType::F32, m * width)?;
-            let w = view(&layers[index].0, input, width)?;
+            let w = view::<D>(&layers[index].0, input, width)?;
             let y_view = D::Device::view_mut(&mut y, 0, Layout::packed(m, width)?)?;
             let projection = Projection { w, adapter: adapter(index)?, bias: None, y: y_view, s: None };
-            let (x, projections) = (view(&x, m, input)?, vec![projection]);
+            let (x, projections) = (view::<D>(&x, m, input)?, vec![projection]);
             device.forward_siblings(ForwardSiblings { x, dropout: None, projections })?;
             let alone = download(&y, m * width)?;
             for i in 0..m {
@@ -144,7 +156,7 @@ fn share_a_buffer<D: TestDevice>(device: &Tested<D>) -> Result<()> {
             }
             let mut part = device.allocate(DType::F32, m * input)?;
             let (s, da, db, dbias) = (None, None, None, None);
-            let dy = view(&y, m, width)?;
+            let dy = view::<D>(&y, m, width)?;
             let projection = BackwardProjection { w, adapter: adapter(index)?, dy, s, da, db, dbias };
             let output = Output::overwrite(D::Device::view_mut(&mut part, 0, Layout::packed(m, input)?)?);
             device.backward_siblings(BackwardSiblings {
@@ -162,7 +174,7 @@ fn share_a_buffer<D: TestDevice>(device: &Tested<D>) -> Result<()> {
 }
 
 fn buffers_are_copied_and_viewed_in_parts<D: TestDevice>(device: &Tested<D>) {
-    let read = |buffer: &<D::Device as Device>::Buffer, first, len| {
+    let read = |buffer: &Buffer<D>, first, len| {
         let mut values = vec![9.0f32; len];
         device.download(buffer, first, HostMut::new(&mut values)).map(|()| values)
     };

@@ -5,7 +5,8 @@ use crate::device::Roundings;
 use crate::matrix::{Arrangement, Matrix, nearest};
 use crate::oracle;
 use crate::run::{
-    AdapterArguments, BackwardArguments, ForwardArguments, ForwardLayer, FrozenArguments, FrozenBackwardArguments, Gradient,
+    AdapterArguments, BackwardArguments, ForwardArguments, ForwardLayer, FrozenArguments,
+    FrozenBackwardArguments, Gradient,
 };
 use crate::tolerance::{Bounded, accumulated};
 use lora_kernels::DType;

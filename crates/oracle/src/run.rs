@@ -9,8 +9,8 @@ use lora_kernels::ops::{
 };
 use lora_kernels::restore::RestoreRecord;
 use lora_kernels::{
-    Adapter, Backend, Backward, Delta, Device, Dropout, Forward, Frozen, FrozenBackward, Layout, MatrixMut, MatrixRef, MergeReport,
-    Result, Rounding, WeightUpdate,
+    Adapter, Backend, Backward, Delta, Device, Dropout, Forward, Frozen, FrozenBackward, Layout, MatrixMut,
+    MatrixRef, MergeReport, Result, Rounding, WeightUpdate,
 };
 
 /// A, B and s.

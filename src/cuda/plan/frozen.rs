@@ -44,6 +44,31 @@ mod tests {
     use crate::ops::Output;
     use crate::{DType, Layout, MatrixMut, MatrixRef};
 
+    /// The library refuses a leading dimension of 0.
+    #[test]
+    fn a_repeated_row_is_written_out_for_the_library() {
+        let buffer = |address| RawBuffer { address, len: 64, dtype: DType::F32 };
+        let packed = |rows, cols| Layout::packed(rows, cols).expect("small");
+        let repeated = Layout::repeated(7, 5).expect("small");
+        for transposed in [false, true] {
+            let x_layout = if transposed { repeated.t() } else { repeated };
+            let w_layout = packed(x_layout.cols(), 2);
+            let op = Frozen {
+                x: MatrixRef::<Raw>::from_buffer(buffer(256), x_layout).unwrap(),
+                w: MatrixRef::from_buffer(buffer(1024), w_layout).unwrap(),
+                bias: None,
+                y: Output::overwrite(
+                    MatrixMut::from_buffer(buffer(2048), packed(x_layout.rows(), 2)).unwrap(),
+                ),
+            };
+            let plan = frozen(&op, F32Math::Exact, 4096).expect("small");
+            let [Step::Launch(_), Step::Product(product)] = &plan.steps[..] else { panic!("{plan:?}") };
+            let (rows, cols) = (x_layout.rows() as u64, x_layout.cols() as u64);
+            assert_eq!(product.a, Operand { address: 4096, rows, cols, stride: 8, transposed });
+            assert_eq!(plan.workspace_bytes, 256);
+        }
+    }
+
     #[test]
     fn the_frozen_layer_is_one_product_that_overwrites() {
         let buffer = |address| RawBuffer { address, len: 64, dtype: DType::F16 };
