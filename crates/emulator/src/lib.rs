@@ -85,6 +85,7 @@ pub use error::{Error, Result};
 pub use fault::{Fault, FaultKind, SourceLine};
 pub use library::kernel_library::{KernelLibrary, LibraryBuilder};
 pub use machine::emulator::{Emulator, WORKSPACE, available};
+pub use machine::request::LaunchRequest;
 pub use machine::schedule::{Completion, Schedule, ThreadOrder};
 pub use mechanisms::tensor_map::{Swizzle, TensorMap};
 pub use memory::traffic::{StepRecord, Traffic};

@@ -1,11 +1,11 @@
 //! The executor.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fault::{Fault, FaultKind, Place, RawFault};
 use crate::library::kernel_library::KernelLibrary;
-use crate::library::source;
 use crate::machine::launch::{Launch, Pool, Setup, Work};
 use crate::machine::product;
+use crate::machine::request::LaunchRequest;
 use crate::machine::run;
 use crate::machine::schedule::Schedule;
 use crate::memory::clock::Actor;
@@ -17,6 +17,9 @@ use lora_kernels::cuda::step::{self, Step};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// Multiprocessors of an H100.
+const RESIDENT_LIMIT: usize = 132;
 
 /// The name of the buffer that [`Executor::workspace`] gives out.
 pub const WORKSPACE: &str = "workspace";
@@ -30,6 +33,9 @@ pub struct Emulator {
     schedule: Schedule,
     properties: DeviceProperties,
     workspace: Option<(u64, usize)>,
+    resident_limit: usize,
+    /// Blocks of the kernels, since the last time that everything before had ended, that a programmatic launch may overlap.
+    overlapping_blocks: u64,
     records: Vec<StepRecord>,
     last_fault: Option<Box<Fault>>,
 }
@@ -52,6 +58,8 @@ impl Emulator {
             schedule: Schedule::default(),
             properties: DeviceProperties { compute_capability: (9, 0), shared_bytes_per_block: 227 << 10 },
             workspace: None,
+            resident_limit: RESIDENT_LIMIT,
+            overlapping_blocks: 0,
             records: Vec::new(),
             last_fault: None,
         }
@@ -80,6 +88,12 @@ impl Emulator {
         self.properties = properties;
     }
 
+    /// Changes how many blocks the device holds at a time: blocks that wait for later ones than these wait for ever. At first
+    /// 132, one for each multiprocessor of an H100.
+    pub fn set_resident_limit(&mut self, blocks: usize) {
+        self.resident_limit = blocks;
+    }
+
     /// The kernels.
     pub fn library(&self) -> &KernelLibrary {
         &self.library
@@ -102,8 +116,23 @@ impl Emulator {
     /// # Errors
     /// As for [`Executor::run`]; blocks that are not in the grid, or cut a cluster.
     pub fn run_blocks(&mut self, launch: &step::Launch, blocks: Range<u64>) -> lora_kernels::Result<()> {
-        let result = self.launch(launch, blocks.clone());
+        let result = self.launch(&LaunchRequest::from(launch), blocks.clone());
         self.finish(&launch.kernel, blocks.end.saturating_sub(blocks.start), result)
+    }
+
+    /// Runs a launch with what [`step::Launch`] does not say.
+    ///
+    /// Kernels run one after the other here, but one that is launched programmatically may start before the kernels before
+    /// it have ended: until a thread, or one it has met in a barrier, has waited for them, what it does must not conflict
+    /// with what they did. Other steps and copies end such a chain, but for library products: nobody knows when their kernels
+    /// let others start.
+    ///
+    /// # Errors
+    /// As for [`Executor::run`].
+    pub fn run_request(&mut self, request: &LaunchRequest<'_>) -> lora_kernels::Result<()> {
+        let blocks = request.blocks();
+        let result = self.launch(request, 0..blocks);
+        self.finish(request.kernel, blocks, result)
     }
 
     /// Frees the buffer that starts at an address; false if there is none.
@@ -136,7 +165,7 @@ impl Emulator {
     }
 
     fn fail(&mut self, kernel: &str, fault: RawFault, place: Option<Place>) -> lora_kernels::Error {
-        let lines = |site| source::lines(self.library.path(), site);
+        let lines = |site| self.library.lines(site).to_vec();
         let fault = Fault {
             kind: fault.kind,
             message: fault.message,
@@ -154,13 +183,15 @@ impl Emulator {
 
     fn launch(
         &mut self,
-        step: &step::Launch,
+        step: &LaunchRequest<'_>,
         run: Range<u64>,
     ) -> std::result::Result<Work, (RawFault, Option<Place>)> {
         let invalid = |message: String| (RawFault::new(FaultKind::InvalidLaunch, message), None);
-        let Some(kernel) = self.library.kernel(&step.kernel) else {
+        let Some(mut kernel) = self.library.kernel(step.kernel) else {
             return Err(invalid("there is no such kernel".into()));
         };
+        kernel.cluster = step.cluster(kernel.cluster).map_err(invalid)?;
+        let arguments = step.filled_arguments().map_err(invalid)?;
         if step.arguments.len() != kernel.argument_bytes {
             return Err(invalid(format!(
                 "{} bytes of arguments for a struct of {}",
@@ -182,7 +213,7 @@ impl Emulator {
             )));
         }
         let [x, y, z] = step.grid;
-        let all = blocks_of(step);
+        let all = step.blocks();
         if all == 0 || y > 65535 || z > 65535 || x > i32::MAX as u32 {
             return Err(invalid(format!("a grid of {:?}", step.grid)));
         }
@@ -200,7 +231,22 @@ impl Emulator {
         if blocks > Actor::MAX_BLOCKS {
             return Err(invalid(format!("{blocks} blocks, where the emulator takes {}", Actor::MAX_BLOCKS)));
         }
-        self.memory.next_launch(blocks as u32);
+        if kernel.cluster as usize > self.resident_limit {
+            return Err(invalid(format!(
+                "a cluster of {} blocks, where the device holds {} at a time",
+                kernel.cluster, self.resident_limit
+            )));
+        }
+        let first_block = if step.programmatic { self.overlapping_blocks } else { 0 };
+        if first_block + blocks > Actor::MAX_BLOCKS {
+            return Err(invalid(format!(
+                "{} blocks of kernels that may overlap, where the emulator takes {}",
+                first_block + blocks,
+                Actor::MAX_BLOCKS
+            )));
+        }
+        self.overlapping_blocks = first_block + blocks;
+        self.memory.next_launch(blocks as u32, step.programmatic && first_block > 0);
         let setup = Setup {
             library: self.library.clone(),
             kernel,
@@ -209,13 +255,20 @@ impl Emulator {
             dimensions: step.block,
             shared_bytes: step.shared_bytes as usize,
             shared_limit: self.properties.shared_bytes_per_block as usize,
-            arguments: &step.arguments,
+            resident_limit: self.resident_limit,
+            first_block: first_block as u32,
+            programmatic: step.programmatic,
+            arguments: &arguments,
             schedule: self.schedule,
         };
         let (memory, pool) = (std::mem::take(&mut self.memory), std::mem::take(&mut self.pool));
         let mut launch = Launch::new(setup, memory, pool);
         let result = run::run(&mut launch);
-        let (work, fault) = (launch.work, launch.fault.take());
+        let (work, mut fault) = (launch.work, launch.fault.take());
+        if step.programmatic && !launch.waited_for_earlier && fault.is_none() {
+            let message = "no thread of it waits for the kernels before";
+            fault = Some((RawFault::new(FaultKind::MissingGridWait, message), None));
+        }
         (self.memory, self.pool) = launch.into_parts();
         if let Err(error) = result {
             return Err(invalid(format!("the emulator is out of memory: {error}")));
@@ -227,6 +280,7 @@ impl Emulator {
     }
 
     fn zero(&mut self, zero: &step::Zero) -> std::result::Result<(), RawFault> {
+        self.overlapping_blocks = 0;
         let bytes = vec![0; zero.bytes as usize];
         self.memory.write(zero.address, &bytes).map_err(|error| {
             RawFault::new(FaultKind::OutOfBounds, format!("a fill of {} bytes {}", zero.bytes, error.0))
@@ -278,11 +332,12 @@ impl Emulator {
 /// The device, or `None` after a loud message that the test is skipped.
 ///
 /// # Panics
-/// There is none and the environment says `LORA_KERNELS_REQUIRE_EMULATOR=1`.
+/// The kernels do not compile or load; or there is no compiler and the environment says `LORA_KERNELS_REQUIRE_EMULATOR=1`.
 pub fn available<T>(test: &str, device: Result<T>) -> Option<T> {
     match device {
         Ok(device) => Some(device),
         Err(error) => {
+            assert!(matches!(error, Error::Unavailable(_)), "{test}: {error}");
             let required =
                 std::env::var_os("LORA_KERNELS_REQUIRE_EMULATOR").is_some_and(|value| value == "1");
             assert!(!required, "{test}: LORA_KERNELS_REQUIRE_EMULATOR=1, but {error}");
@@ -290,11 +345,6 @@ pub fn available<T>(test: &str, device: Result<T>) -> Option<T> {
             None
         }
     }
-}
-
-/// Blocks of a launch's grid.
-fn blocks_of(launch: &step::Launch) -> u64 {
-    launch.grid.iter().map(|&extent| u64::from(extent)).product()
 }
 
 fn out_of_bounds(call: &'static str, error: OutOfBounds) -> lora_kernels::Error {
@@ -329,12 +379,9 @@ impl Executor for Emulator {
             result.map(|()| Work::default()).map_err(|fault| (fault, None))
         };
         match step {
-            Step::Launch(launch) => {
-                let blocks = blocks_of(launch);
-                let result = self.launch(launch, 0..blocks);
-                self.finish(&launch.kernel, blocks, result)
-            }
+            Step::Launch(launch) => self.run_request(&LaunchRequest::from(launch)),
             Step::Product(product) => {
+                self.overlapping_blocks = 1;
                 let result = product::run(&mut self.memory, product);
                 self.finish("product", 0, without_place(result))
             }
@@ -346,10 +393,12 @@ impl Executor for Emulator {
     }
 
     fn write(&mut self, address: u64, bytes: &[u8]) -> lora_kernels::Result<()> {
+        self.overlapping_blocks = 0;
         self.memory.write(address, bytes).map_err(|error| out_of_bounds("write", error))
     }
 
     fn read(&mut self, address: u64, bytes: &mut [u8]) -> lora_kernels::Result<()> {
+        self.overlapping_blocks = 0;
         self.memory.read(address, bytes).map_err(|error| out_of_bounds("read", error))
     }
 }
