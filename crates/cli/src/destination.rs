@@ -3,7 +3,7 @@
 use crate::console::Console;
 use crate::failure::{About, Failure, Result};
 use crate::interrupt;
-use lora_peft::new_directory::{NewDirectory, resolve};
+use lora_peft::files::{NewDirectory, resolve};
 use std::path::{Path, PathBuf};
 
 /// A directory that is free, or that will be exchanged for a complete new one.

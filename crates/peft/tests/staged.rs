@@ -14,9 +14,9 @@ use lora_kernels::{
     Adapter, Backend, Backward, Delta, Dropout, Layout, MatrixMut, MatrixRef, MergeReport, Result,
     WeightUpdate,
 };
+use lora_peft::HostBackend;
 use lora_peft::staged::{Device, Staged};
 use lora_peft::tensor::Tensor;
-use lora_peft::update::HostBackend;
 use lora_peft::{Checkpoint, LoraModel};
 
 #[derive(Debug)]

@@ -1,34 +1,25 @@
 //! Merging adapters into checkpoints, taking them out, and exchanging them: from one directory into a new one.
 
 mod plan;
+mod record;
+mod rewrite;
+mod side_files;
 mod write;
 
-use crate::adapter::{Adapter, AdapterLayer};
+pub use crate::files::RECORD_DIRECTORY;
+pub use record::{Records, seal};
+
+use crate::adapter::{Adapter, AdapterLayer, Init, Weighted};
 use crate::binding::{Binding, lost_biases};
-use crate::checkpoint::Checkpoint;
-use crate::config::Init;
-use crate::module::LayerKind;
-use crate::record::Records;
-use crate::rewrite::{Changes, Rewrite};
+use crate::checkpoint::{Checkpoint, LayerKind, Outline};
 use crate::update::joined;
-use crate::writer::Outline;
 use crate::{Error, Result};
 use lora_kernels::restore::RestoreMethod;
 use lora_kernels::{DType, MergeReport, Rounding};
+use rewrite::{Changes, Rewrite};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// An adapter, what to call it, and a factor on it.
-#[derive(Clone, Debug)]
-pub struct Weighted<'a> {
-    /// For reports and records.
-    pub name: String,
-    /// The adapter.
-    pub adapter: &'a Adapter,
-    /// The factor on its s·B·A and on its `lora_bias`; 1 for the adapter as it was trained.
-    pub weight: f64,
-}
 
 /// How a checkpoint is edited.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,11 +1,11 @@
 //! Finding out what happens to each tensor, before anything is written.
 
-use super::{Bound, Change, Edit, EditOptions, Place, Weighted, is_plain, layer, part_of_replacement};
+use super::record::Records;
+use super::{Bound, Change, Edit, EditOptions, Place, is_plain, layer, part_of_replacement};
+use crate::adapter::Weighted;
 use crate::binding::fit;
-use crate::checkpoint::Checkpoint;
-use crate::record::Records;
+use crate::checkpoint::{Checkpoint, Outline, is_vocabulary, quantized};
 use crate::tensor::{Dtype, file_type, float_type};
-use crate::writer::Outline;
 use crate::{Error, Result};
 use lora_kernels::DType;
 use serde_json::{Value, json};
@@ -57,7 +57,7 @@ impl<'a> Edit<'a> {
                 "records hold for one element type; it cannot be changed at the same time".into(),
             ));
         }
-        if let (Some(_), Some(method)) = (options.dtype, crate::quantized::method(checkpoint)) {
+        if let (Some(_), Some(method)) = (options.dtype, quantized::method(checkpoint)) {
             return Err(Error::malformed(
                 &checkpoint.directory().join("config.json"),
                 format!("the checkpoint is quantised ({method}); its element types cannot be changed"),
@@ -199,8 +199,7 @@ impl<'a> Edit<'a> {
     fn plan_config(&mut self) {
         let original = self.records.as_ref().and_then(Records::model_config);
         let mut config = original.unwrap_or(self.checkpoint.model_config()).clone();
-        let vocabulary =
-            |name: &String| name.strip_suffix(".weight").is_some_and(crate::module::is_vocabulary);
+        let vocabulary = |name: &String| name.strip_suffix(".weight").is_some_and(is_vocabulary);
         let parts_ways = self.changes.iter().any(|(name, change)| {
             vocabulary(name)
                 && (!change.add.is_empty() || change.replaced.is_some() || change.untied_from.is_some())

@@ -1,17 +1,16 @@
 //! Computing and writing the new tensors.
 
+use super::record::{Description, RecordWriter, Records, TensorRecord};
 use super::{Bound, Change, ChangedWeight, Edit, Place, Summary, is_plain, layer, part_of_replacement};
-use crate::checksum;
-use crate::init::cut_off;
-use crate::new_directory::NewDirectory;
+use crate::checkpoint::{Outline, checksum};
+use crate::files::NewDirectory;
+use crate::making::cut_off;
 use crate::progress::Progress;
-use crate::record::{Description, RecordWriter, Records, TensorRecord};
 use crate::tensor::{Tensor, float_type};
 use crate::update::{
     HostBackend, Part, UpdateOptions, merge_recorded, name_stream, reseed, unmerge_recorded, update,
     update_bias, update_dora,
 };
-use crate::writer::Outline;
 use crate::{Error, Result};
 use lora_kernels::restore::RestoreMethod;
 use lora_kernels::{DType, MergeReport};

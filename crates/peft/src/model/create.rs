@@ -1,17 +1,15 @@
 //! New adapters of a model in memory.
 
 use super::{Loaded, LoraModel};
-use crate::adapter::{Adapter, AdapterLayer};
-use crate::binding::{Binding, Site};
-use crate::config::{AdapterConfig, Init};
-use crate::init::{cut_off, fresh};
-use crate::matching::Matcher;
-use crate::module::{LayerKind, marks_transposed_experts};
-use crate::naming::Naming;
-use crate::targets::{Target, TargetReport, default_targets, find_targets};
+use crate::adapter::{Adapter, AdapterConfig, AdapterLayer, BiasMode, Init, Matcher};
+use crate::binding::{
+    Binding, Naming, Site, Target, TargetReport, default_targets, find_targets, parameters,
+};
+use crate::checkpoint::{LayerKind, marks_transposed_experts, quantized};
+use crate::making::{cut_off, fresh};
 use crate::tensor::Tensor;
-use crate::update::{HostBackend, Part, UpdateOptions, direction_norms, update};
-use crate::{Error, Result, parameters, quantized};
+use crate::update::{HostBackend, Part, UpdateOptions, direction_norms, name_stream, update};
+use crate::{Error, Result};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use std::collections::{BTreeMap, BTreeSet};
@@ -147,7 +145,7 @@ impl LoraModel {
         let mut layer = match config.init {
             Init::Pissa | Init::Olora => cut_off(&config.init, site, weight)?,
             _ => {
-                let mut random = ChaCha8Rng::seed_from_u64(seed ^ crate::update::name_stream(&site.layer));
+                let mut random = ChaCha8Rng::seed_from_u64(seed ^ name_stream(&site.layer));
                 fresh(&config.init, site, weight.shape(), config.lora_bias, &mut random)?
             }
         };
@@ -193,9 +191,9 @@ impl LoraModel {
             let module = name.rsplit_once('.').map_or("", |(module, _)| module);
             let bias = name == "bias" || name.ends_with(".bias");
             let trained = match adapter.config.bias {
-                crate::config::BiasMode::All => bias,
-                crate::config::BiasMode::LoraOnly => bias && adapter.layers.contains_key(module),
-                crate::config::BiasMode::None => false,
+                BiasMode::All => bias,
+                BiasMode::LoraOnly => bias && adapter.layers.contains_key(module),
+                BiasMode::None => false,
             };
             if is_saved(matcher, module) || trained {
                 adapter.replaced.insert(name.clone(), self.checkpoint.tensor(name)?);

@@ -3,7 +3,7 @@
 use super::LoraModel;
 use crate::adapter::AdapterLayer;
 use crate::binding::Site;
-use crate::checksum;
+use crate::checkpoint::checksum;
 use crate::tensor::Tensor;
 use crate::update::{
     HostBackend, Part, UpdateOptions, merge_recorded, unmerge_recorded, update, update_bias, update_dora,

@@ -8,12 +8,10 @@ mod trainable;
 pub use layers::{ConvolutionGeometry, Gradients, LayerGradients};
 pub use trainable::TrainableReport;
 
-use crate::adapter::{Adapter, AdapterLayer};
+use crate::adapter::{Adapter, AdapterLayer, Init, Weighted};
 use crate::binding::{Binding, Site, bind, fit};
 use crate::checkpoint::Checkpoint;
-use crate::combine::{Combination, combine};
-use crate::config::Init;
-use crate::merge::Weighted;
+use crate::making::{Combination, combine};
 use crate::tensor::Tensor;
 use crate::update::HostBackend;
 use crate::{Error, Result};

@@ -1,8 +1,8 @@
 //! DoRA (Liu et al., arXiv 2402.09353): each output's weights have a direction and a trained magnitude.
 
 use super::rounding::{Measured, round_block};
-use super::{HostBackend, Part, Stacked, UpdateOptions, is_input_major};
-use crate::module::LayerKind;
+use super::{HostBackend, Part, Stacked, UpdateOptions};
+use crate::checkpoint::LayerKind;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 use lora_kernels::{Delta, MatrixMut, MergeReport, Rounding};
@@ -38,7 +38,7 @@ impl<'a> Directions<'a> {
     fn block(&self, backend: &mut HostBackend<'_>, weight: &Tensor, rows: Range<usize>) -> Result<Vec<f64>> {
         let mut delta = vec![0.0f32; rows.len() * self.columns];
         let matrix = MatrixMut::new(&mut delta, rows.len(), self.columns)?;
-        backend.delta(if is_input_major(self.kind) {
+        backend.delta(if self.kind.is_input_major() {
             let adapter = self.stacked.block(rows.clone(), 0..self.columns)?;
             Delta { adapter, delta: matrix }
         } else {
@@ -50,11 +50,11 @@ impl<'a> Directions<'a> {
     }
 
     fn outputs(&self) -> usize {
-        if is_input_major(self.kind) { self.columns } else { self.rows }
+        if self.kind.is_input_major() { self.columns } else { self.rows }
     }
 
     fn output_of(&self, index: usize) -> usize {
-        if is_input_major(self.kind) { index % self.columns } else { index / self.columns }
+        if self.kind.is_input_major() { index % self.columns } else { index / self.columns }
     }
 
     fn norms(&self, backend: &mut HostBackend<'_>, weight: &Tensor) -> Result<Vec<f64>> {
@@ -136,7 +136,7 @@ mod tests {
             (((index * 2_654_435_761 + seed * 40_503) >> 7) % 2001) as f32 / 1000.0 - 1.0
         };
         for kind in [LayerKind::Linear, LayerKind::TransposedLinear] {
-            let (out, input) = if is_input_major(kind) { (columns, rows) } else { (rows, columns) };
+            let (out, input) = if kind.is_input_major() { (columns, rows) } else { (rows, columns) };
             let values = |seed, len| (0..len).map(|index| random(seed, index)).collect::<Vec<f32>>();
             let weight: Vec<bf16> = values(1, rows * columns).into_iter().map(bf16::from_f32).collect();
             let (a, b, m) = (values(2, rank * input), values(3, out * rank), values(4, out));
@@ -162,7 +162,7 @@ mod tests {
             assert_eq!((report.elements, report.non_finite), ((rows * columns) as u64, 0));
 
             let direction = |o: usize, i: usize| {
-                let w = weight[if is_input_major(kind) { i * columns + o } else { o * columns + i }];
+                let w = weight[if kind.is_input_major() { i * columns + o } else { o * columns + i }];
                 let delta: f64 =
                     (0..rank).map(|k| f64::from(b[o * rank + k]) * f64::from(a[k * input + i])).sum();
                 w.to_f64() + 0.5 * delta
@@ -172,7 +172,7 @@ mod tests {
                 let norm = (0..input).map(|i| direction(o, i).powi(2)).sum::<f64>().sqrt();
                 for i in 0..input {
                     let exact = f64::from(m[o]) * direction(o, i) / norm;
-                    let found = merged[if is_input_major(kind) { i * columns + o } else { o * columns + i }];
+                    let found = merged[if kind.is_input_major() { i * columns + o } else { o * columns + i }];
                     // Half a step of bf16, and the Δ that was rounded to f32.
                     let bound = exact.abs() * 2f64.powi(-8) + 1e-7;
                     assert!((f64::from(found) - exact).abs() <= bound, "{kind:?} {o} {i}: {found} {exact}");
@@ -196,7 +196,7 @@ mod tests {
         let kinds =
             [LayerKind::Linear, LayerKind::TransposedLinear, LayerKind::Embedding, LayerKind::Convolution];
         for kind in kinds {
-            let (out, input) = if is_input_major(kind) { (columns, rows) } else { (rows, columns) };
+            let (out, input) = if kind.is_input_major() { (columns, rows) } else { (rows, columns) };
             let [shape, a_shape]: [&[usize]; 2] = match kind {
                 LayerKind::Convolution => [&[rows, 2, 3, 3], &[rank, 2, 3, 3]],
                 _ => [&[rows, columns], &[rank, input]],

@@ -12,7 +12,7 @@ pub(crate) use stacked::Stacked;
 
 use crate::adapter::AdapterLayer;
 use crate::binding::Site;
-use crate::module::LayerKind;
+use crate::checkpoint::LayerKind;
 use crate::tensor::{Tensor, each_type};
 use crate::{Error, Result};
 use lora_kernels::memory::{Host, HostMut};
@@ -55,18 +55,13 @@ fn slices(kind: LayerKind, weight: &Tensor) -> (usize, usize, usize) {
     }
 }
 
-/// Whether the weight is stored \[in, out\].
-pub(crate) fn is_input_major(kind: LayerKind) -> bool {
-    matches!(kind, LayerKind::TransposedLinear | LayerKind::Embedding | LayerKind::TransposedExperts)
-}
-
 /// Matrix `slice` of a weight as W \[in, out\].
 fn slice_mut(kind: LayerKind, weight: &mut Tensor, slice: usize) -> Result<MatrixMut<'_>> {
     let (_, rows, columns) = slices(kind, weight);
     let range = slice * rows * columns..(slice + 1) * rows * columns;
     let buffer = each_type!(weight.values_mut(), values => HostMut::new(&mut values[range]));
     let matrix = MatrixMut::from_buffer(buffer, Layout::strided(rows, columns, columns)?)?;
-    Ok(if is_input_major(kind) { matrix } else { matrix.t() })
+    Ok(if kind.is_input_major() { matrix } else { matrix.t() })
 }
 
 /// How the adapters on one weight take it; `None` if there are none.

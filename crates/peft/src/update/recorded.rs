@@ -1,8 +1,8 @@
 //! Updates that keep a record, and those that a record takes back: block by block, so that no more than one block's
 //! escapes are in memory, and a block that codes do not suit is kept as it was instead.
 
-use super::{HostBackend, Part, Stacked, UpdateOptions, is_input_major, joined, one_kind, reseed, slices};
-use crate::module::LayerKind;
+use super::{HostBackend, Part, Stacked, UpdateOptions, joined, one_kind, reseed, slices};
+use crate::checkpoint::LayerKind;
 use crate::tensor::{Tensor, each_type};
 use crate::{Error, Result};
 use lora_kernels::memory::HostMut;
@@ -83,7 +83,7 @@ pub(crate) fn unmerge_recorded(
     let mut position = (0usize, 0usize);
     for record in records {
         let recorded = record.recorded().ok_or_else(unfit)?.shape;
-        let count = if is_input_major(kind) { recorded.rows } else { recorded.cols };
+        let count = if kind.is_input_major() { recorded.rows } else { recorded.cols };
         let (matrix, start) = position;
         let end = start.checked_add(count).filter(|&end| matrix < matrices && end <= rows && count > 0);
         let end = end.ok_or_else(unfit)?;
@@ -154,7 +154,7 @@ impl Block {
     }
 
     fn factors<'s>(&self, stacked: &'s Stacked<'_>) -> Result<Factors<'s>> {
-        match is_input_major(self.kind) {
+        match self.kind.is_input_major() {
             true => stacked.block(self.rows.clone(), 0..self.columns),
             false => stacked.block(0..self.columns, self.rows.clone()),
         }
@@ -177,7 +177,7 @@ impl Block {
         let buffer = each_type!(weight.values_mut(), values => HostMut::new(&mut values[elements]));
         let layout = Layout::strided(self.rows.len(), self.columns, self.columns)?;
         let matrix = MatrixMut::from_buffer(buffer, layout)?;
-        Ok(if is_input_major(self.kind) { matrix } else { matrix.t() })
+        Ok(if self.kind.is_input_major() { matrix } else { matrix.t() })
     }
 }
 
@@ -206,7 +206,7 @@ mod tests {
             [matrices, rows, columns] => (matrices, rows, columns),
             _ => (1, shape[0], shape[1]),
         };
-        let (out, input) = if is_input_major(kind) { (columns, rows) } else { (rows, columns) };
+        let (out, input) = if kind.is_input_major() { (columns, rows) } else { (rows, columns) };
         let values = |seed: usize, len: usize| {
             (0..len).map(|i| ((i * 31 + seed * 17) % 101) as f32 / 1000.0 - 0.05).collect::<Vec<f32>>()
         };

@@ -2,7 +2,7 @@
 
 use super::Part;
 use crate::Result;
-use crate::module::LayerKind;
+use crate::checkpoint::LayerKind;
 use lora_kernels::{Adapter as Factors, MatrixRef};
 use std::borrow::Cow;
 use std::ops::Range;

@@ -9,7 +9,7 @@ use crate::console::Console;
 use crate::failure::{About, Failure, Result};
 use adapter::AdapterInfo;
 use base::BaseInfo;
-use lora_peft::config::CONFIG_FILE;
+use lora_peft::adapter::CONFIG_FILE;
 use lora_peft::{Adapter, Checkpoint};
 use serde_json::Value;
 use std::path::Path;

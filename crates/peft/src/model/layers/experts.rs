@@ -3,10 +3,10 @@
 //! Rows are taken together by expert, so that each expert that has any is one call of the backend.
 
 use super::{Active, Gradients};
+use crate::checkpoint::{LayerKind, has_transposed_experts};
 use crate::model::LoraModel;
-use crate::module::{LayerKind, has_transposed_experts};
 use crate::tensor::{Tensor, each_type};
-use crate::update::{HostBackend, Part, Stacked, is_input_major};
+use crate::update::{HostBackend, Part, Stacked};
 use crate::{Error, Result};
 use lora_kernels::ops::Output;
 use lora_kernels::{Adapter as Factors, Backward, DType, Forward, MatrixRef};
@@ -171,13 +171,13 @@ impl LoraModel {
             return Err(Error::module(name, format!("has shape {:?}, not that of experts", weight.shape())));
         };
         let kind = active.first().map_or(site.kind, |active| active.site.kind);
-        let input_major = has_transposed_experts(&self.checkpoint).unwrap_or(is_input_major(kind));
+        let input_major = has_transposed_experts(&self.checkpoint).unwrap_or(kind.is_input_major());
         let layer = Experts {
             name,
             weight,
             shape: [experts, rows, columns],
             input_major,
-            exchanged: !active.is_empty() && input_major != is_input_major(kind),
+            exchanged: !active.is_empty() && input_major != kind.is_input_major(),
             active,
         };
         layer.check_adapters()?;

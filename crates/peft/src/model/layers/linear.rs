@@ -3,8 +3,8 @@
 use super::masked::Parts;
 use super::products::Order;
 use super::{Gradients, Layer};
+use crate::checkpoint::LayerKind;
 use crate::model::LoraModel;
-use crate::module::LayerKind;
 use crate::tensor::Tensor;
 use crate::update::HostBackend;
 use crate::{Error, Result};

@@ -3,7 +3,7 @@
 use super::{Gradients, Layer};
 use crate::Result;
 use crate::tensor::Tensor;
-use crate::update::{HostBackend, Part, Stacked, is_input_major};
+use crate::update::{HostBackend, Part, Stacked};
 use lora_kernels::ops::Output;
 use lora_kernels::{Backward, DType, Dropout, Forward, MatrixMut, MatrixRef};
 use std::collections::BTreeMap;
@@ -86,7 +86,7 @@ impl Layer<'_> {
 
     fn frozen(&self) -> Result<MatrixRef<'_>> {
         let matrix = self.weight.matrix()?;
-        Ok(if is_input_major(self.site.kind) { matrix } else { matrix.t() })
+        Ok(if self.site.kind.is_input_major() { matrix } else { matrix.t() })
     }
 
     /// X·W + s·drop(X)·A·B (+ bias).

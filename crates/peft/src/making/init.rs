@@ -1,13 +1,11 @@
 //! How new adapters start.
 
-use crate::adapter::AdapterLayer;
+use super::linalg::{truncated_qr, truncated_svd};
+use super::random::{normal, uniform};
+use crate::adapter::{AdapterLayer, Init};
 use crate::binding::Site;
-use crate::config::Init;
-use crate::linalg::{truncated_qr, truncated_svd};
-use crate::module::LayerKind;
-use crate::random::{normal, uniform};
+use crate::checkpoint::LayerKind;
 use crate::tensor::Tensor;
-use crate::update::is_input_major;
 use crate::{Error, Result};
 use rand_chacha::rand_core::Rng;
 
@@ -34,7 +32,7 @@ pub(crate) fn cut_off(init: &Init, site: &Site, weight: &Tensor) -> Result<Adapt
         return Err(Error::module(&site.layer, format!("rank {} exceeds the layer's features", site.rank)));
     }
     let values: Vec<f64> = weight.to_f32().into_iter().map(f64::from).collect();
-    let (matrix, out, input) = if is_input_major(site.kind) {
+    let (matrix, out, input) = if site.kind.is_input_major() {
         (transposed(&values, rows, columns), columns, rows)
     } else {
         (values, rows, columns)

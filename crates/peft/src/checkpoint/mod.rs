@@ -1,12 +1,25 @@
 //! Base checkpoints: one safetensors file, or shards with an index.
 
-use crate::config::CONFIG_FILE;
+pub(crate) mod checksum;
+mod header;
+mod layer_kind;
+pub(crate) mod quantized;
+mod writer;
+
+pub(crate) use header::header_error;
+pub use layer_kind::{LayerKind, adaptable_modules, is_output_head, is_vocabulary};
+pub(crate) use layer_kind::{
+    has_transposed_experts, is_input_embedding, is_transposed_model, is_transposed_module,
+    is_transposed_type, marks_transposed_experts,
+};
+pub(crate) use writer::write_synced;
+pub use writer::{Outline, ShardWriter};
+
 use crate::error::AtPath;
-use crate::source::{Snapshot, SourceFile, zeroed};
+use crate::files::{CONFIG_FILE, Snapshot, SourceFile, zeroed};
 use crate::tensor::{Dtype, Tensor, float_type};
 use crate::{Error, Result};
-use safetensors::SafeTensorError;
-use safetensors::tensor::Metadata;
+use header::read_header;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
@@ -15,9 +28,6 @@ use std::sync::Arc;
 
 /// Names that a directory's checkpoint may have, the first found counting.
 const STEMS: [&str; 3] = ["model", "diffusion_pytorch_model", "pytorch_model"];
-
-/// Bytes of a header, at most: as the safetensors crate has it.
-const MAX_HEADER: u64 = 100_000_000;
 
 /// Bytes that are read at a time where a tensor is only looked through.
 const PIECE: usize = 1 << 20;
@@ -343,34 +353,6 @@ impl Checkpoint {
     }
 }
 
-/// The header, checked against the file's length, and where the data begins.
-fn read_header(source: &SourceFile) -> Result<(Metadata, u64)> {
-    let len = source.len();
-    let malformed = |error: &SafeTensorError| Error::malformed(source.path(), header_error(error));
-    if len < 8 {
-        return Err(malformed(&SafeTensorError::HeaderTooSmall));
-    }
-    let mut size = [0; 8];
-    source.read(&mut size, 0)?;
-    let size = u64::from_le_bytes(size);
-    if size > MAX_HEADER {
-        return Err(malformed(&SafeTensorError::HeaderTooLarge));
-    }
-    if 8 + size > len {
-        return Err(malformed(&SafeTensorError::InvalidHeaderLength));
-    }
-    let mut header = zeroed(size, || format!("the header of {}", source.path().display()))?;
-    source.read(&mut header, 8)?;
-    let text =
-        std::str::from_utf8(&header).map_err(|error| malformed(&SafeTensorError::InvalidHeader(error)))?;
-    let metadata: Metadata = serde_json::from_str(text)
-        .map_err(|error| malformed(&SafeTensorError::InvalidHeaderDeserialization(error)))?;
-    if 8 + size + metadata.data_len() as u64 != len {
-        return Err(malformed(&SafeTensorError::MetadataIncompleteBuffer));
-    }
-    Ok((metadata, 8 + size))
-}
-
 fn name_of(path: &Path) -> Result<String> {
     match path.file_name().and_then(|name| name.to_str()) {
         Some(name) => Ok(name.to_owned()),
@@ -417,24 +399,4 @@ fn read_model_config(directory: &Path, beside: &mut Vec<Snapshot>) -> Result<Map
     let source = SourceFile::open(&path)?;
     beside.push(source.snapshot().clone());
     serde_json::from_slice(&source.read_all()?).map_err(|error| Error::malformed(&path, error.to_string()))
-}
-
-/// The safetensors crate's errors in words for users.
-pub(crate) fn header_error(error: &SafeTensorError) -> String {
-    match error {
-        SafeTensorError::HeaderTooSmall => "not a safetensors file: shorter than 8 bytes".into(),
-        SafeTensorError::HeaderTooLarge => {
-            "not a safetensors file: the header would be larger than 100 MB".into()
-        }
-        SafeTensorError::InvalidHeaderLength => "truncated: the file ends inside its header".into(),
-        SafeTensorError::MetadataIncompleteBuffer => {
-            "truncated or too long: the file's length is not what its header says".into()
-        }
-        SafeTensorError::InvalidHeader(error) => format!("the header is not UTF-8: {error}"),
-        SafeTensorError::InvalidHeaderDeserialization(error) => format!("the header is malformed: {error}"),
-        SafeTensorError::InvalidOffset(name) => {
-            format!("tensor `{name}` has offsets that overlap or leave a gap")
-        }
-        other => format!("not a valid safetensors file: {other:?}"),
-    }
 }

@@ -1,16 +1,12 @@
 //! Which modules an adapter's configuration means, by PEFT's own rules (`check_target_module_exists`, 0.21).
 
-mod pattern;
-mod plain;
-mod suffixes;
-
+use super::config::{AdapterConfig, ModuleNames};
+use super::pattern::{Compiler, Pattern, TIME_LIMIT};
+use super::plain_patterns::{Extent, Patterns};
+use super::suffixes::Suffixes;
 use crate::Result;
-use crate::config::{AdapterConfig, ModuleNames};
-use pattern::{Compiler, Pattern, TIME_LIMIT};
-use plain::{Extent, Patterns};
 use std::collections::HashSet;
 use std::sync::Arc;
-use suffixes::Suffixes;
 
 /// The word that stands for every linear layer but the output head.
 pub const ALL_LINEAR: &str = "all-linear";

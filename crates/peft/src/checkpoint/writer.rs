@@ -1,7 +1,7 @@
 //! Writing the files of a checkpoint.
 
 use crate::error::AtPath;
-use crate::source::SourceFile;
+use crate::files::SourceFile;
 use crate::{Error, Result};
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};

@@ -1,6 +1,6 @@
 //! What kind of layer a module of a checkpoint is. Files do not say; shapes, names and the model's type do.
 
-use crate::checkpoint::Checkpoint;
+use super::Checkpoint;
 use serde_json::Value;
 
 /// A kind of layer that can be adapted.
@@ -18,6 +18,13 @@ pub enum LayerKind {
     Experts,
     /// One parameter for all experts of a layer, W \[experts, in, out\].
     TransposedExperts,
+}
+
+impl LayerKind {
+    /// Whether W, or each expert's, is stored \[in, out\].
+    pub fn is_input_major(self) -> bool {
+        matches!(self, LayerKind::TransposedLinear | LayerKind::Embedding | LayerKind::TransposedExperts)
+    }
 }
 
 /// Last names of modules that map a vocabulary to features or back.

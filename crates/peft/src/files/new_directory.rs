@@ -1,25 +1,18 @@
 //! A directory that is written beside its destination and put in place at the end, so that no half-written one is ever
 //! seen.
 
-mod leftovers;
-mod place;
-mod unfinished;
-mod workplace;
-
+use super::leftovers;
+use super::place::{MadeParents, is_free, resolve, unplaceable};
+use super::unfinished::Unfinished;
+use super::workplace::Workplace;
 use crate::error::AtPath;
 use crate::{Error, Result};
-use place::{MadeParents, is_free, unplaceable};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use unfinished::Unfinished;
-use workplace::Workplace;
-
-pub use place::resolve;
-pub use unfinished::{Removed, remove_all};
 
 /// A directory that is written aside and renamed into place by [`commit`](Self::commit); dropped before that, it is
-/// removed. [`remove_all`] removes it too.
+/// removed. [`remove_all`](super::remove_all) removes it too.
 ///
 /// Meanwhile it lies in a directory `.NAME.partial-…` beside its destination, which holds a file that is locked for as
 /// long as this lives. If the process is killed, the next one that writes to the same destination sees that nobody holds

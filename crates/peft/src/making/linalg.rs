@@ -1,12 +1,11 @@
 //! Singular values and orthogonal factors of dense matrices.
 
+use super::random::normal;
 use crate::{Error, Result};
 use faer::{Accum, Mat, MatRef, Par};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rayon::prelude::*;
-
-use crate::random::normal;
 
 /// Matrices up to this many rows or columns get a full decomposition.
 const FULL_SIZE: usize = 512;

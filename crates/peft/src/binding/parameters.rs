@@ -1,12 +1,11 @@
 //! Parameters that `target_parameters` names, and where PEFT keeps their layers.
 
-use crate::binding::Site;
-use crate::checkpoint::Checkpoint;
-use crate::config::AdapterConfig;
-use crate::matching::Matcher;
-use crate::module::{self, LayerKind};
-use crate::naming::Naming;
-use crate::{Error, Result, quantized, separate_experts};
+use super::expert_names;
+use super::naming::Naming;
+use super::site::Site;
+use crate::adapter::{AdapterConfig, Matcher};
+use crate::checkpoint::{Checkpoint, LayerKind, is_transposed_model, is_transposed_module, quantized};
+use crate::{Error, Result};
 use std::collections::{BTreeMap, HashSet};
 
 /// Last names of parameters that stand together in one module, in the order in which the classes of transformers 5.24
@@ -45,7 +44,7 @@ pub(crate) fn targeted(
         quantized::check_missing_parameter(checkpoint, unfound)?;
         return Err(Error::NoMatch(format!(
             "the checkpoint has no parameter `{unfound}` (`target_parameters`){}",
-            separate_experts::hint(checkpoint)
+            expert_names::hint(checkpoint)
         )));
     }
     Ok(found)
@@ -73,8 +72,8 @@ pub(crate) fn bias_beside(checkpoint: &Checkpoint, weight: &str) -> Option<Strin
 /// Whether a site is a `Conv1D`'s W \[in, out\] that is adapted as a parameter, which PEFT takes for \[out, in\].
 pub(crate) fn is_exchanged_matrix(checkpoint: &Checkpoint, site: &Site) -> bool {
     site.kind == LayerKind::Linear
-        && module::is_transposed_model(checkpoint) == Some(true)
-        && site.weight.strip_suffix(".weight").is_some_and(module::is_transposed_module)
+        && is_transposed_model(checkpoint) == Some(true)
+        && site.weight.strip_suffix(".weight").is_some_and(is_transposed_module)
 }
 
 fn in_order(module: &str, mut names: Vec<String>) -> Result<Vec<String>> {

@@ -1,34 +1,16 @@
 //! Which weights of a checkpoint an adapter changes, with everything checked before a byte is written.
 
-use crate::adapter::{Adapter, AdapterLayer};
-use crate::checkpoint::Checkpoint;
-use crate::config::BiasMode;
-use crate::matching::{Match, Matcher};
-use crate::module::{self, LayerKind};
-use crate::naming::Naming;
-use crate::targets::{Target, find_targets};
+use super::naming::Naming;
+use super::site::Site;
+use super::targets::{Target, find_targets};
+use super::{parameters, separate_experts};
+use crate::adapter::{Adapter, AdapterLayer, BiasMode, Match, Matcher};
+use crate::checkpoint::{self, Checkpoint, LayerKind, quantized};
 use crate::tensor::float_type;
-use crate::{Error, Result, parameters, quantized, separate_experts};
+use crate::{Error, Result};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-
-/// One weight of the base model that an adapter's layer changes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Site {
-    /// Key of the layer in [`Adapter::layers`].
-    pub layer: String,
-    /// Name of the weight in the checkpoint.
-    pub weight: String,
-    /// Name of the module's bias in the checkpoint, if it has one.
-    pub bias: Option<String>,
-    /// How A and B act on the weight.
-    pub kind: LayerKind,
-    /// The rank r; of stacked experts that of one expert.
-    pub rank: usize,
-    /// The factor s on B·A.
-    pub scale: f64,
-}
 
 /// What an adapter does to a checkpoint.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,7 +64,7 @@ fn has_lost_biases(adapter: &Adapter) -> bool {
     adapter.config.bias == BiasMode::LoraOnly && !adapter.layers.keys().any(has_bias)
 }
 
-/// [`bind`], after taking stacked experts apart where the checkpoint has them apart: see [`separate_experts`].
+/// [`bind`], after taking stacked experts apart where the checkpoint has them apart: see [`apart`](super::apart).
 ///
 /// # Errors
 /// As [`bind`].
@@ -190,8 +172,8 @@ impl Binder<'_> {
 
     /// Square weights fit both ways; the model's type knows, and otherwise the adapter's configuration.
     fn is_transposed(&self, key: &str) -> bool {
-        match module::is_transposed_model(self.checkpoint) {
-            Some(transposed) => transposed && module::is_transposed_module(key),
+        match checkpoint::is_transposed_model(self.checkpoint) {
+            Some(transposed) => transposed && checkpoint::is_transposed_module(key),
             None => self.adapter.config.fan_in_fan_out,
         }
     }
@@ -212,12 +194,12 @@ impl Binder<'_> {
     /// The input embedding that a missing output head shares its weight with.
     fn tied_source(&self, key: &str, layer: &AdapterLayer) -> Result<String> {
         let missing = || self.missing(key);
-        if !module::is_output_head(key) || layer.a.shape().len() != 2 {
+        if !checkpoint::is_output_head(key) || layer.a.shape().len() != 2 {
             return Err(missing());
         }
         let wanted = [layer.b.shape()[0], layer.a.shape()[1]];
         let embedding = self.checkpoint.tensors().iter().find(|(name, info)| {
-            name.strip_suffix(".weight").is_some_and(module::is_input_embedding) && info.shape == wanted
+            name.strip_suffix(".weight").is_some_and(checkpoint::is_input_embedding) && info.shape == wanted
         });
         embedding.map(|(name, _)| name.clone()).ok_or_else(missing)
     }
@@ -245,7 +227,7 @@ impl Binder<'_> {
             [out, input] if *a == [rank, input] && *b == [out, rank] => LayerKind::Linear,
             [experts, rows, columns] if a[0] == experts * rank && b[1] == a[0] => {
                 match ([b[0], a[1]] == [rows, columns], [a[1], b[0]] == [rows, columns]) {
-                    (true, true) if module::marks_transposed_experts(self.checkpoint) => {
+                    (true, true) if checkpoint::marks_transposed_experts(self.checkpoint) => {
                         LayerKind::TransposedExperts
                     }
                     (true, _) => LayerKind::Experts,
@@ -331,12 +313,12 @@ impl Binder<'_> {
         let changed = binding.sites.iter().map(|site| &site.weight).chain(binding.replaced.keys());
         let embedding = changed
             .filter_map(|name| name.strip_suffix(".weight"))
-            .find(|path| module::is_input_embedding(path))
+            .find(|path| checkpoint::is_input_embedding(path))
             .map(str::to_owned);
         let Some(embedding) = embedding else {
             return Ok(());
         };
-        let has_head = |name: &String| name.strip_suffix(".weight").is_some_and(module::is_output_head);
+        let has_head = |name: &String| name.strip_suffix(".weight").is_some_and(checkpoint::is_output_head);
         let head_known = self.checkpoint.tensors().keys().any(has_head)
             || binding.replaced.keys().any(has_head)
             || binding.untied.keys().any(has_head);

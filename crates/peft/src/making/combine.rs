@@ -1,10 +1,8 @@
 //! New adapters from weighted old ones, as PEFT's `add_weighted_adapter` makes them.
 
-use crate::adapter::{Adapter, AdapterLayer};
+use super::linalg::truncated_svd;
+use crate::adapter::{Adapter, AdapterLayer, ModuleNames, Weighted};
 use crate::binding::Site;
-use crate::config::ModuleNames;
-use crate::linalg::truncated_svd;
-use crate::merge::Weighted;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};

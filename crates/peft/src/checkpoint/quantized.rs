@@ -1,6 +1,6 @@
 //! Weights that are stored quantised: adapters cannot be merged into those.
 
-use crate::checkpoint::Checkpoint;
+use super::Checkpoint;
 use crate::tensor::float_type;
 use crate::{Error, Result};
 use serde_json::Value;

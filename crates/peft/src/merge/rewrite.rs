@@ -3,14 +3,13 @@
 //! Tensors that stay the same are copied from file to file. The others are computed one at a time, while the one
 //! before is being written: that bounds memory to a few tensors.
 
-use crate::checkpoint::Checkpoint;
-use crate::checksum::Checksum;
+use super::side_files::copy_side_files;
+use crate::checkpoint::checksum::Checksum;
+use crate::checkpoint::{Checkpoint, Outline, ShardWriter, write_synced};
 use crate::error::AtPath;
-use crate::new_directory::NewDirectory;
+use crate::files::NewDirectory;
 use crate::progress::Progress;
-use crate::side_files::copy_side_files;
 use crate::tensor::{Tensor, file_type, float_type};
-use crate::writer::{Outline, ShardWriter, write_synced};
 use crate::{Error, Result};
 use lora_kernels::DType;
 use serde_json::{Map, Value, json};

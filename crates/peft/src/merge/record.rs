@@ -9,12 +9,11 @@
 //! a damaged record is an error that names the file, never wrong weights. All checksums are XXH3 of 64 bits, against
 //! accidents and not against forgery.
 
-use crate::checkpoint::Checkpoint;
-use crate::checksum::{self, Checksum, hex, unhex};
+use crate::checkpoint::checksum::{self, Checksum, hex, unhex};
+use crate::checkpoint::{Checkpoint, Outline, ShardWriter, write_synced};
 use crate::error::AtPath;
-use crate::source::SourceFile;
+use crate::files::{RECORD_DIRECTORY, SourceFile};
 use crate::tensor::{Dtype, Tensor, file_type};
-use crate::writer::{Outline, ShardWriter, write_synced};
 use crate::{Error, Result};
 use lora_kernels::fingerprint::Fingerprint;
 use lora_kernels::restore::{DeltaOrder, Escape, Recorded, RestoreMethod, RestoreRecord};
@@ -23,8 +22,6 @@ use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
-/// The directory inside a merged checkpoint.
-pub const RECORD_DIRECTORY: &str = "lora_restore";
 const LIST: &str = "restore.json";
 const VERSION: u64 = 2;
 const CHECKSUM: &str = "checksum";

@@ -1,90 +1,29 @@
 //! An adapter in PEFT's files: `adapter_config.json` and `adapter_model.safetensors`.
 
-use crate::checkpoint::header_error;
-use crate::config::{AdapterConfig, CONFIG_FILE};
+mod config;
+mod layer;
+mod matching;
+mod pattern;
+mod plain_patterns;
+mod suffixes;
+mod weighted;
+
+pub use crate::files::{CONFIG_FILE, WEIGHTS_FILE};
+pub use config::{AdapterConfig, BiasMode, Init, ModuleNames};
+pub use layer::AdapterLayer;
+pub use matching::{ALL_LINEAR, Match, Matcher};
+pub use weighted::Weighted;
+
+use crate::checkpoint::{header_error, is_vocabulary};
 use crate::error::AtPath;
-use crate::matching::Matcher;
-use crate::source::{Snapshot, SourceFile};
+use crate::files::{Snapshot, SourceFile};
 use crate::tensor::{Tensor, file_type, float_type};
 use crate::{Error, Result};
+use layer::{PREFIX, names};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-
-/// Name of the weights' file in an adapter's directory.
-pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
-
-/// What PEFT puts before the base model's own names.
-const PREFIX: &str = "base_model.model.";
-
-/// The trained matrices of one module.
-#[derive(Clone, Debug, PartialEq)]
-pub struct AdapterLayer {
-    /// A: \[r, in\]; of convolutions \[r, in, …kernel\]; of embeddings \[r, vocabulary\]; of stacked experts
-    /// \[experts·r, in\].
-    pub a: Tensor,
-    /// B: \[out, r\]; of convolutions \[out, r, 1, …\]; of stacked experts \[out, r·experts\].
-    pub b: Tensor,
-    /// The bias of B \[out\], with `lora_bias`.
-    pub bias: Option<Tensor>,
-    /// DoRA's magnitudes \[out\]; of convolutions \[1, out, 1, …\].
-    pub magnitude: Option<Tensor>,
-    /// Whether the file calls A and B `lora_embedding_A` and `lora_embedding_B`.
-    pub embedding: bool,
-}
-
-impl AdapterLayer {
-    /// Whether the tensors fit each other.
-    ///
-    /// # Errors
-    /// [`Error::Tensor`] naming the tensor of `module` that does not fit.
-    pub fn check(&self, module: &str) -> Result<()> {
-        let (a_name, b_name) = names(self.embedding);
-        let (a, b) = (&self.a, &self.b);
-        let wrong = |ending: &str, tensor: &Tensor, expected: String| {
-            Err(Error::tensor(
-                format!("{PREFIX}{module}.{ending}"),
-                format!("has shape {:?}, but {expected} is needed", tensor.shape()),
-            ))
-        };
-        if a.shape().len() < 2 || a.is_empty() {
-            return wrong(a_name, a, "a matrix or the kernel of a convolution".into());
-        }
-        if b.shape().len() != a.shape().len() || b.shape()[2..].iter().any(|&size| size != 1) || b.is_empty()
-        {
-            return wrong(b_name, b, format!("[out, r] with as many dimensions as A {:?}", a.shape()));
-        }
-        if b.shape()[1] != a.shape()[0] {
-            return wrong(b_name, b, format!("[out, {}] to fit A {:?}", a.shape()[0], a.shape()));
-        }
-        let out = b.shape()[0];
-        if let Some(bias) = &self.bias
-            && bias.shape() != [out]
-        {
-            return wrong("lora_B.bias", bias, format!("[{out}]"));
-        }
-        if let Some(magnitude) = &self.magnitude
-            && magnitude.shape() != self.magnitude_shape()
-        {
-            return wrong("lora_magnitude_vector", magnitude, format!("{:?}", self.magnitude_shape()));
-        }
-        Ok(())
-    }
-
-    /// \[out\], and for convolutions \[1, out, 1, …\].
-    pub(crate) fn magnitude_shape(&self) -> Vec<usize> {
-        let out = self.b.shape()[0];
-        match self.a.shape().len() {
-            2 => vec![out],
-            dimensions => {
-                let mut shape = vec![1; dimensions];
-                shape[1] = out;
-                shape
-            }
-        }
-    }
-}
 
 /// A configuration and the tensors that go with it.
 #[derive(Clone, Debug)]
@@ -270,10 +209,6 @@ fn check_place(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-fn names(embedding: bool) -> (&'static str, &'static str) {
-    if embedding { ("lora_embedding_A", "lora_embedding_B") } else { ("lora_A.weight", "lora_B.weight") }
-}
-
 fn read(name: &str, view: &TensorView<'_>) -> Result<Tensor> {
     let dtype = float_type(view.dtype()).ok_or_else(|| {
         Error::tensor(name, format!("holds {}; F32, F16 or BF16 is expected", view.dtype()))
@@ -325,9 +260,9 @@ fn is_used(name: &str, config: &AdapterConfig, matcher: &Matcher) -> bool {
     // The tensor may belong to a module inside the one that is saved.
     let saved = std::iter::successors(Some(module), |path| path.rsplit_once('.').map(|(parent, _)| parent))
         .any(|path| matcher.saves(path));
-    let bias = config.bias != crate::config::BiasMode::None && (name == "bias" || name.ends_with(".bias"));
+    let bias = config.bias != BiasMode::None && (name == "bias" || name.ends_with(".bias"));
     // PEFT adds embeddings that are adapted or have been resized.
-    saved || bias || (name.ends_with(".weight") && crate::module::is_vocabulary(module))
+    saved || bias || (name.ends_with(".weight") && is_vocabulary(module))
 }
 
 #[derive(Default)]

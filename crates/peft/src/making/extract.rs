@@ -1,13 +1,11 @@
 //! An adapter from the difference of two checkpoints.
 
-use crate::adapter::{Adapter, AdapterLayer};
-use crate::checkpoint::Checkpoint;
-use crate::config::{AdapterConfig, BiasMode, ModuleNames};
-use crate::linalg::{squared_distance, truncated_svd};
-use crate::module::{LayerKind, adaptable_modules};
+use super::linalg::{squared_distance, truncated_svd};
+use crate::adapter::{Adapter, AdapterConfig, AdapterLayer, BiasMode, ModuleNames};
+use crate::checkpoint::{Checkpoint, LayerKind, adaptable_modules, is_transposed_type};
 use crate::progress::Progress;
 use crate::tensor::{Tensor, each_type, float_type};
-use crate::update::{is_input_major, round_into};
+use crate::update::round_into;
 use crate::{Error, Result};
 use lora_kernels::DType;
 use std::collections::{BTreeMap, BTreeSet};
@@ -137,7 +135,7 @@ impl Extraction<'_> {
         let doubles = |factor: &Tensor| factor.to_f32().into_iter().map(f64::from).collect::<Vec<f64>>();
         let left_over = squared_distance(&difference, [rows, columns], &doubles(&left), &doubles(&right));
         let (a, b) =
-            if is_input_major(kind) { (transposed(&left), transposed(&right)) } else { (right, left) };
+            if kind.is_input_major() { (transposed(&left), transposed(&right)) } else { (right, left) };
         let (mut a_shape, mut b_shape) = (vec![rank, a.len() / rank], vec![b.len() / rank, rank]);
         if kind == LayerKind::Convolution {
             a_shape = shape.clone();
@@ -228,7 +226,7 @@ fn configuration(
         alpha_pattern: patterns.iter().map(|(pattern, rank)| (pattern.clone(), *rank as f64)).collect(),
         rank_pattern: patterns,
         target_modules: Some(ModuleNames::List(layers.keys().cloned().collect())),
-        fan_in_fan_out: crate::module::is_transposed_type(model_config),
+        fan_in_fan_out: is_transposed_type(model_config),
         ..AdapterConfig::default()
     }
 }

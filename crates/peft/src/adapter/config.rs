@@ -1,13 +1,10 @@
 //! `adapter_config.json`, both ways.
 
 use crate::error::AtPath;
-use crate::source::SourceFile;
+use crate::files::{CONFIG_FILE, SourceFile};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::path::Path;
-
-/// Name of the configuration file in an adapter's directory.
-pub const CONFIG_FILE: &str = "adapter_config.json";
 
 /// Which biases of the base model are trained and saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

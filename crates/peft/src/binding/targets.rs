@@ -1,11 +1,9 @@
 //! What a configuration would adapt in a checkpoint.
 
+use super::naming::Naming;
 use crate::Result;
-use crate::checkpoint::Checkpoint;
-use crate::config::ModuleNames;
-use crate::matching::{Match, Matcher};
-use crate::module::{LayerKind, adaptable_modules, is_output_head};
-use crate::naming::Naming;
+use crate::adapter::{Match, Matcher, ModuleNames};
+use crate::checkpoint::{Checkpoint, LayerKind, adaptable_modules, is_output_head};
 
 /// What PEFT 0.21 targets when a configuration names nothing, by the model's type.
 const DEFAULT_TARGETS: [(&[&str], &[&str]); 13] = [

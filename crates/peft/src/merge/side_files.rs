@@ -6,10 +6,8 @@
 
 use crate::Result;
 use crate::error::AtPath;
-use crate::new_directory::NewDirectory;
+use crate::files::{NewDirectory, RECORD_DIRECTORY, open_plain};
 use crate::progress::Progress;
-use crate::record::RECORD_DIRECTORY;
-use crate::source::open_plain;
 use serde_json::Value;
 use std::ffi::OsString;
 use std::fs::File;
