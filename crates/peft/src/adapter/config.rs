@@ -37,6 +37,13 @@ pub enum Init {
     Other(String),
 }
 
+impl Init {
+    /// Whether the base weights are left with less than they were.
+    pub fn takes_from_base(&self) -> bool {
+        matches!(self, Init::Pissa | Init::Olora)
+    }
+}
+
 /// Module names: a regular expression, or names that match exactly or as a suffix after a dot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModuleNames {

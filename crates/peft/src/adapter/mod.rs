@@ -67,7 +67,7 @@ impl Adapter {
         let matcher = Matcher::new(&config)?;
         let file = SafeTensors::deserialize(weights)
             .map_err(|error| Error::malformed(Path::new(WEIGHTS_FILE), header_error(&error)))?;
-        let mut parts: BTreeMap<String, Parts> = BTreeMap::new();
+        let mut unfinished: BTreeMap<String, UnfinishedLayer> = BTreeMap::new();
         let mut replaced = BTreeMap::new();
         let mut repeated = Vec::new();
         for (name, view) in file.iter() {
@@ -75,9 +75,9 @@ impl Adapter {
             let own = name.strip_prefix(PREFIX).ok_or_else(|| {
                 Error::tensor(name, format!("nothing uses it: names of LoRA tensors start with `{PREFIX}`"))
             })?;
-            match part_of(own) {
-                Some((module, part)) => {
-                    if !parts.entry(module.to_owned()).or_default().put(part, tensor) {
+            match layer_tensor(own) {
+                Some((module, which)) => {
+                    if !unfinished.entry(module.to_owned()).or_default().put(which, tensor) {
                         return Err(Error::tensor(name, "found twice, under two names"));
                     }
                 }
@@ -105,9 +105,9 @@ impl Adapter {
                 ));
             }
         }
-        let layers = parts
+        let layers = unfinished
             .into_iter()
-            .map(|(module, parts)| parts.finish(&module, &config, &matcher))
+            .map(|(module, layer)| layer.finish(&module, &config, &matcher))
             .collect::<Result<_>>()?;
         Ok(Adapter { config, layers, replaced })
     }
@@ -220,8 +220,9 @@ fn read(name: &str, view: &TensorView<'_>) -> Result<Tensor> {
     Ok(tensor)
 }
 
+/// Which tensor of a layer one of the file's is.
 #[derive(Clone, Copy)]
-enum Part {
+enum LayerTensor {
     A,
     B,
     EmbeddingA,
@@ -230,18 +231,18 @@ enum Part {
     Magnitude,
 }
 
-fn part_of(name: &str) -> Option<(&str, Part)> {
+fn layer_tensor(name: &str) -> Option<(&str, LayerTensor)> {
     let endings = [
-        (".lora_A.weight", Part::A),
-        (".lora_B.weight", Part::B),
-        (".lora_embedding_A", Part::EmbeddingA),
-        (".lora_embedding_B", Part::EmbeddingB),
-        (".lora_B.bias", Part::Bias),
-        (".lora_magnitude_vector", Part::Magnitude),
+        (".lora_A.weight", LayerTensor::A),
+        (".lora_B.weight", LayerTensor::B),
+        (".lora_embedding_A", LayerTensor::EmbeddingA),
+        (".lora_embedding_B", LayerTensor::EmbeddingB),
+        (".lora_B.bias", LayerTensor::Bias),
+        (".lora_magnitude_vector", LayerTensor::Magnitude),
         // As the parameter is called in memory since PEFT 0.12; it loads this name too.
-        (".lora_magnitude_vector.weight", Part::Magnitude),
+        (".lora_magnitude_vector.weight", LayerTensor::Magnitude),
     ];
-    endings.into_iter().find_map(|(ending, part)| Some((name.strip_suffix(ending)?, part)))
+    endings.into_iter().find_map(|(ending, tensor)| Some((name.strip_suffix(ending)?, tensor)))
 }
 
 /// With saved embeddings or biases, PEFT writes modules of `modules_to_save` three times: under their own name, as
@@ -265,8 +266,9 @@ fn is_used(name: &str, config: &AdapterConfig, matcher: &Matcher) -> bool {
     saved || bias || (name.ends_with(".weight") && is_vocabulary(module))
 }
 
+/// The tensors of a layer that were found so far.
 #[derive(Default)]
-struct Parts {
+struct UnfinishedLayer {
     a: Option<Tensor>,
     b: Option<Tensor>,
     embedding_a: Option<Tensor>,
@@ -275,16 +277,16 @@ struct Parts {
     magnitude: Option<Tensor>,
 }
 
-impl Parts {
+impl UnfinishedLayer {
     /// Whether the place was free.
-    fn put(&mut self, part: Part, tensor: Tensor) -> bool {
-        let place = match part {
-            Part::A => &mut self.a,
-            Part::B => &mut self.b,
-            Part::EmbeddingA => &mut self.embedding_a,
-            Part::EmbeddingB => &mut self.embedding_b,
-            Part::Bias => &mut self.bias,
-            Part::Magnitude => &mut self.magnitude,
+    fn put(&mut self, which: LayerTensor, tensor: Tensor) -> bool {
+        let place = match which {
+            LayerTensor::A => &mut self.a,
+            LayerTensor::B => &mut self.b,
+            LayerTensor::EmbeddingA => &mut self.embedding_a,
+            LayerTensor::EmbeddingB => &mut self.embedding_b,
+            LayerTensor::Bias => &mut self.bias,
+            LayerTensor::Magnitude => &mut self.magnitude,
         };
         place.replace(tensor).is_none()
     }

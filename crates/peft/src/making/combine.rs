@@ -4,6 +4,7 @@ use super::linalg::truncated_svd;
 use crate::adapter::{Adapter, AdapterLayer, ModuleNames, Weighted};
 use crate::binding::Site;
 use crate::tensor::Tensor;
+use crate::update::Term;
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -68,7 +69,7 @@ pub(crate) fn combine(inputs: &[(Weighted<'_>, &[Site])], how: Combination) -> R
             .iter()
             .filter_map(|(input, sites)| {
                 let site = sites.iter().find(|site| site.layer == **module)?;
-                Some(Term { layer: &input.adapter.layers[*module], factor: input.weight * site.scale })
+                Some(Term { weight: input.weight, ..Term::new(site, &input.adapter.layers[*module]) })
             })
             .collect();
         layers.insert((*module).clone(), combine_layer(module, &terms, how, rank)?);
@@ -84,12 +85,6 @@ pub(crate) fn combine(inputs: &[(Weighted<'_>, &[Site])], how: Combination) -> R
     config.exclude_modules = None;
     config.target_modules = Some(ModuleNames::List(modules.into_iter().cloned().collect()));
     Ok(Adapter { config, layers, replaced: BTreeMap::new() })
-}
-
-struct Term<'a> {
-    layer: &'a AdapterLayer,
-    /// w·s.
-    factor: f64,
 }
 
 fn largest_rank(adapter: &Adapter, sites: &[Site]) -> usize {
@@ -113,8 +108,8 @@ fn combine_layer(module: &str, terms: &[Term<'_>], how: Combination, rank: usize
                 if term.layer.a.shape()[0] != rank {
                     return Err(Error::module(module, "linear combination needs equal ranks"));
                 }
-                let root = term.factor.abs().sqrt();
-                let signed = if term.factor < 0.0 { -root } else { root };
+                let root = term.factor().abs().sqrt();
+                let signed = if term.factor() < 0.0 { -root } else { root };
                 a.iter_mut()
                     .zip(term.layer.a.to_f32())
                     .for_each(|(sum, value)| *sum += signed * f64::from(value));
@@ -128,7 +123,7 @@ fn combine_layer(module: &str, terms: &[Term<'_>], how: Combination, rank: usize
             for term in terms {
                 let own = term.layer.a.shape()[0];
                 for (index, value) in term.layer.a.to_f32().into_iter().enumerate() {
-                    a[start * input + index] = term.factor * f64::from(value);
+                    a[start * input + index] = term.factor() * f64::from(value);
                 }
                 for (index, value) in term.layer.b.to_f32().into_iter().enumerate() {
                     b[index / own * rank + start + index % own] = f64::from(value);
@@ -167,7 +162,7 @@ fn sum_of(terms: &[Term<'_>], output: usize, input: usize) -> Vec<f64> {
         let rank = term.layer.a.shape()[0];
         for (row, b) in sum.chunks_mut(input).zip(b.chunks(rank)) {
             for (k, b) in b.iter().enumerate() {
-                let factor = term.factor * f64::from(*b);
+                let factor = term.factor() * f64::from(*b);
                 let a = &a[k * input..(k + 1) * input];
                 row.iter_mut().zip(a).for_each(|(sum, a)| *sum += factor * f64::from(*a));
             }

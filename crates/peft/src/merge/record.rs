@@ -9,6 +9,7 @@
 //! a damaged record is an error that names the file, never wrong weights. All checksums are XXH3 of 64 bits, against
 //! accidents and not against forgery.
 
+use super::undo::{Undo, WAY_OUT, damaged};
 use crate::checkpoint::checksum::{self, Checksum, hex, unhex};
 use crate::checkpoint::{Checkpoint, Outline, ShardWriter, write_synced};
 use crate::error::AtPath;
@@ -25,19 +26,6 @@ use std::path::{Path, PathBuf};
 const LIST: &str = "restore.json";
 const VERSION: u64 = 2;
 const CHECKSUM: &str = "checksum";
-
-/// What to do when a record is of no use.
-const WAY_OUT: &str = "merge into the base again, or remove the directory `lora_restore`: then adapters can still be \
-                       taken out, but not exactly";
-
-/// What gives back one tensor.
-#[derive(Debug)]
-pub(crate) enum TensorRecord {
-    /// Records for blocks of the tensor, and the checksum of what it was.
-    Codes(Vec<RestoreRecord>, u64),
-    /// The tensor itself.
-    Original(Tensor),
-}
 
 /// What a merge made of a checkpoint, besides its tensors.
 #[derive(Debug)]
@@ -68,20 +56,20 @@ impl RecordWriter {
     }
 
     /// Adds the record of a tensor that has become `changed`.
-    pub fn add(&mut self, name: &str, record: &TensorRecord, changed: &Tensor) -> Result<()> {
+    pub fn add(&mut self, name: &str, undo: &Undo, changed: &Tensor) -> Result<()> {
         let file = format!("{:05}.safetensors", self.tensors.len());
         let path = self.directory.join(&file);
         let mut entry = Map::new();
         entry.insert("file".into(), json!(file));
         entry.insert("merged".into(), json!(hex(checksum::of(changed))));
-        match record {
-            TensorRecord::Codes(records, original) => {
-                let (parts, contents) = write_parts(&path, name, records)?;
+        match undo {
+            Undo::Records { records, original, .. } => {
+                let (blocks, contents) = write_blocks(&path, name, records)?;
                 entry.insert("original".into(), json!(hex(*original)));
                 entry.insert("contents".into(), json!(hex(contents)));
-                entry.insert("parts".into(), parts);
+                entry.insert("parts".into(), blocks);
             }
-            TensorRecord::Original(original) => {
+            Undo::Original(original) => {
                 let outline = Outline {
                     name: "original".into(),
                     dtype: file_type(original.dtype()),
@@ -136,18 +124,18 @@ pub fn seal(list: &mut Map<String, Value>) {
 }
 
 /// The records' descriptions, and the checksum of the file's contents.
-fn write_parts(path: &Path, name: &str, records: &[RestoreRecord]) -> Result<(Value, u64)> {
+fn write_blocks(path: &Path, name: &str, records: &[RestoreRecord]) -> Result<(Value, u64)> {
     let mut outlines = Vec::new();
-    let mut parts = Vec::new();
+    let mut blocks = Vec::new();
     for (index, record) in records.iter().enumerate() {
         let recorded =
             record.recorded().ok_or_else(|| Error::Record(format!("`{name}` has an empty record")))?;
         let escapes = record.escapes().len();
         let lengths = [escapes, escapes, record.codes().len()];
-        for ((part, dtype), len) in PART_TENSORS.into_iter().zip(lengths) {
-            outlines.push(Outline { name: format!("{index}.{part}"), dtype, shape: vec![len] });
+        for ((tensor, dtype), len) in BLOCK_TENSORS.into_iter().zip(lengths) {
+            outlines.push(Outline { name: format!("{index}.{tensor}"), dtype, shape: vec![len] });
         }
-        parts.push(json!({
+        blocks.push(json!({
             "method": method_name(record.method()),
             "shape": [recorded.shape.rows, recorded.shape.cols],
             "dtype": recorded.dtype.to_string(),
@@ -169,11 +157,11 @@ fn write_parts(path: &Path, name: &str, records: &[RestoreRecord]) -> Result<(Va
         }
     }
     writer.finish()?;
-    Ok((json!(parts), sum.finish()))
+    Ok((json!(blocks), sum.finish()))
 }
 
 /// The tensors of one record, in the order of the file.
-const PART_TENSORS: [(&str, Dtype); 3] =
+const BLOCK_TENSORS: [(&str, Dtype); 3] =
     [("escape_index", Dtype::U64), ("escape_bits", Dtype::U32), ("codes", Dtype::U8)];
 
 fn method_name(method: RestoreMethod) -> &'static str {
@@ -211,7 +199,7 @@ struct Entry {
 #[derive(Debug)]
 struct Codes {
     contents: u64,
-    parts: Vec<(RestoreMethod, Recorded)>,
+    blocks: Vec<(RestoreMethod, Recorded)>,
 }
 
 impl Records {
@@ -331,7 +319,7 @@ impl Records {
     }
 
     /// The record of a tensor, which must be what the merge made of it; `None` if the merge left it as it was.
-    pub(crate) fn read(&self, name: &str, found: &Tensor) -> Result<Option<TensorRecord>> {
+    pub(crate) fn read(&self, name: &str, found: &Tensor) -> Result<Option<Undo>> {
         let sum = checksum::of(found);
         let Some(entry) = self.tensors.get(name) else {
             self.check_unchanged(name, sum)?;
@@ -351,17 +339,6 @@ impl Records {
         })
     }
 
-    /// Checks that a tensor was restored to what it was before the merge.
-    pub(crate) fn check_restored(&self, name: &str, restored: &Tensor) -> Result<()> {
-        match self.tensors.get(name) {
-            Some(entry) if checksum::of(restored) != entry.original => Err(damaged(
-                &entry.path,
-                &format!("what it gives back for `{name}` is not what the tensor was before the merge"),
-            )),
-            _ => Ok(()),
-        }
-    }
-
     fn changed(&self, name: &str) -> Error {
         Error::Record(format!(
             "`{name}` is not what the merge left: it has been changed since, or {} is of another merge; {WAY_OUT}",
@@ -370,45 +347,38 @@ impl Records {
     }
 }
 
-fn damaged(path: &Path, reason: &str) -> Error {
-    Error::malformed(
-        path,
-        format!("the restore record is damaged or of another checkpoint: {reason}; {WAY_OUT}"),
-    )
-}
-
 impl Entry {
     fn from_json(directory: &Path, entry: &Value) -> Option<Self> {
         let file = entry["file"].as_str().filter(|file| is_file_name(file))?;
         let sum = |key: &str| unhex(entry[key].as_str()?);
         let codes = match &entry["parts"] {
             Value::Null => None,
-            parts => Some(Codes {
+            blocks => Some(Codes {
                 contents: sum("contents")?,
-                parts: parts.as_array()?.iter().map(part_from_json).collect::<Option<_>>()?,
+                blocks: blocks.as_array()?.iter().map(block_from_json).collect::<Option<_>>()?,
             }),
         };
         Some(Entry { path: directory.join(file), merged: sum("merged")?, original: sum("original")?, codes })
     }
 
-    fn read(&self) -> Result<TensorRecord> {
+    fn read(&self) -> Result<Undo> {
         let file = Checkpoint::open(&self.path)?;
         let malformed = |reason: &str| Error::malformed(&self.path, reason);
         let Some(codes) = &self.codes else {
             let original = file.tensor("original")?;
             return match checksum::of(&original) == self.original {
-                true => Ok(TensorRecord::Original(original)),
+                true => Ok(Undo::Original(original)),
                 false => Err(malformed("it is not what the merge wrote")),
             };
         };
         let mut sum = Checksum::new();
         let mut records = Vec::new();
-        for (index, part) in codes.parts.iter().enumerate() {
-            let record = read_part(&file, index, part, &mut sum)?;
+        for (index, block) in codes.blocks.iter().enumerate() {
+            let record = read_block(&file, index, block, &mut sum)?;
             records.push(record.ok_or_else(|| malformed(&format!("part {index} of it is malformed")))?);
         }
         match sum.finish() == codes.contents {
-            true => Ok(TensorRecord::Codes(records, self.original)),
+            true => Ok(Undo::Records { records, original: self.original, file: Some(self.path.clone()) }),
             false => Err(malformed("it is not what the merge wrote")),
         }
     }
@@ -419,37 +389,37 @@ fn is_file_name(name: &str) -> bool {
     Path::new(name).file_name().is_some_and(|file| file == name)
 }
 
-fn part_from_json(part: &Value) -> Option<(RestoreMethod, Recorded)> {
-    let size = |index: usize| usize::try_from(part["shape"][index].as_u64()?).ok();
+fn block_from_json(block: &Value) -> Option<(RestoreMethod, Recorded)> {
+    let size = |index: usize| usize::try_from(block["shape"][index].as_u64()?).ok();
     let recorded = Recorded {
         shape: Shape::new(size(0)?, size(1)?),
-        dtype: match part["dtype"].as_str()? {
+        dtype: match block["dtype"].as_str()? {
             "f32" => DType::F32,
             "f16" => DType::F16,
             "bf16" => DType::Bf16,
             _ => return None,
         },
-        order: (part["order"].as_u64()? == DeltaOrder::AscendingFma as u64)
+        order: (block["order"].as_u64()? == DeltaOrder::AscendingFma as u64)
             .then_some(DeltaOrder::AscendingFma)?,
-        adapter: Fingerprint(unhex(part["adapter"].as_str()?)?),
-        weight: Fingerprint(unhex(part["weight"].as_str()?)?),
-        original: Fingerprint(unhex(part["original"].as_str()?)?),
-        checksum: Fingerprint(unhex(part["checksum"].as_str()?)?),
+        adapter: Fingerprint(unhex(block["adapter"].as_str()?)?),
+        weight: Fingerprint(unhex(block["weight"].as_str()?)?),
+        original: Fingerprint(unhex(block["original"].as_str()?)?),
+        checksum: Fingerprint(unhex(block["checksum"].as_str()?)?),
     };
     recorded.shape.rows.checked_mul(recorded.shape.cols)?.checked_mul(recorded.dtype.size())?;
-    Some((method_of(part["method"].as_str()?)?, recorded))
+    Some((method_of(block["method"].as_str()?)?, recorded))
 }
 
 /// `None` if the file does not hold what the list says.
-fn read_part(
+fn read_block(
     file: &Checkpoint,
     index: usize,
     (method, recorded): &(RestoreMethod, Recorded),
     sum: &mut Checksum,
 ) -> Result<Option<RestoreRecord>> {
-    let mut read = |part: usize| -> Result<Option<Vec<u8>>> {
-        let (part, dtype) = PART_TENSORS[part];
-        let name = format!("{index}.{part}");
+    let mut read = |tensor: usize| -> Result<Option<Vec<u8>>> {
+        let (tensor, dtype) = BLOCK_TENSORS[tensor];
+        let name = format!("{index}.{tensor}");
         let sound = file.tensors().get(&name).is_some_and(|info| info.dtype == dtype);
         let bytes = if sound { Some(file.bytes(&name)?) } else { None };
         bytes.iter().for_each(|bytes| sum.add(bytes));
