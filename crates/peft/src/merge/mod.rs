@@ -15,11 +15,11 @@ pub(crate) use exchange::{Exchange, Exchanged, Keep};
 pub use record::{Records, seal};
 pub(crate) use undo::Undo;
 
+use crate::Result;
 use crate::adapter::Weighted;
 use crate::binding::lost_biases;
 use crate::checkpoint::{Checkpoint, LayerKind, Outline};
 use crate::update::joined;
-use crate::Result;
 use changes::Change;
 use lora_kernels::restore::RestoreMethod;
 use lora_kernels::{DType, MergeReport, Rounding};

@@ -8,8 +8,7 @@ use lora_kernels::restore::RestoreRecord;
 use std::path::{Path, PathBuf};
 
 /// What to do when a record is of no use.
-pub(super) const WAY_OUT: &str =
-    "merge into the base again, or remove the directory `lora_restore`: then adapters can still be taken out, but not \
+pub(super) const WAY_OUT: &str = "merge into the base again, or remove the directory `lora_restore`: then adapters can still be taken out, but not \
      exactly";
 
 /// What a merge keeps of a tensor.
@@ -47,11 +46,13 @@ impl Undo {
                     return Err(match file {
                         Some(file) => damaged(
                             &file,
-                            &format!("what it gives back for `{name}` is not what the tensor was before the merge"),
+                            &format!(
+                                "what it gives back for `{name}` is not what the tensor was before the merge"
+                            ),
                         ),
-                        None => Error::Record(format!(
-                            "it does not give back what `{name}` was before the merge"
-                        )),
+                        None => {
+                            Error::Record(format!("it does not give back what `{name}` was before the merge"))
+                        }
                     });
                 }
             }

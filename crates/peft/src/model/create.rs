@@ -154,7 +154,8 @@ impl LoraModel {
                 true => Some(without_start(backend, weight, site, &layer)?),
                 false => None,
             };
-            let norms = direction_norms(backend, residual.as_ref().unwrap_or(weight), Term::new(site, &layer))?;
+            let norms =
+                direction_norms(backend, residual.as_ref().unwrap_or(weight), Term::new(site, &layer))?;
             let magnitude =
                 Tensor::of(&layer.magnitude_shape(), norms.into_iter().map(|norm| norm as f32).collect());
             layer.magnitude = Some(magnitude);

@@ -1,7 +1,7 @@
 //! DoRA (Liu et al., arXiv 2402.09353): each output's weights have a direction and a trained magnitude.
 
 use super::rounding::{Measured, round_block};
-use super::{HostBackend, Term, Concatenated, UpdateOptions};
+use super::{Concatenated, HostBackend, Term, UpdateOptions};
 use crate::checkpoint::LayerKind;
 use crate::tensor::Tensor;
 use crate::{Error, Result};

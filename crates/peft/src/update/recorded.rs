@@ -1,7 +1,7 @@
 //! Updates that keep a record, and those that a record takes back: block by block, so that no more than one block's
 //! escapes are in memory, and a block that codes do not suit is kept as it was instead.
 
-use super::{HostBackend, Term, Concatenated, UpdateOptions, joined, one_kind, reseed, slices};
+use super::{Concatenated, HostBackend, Term, UpdateOptions, joined, one_kind, reseed, slices};
 use crate::checkpoint::LayerKind;
 use crate::tensor::{Tensor, each_type};
 use crate::{Error, Result};
