@@ -1,24 +1,29 @@
 //! cuBLAS called directly: the library that the baselines are made of.
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use lora_kernels::DType;
 use lora_kernels::cuda::cudarc::cublas::sys::{
     self, cublasComputeType_t, cublasGemmAlgo_t, cublasOperation_t, cudaDataType,
 };
-use lora_kernels::cuda::cudarc::cublas::{CudaBlas, result};
+use lora_kernels::cuda::cudarc::cublas::{CudaBlas, result, sys::is_culib_present};
 use lora_kernels::cuda::cudarc::driver::CudaStream;
 use std::sync::Arc;
 
 /// A matrix in device memory, rows stored one after the other, and whether it is used transposed.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Operand {
+    /// Of the first element.
     pub address: u64,
+    /// Rows as stored.
     pub rows: usize,
+    /// Columns as stored.
     pub cols: usize,
+    /// Whether it is used transposed.
     pub transposed: bool,
 }
 
 impl Operand {
+    /// Transposed.
     pub fn t(self) -> Self {
         Operand { transposed: !self.transposed, ..self }
     }
@@ -34,52 +39,80 @@ impl Operand {
 }
 
 /// cuBLAS on one stream, for one element type at a time. Sums and factors are f32.
+#[derive(Debug)]
 pub struct Blas(CudaBlas);
 
 impl Blas {
+    /// On this stream.
+    ///
+    /// # Errors
+    /// There is no cuBLAS, or it cannot be used.
     pub fn new(stream: Arc<CudaStream>) -> Result<Self> {
+        // SAFETY: only looks whether the library can be loaded, without which cudarc panics.
+        let is_there = unsafe { is_culib_present() };
+        ensure!(is_there, "cuBLAS, the baseline on GPUs, is not installed (libcublas.so)");
         Ok(Blas(CudaBlas::new(stream)?))
     }
 
-    /// to = keep · to + factor · left · right, as `torch.addmm` does it.
-    pub fn product(&self, dtype: DType, to: u64, keep: bool, factor: f32, left: Operand, right: Operand) {
+    /// to = keep · to + factor · left · right, as `torch.addmm` does it. The matrices must be live, `to` as large as the
+    /// product.
+    ///
+    /// # Errors
+    /// cuBLAS refused, or sizes are beyond what it counts.
+    ///
+    /// # Panics
+    /// The shapes do not fit.
+    pub fn product(
+        &self,
+        dtype: DType,
+        to: u64,
+        keep: bool,
+        factor: f32,
+        left: Operand,
+        right: Operand,
+    ) -> Result<()> {
         let ((m, k), (depth, n)) = (left.shape(), right.shape());
         assert_eq!(k, depth);
         let (kind, beta) = (data_type(dtype), f32::from(u8::from(keep)));
+        let size = |size: usize| i32::try_from(size).context("too many rows or columns for cuBLAS");
         // SAFETY: operands and `to` are live device matrices of the layer that calls; the factors outlive the call.
         unsafe {
             result::gemm_ex(
                 *self.0.handle(),
                 right.operation(),
                 left.operation(),
-                n as i32,
-                m as i32,
-                k as i32,
+                size(n)?,
+                size(m)?,
+                size(k)?,
                 (&raw const factor).cast(),
                 right.address as *const _,
                 kind,
-                right.cols as i32,
+                size(right.cols)?,
                 left.address as *const _,
                 kind,
-                left.cols as i32,
+                size(left.cols)?,
                 (&raw const beta).cast(),
                 to as *mut _,
                 kind,
-                n as i32,
+                size(n)?,
                 cublasComputeType_t::CUBLAS_COMPUTE_32F,
                 cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
             )
         }
-        .expect("cublasGemmEx");
+        .context("cublasGemmEx")
     }
 
-    /// values *= factor: one read and one write, as PyTorch's multiplication into a new tensor.
-    pub fn scale(&self, dtype: DType, values: u64, len: usize, factor: f32) {
+    /// values *= factor: one read and one write, as PyTorch's multiplication into a new tensor. The matrix must be live.
+    ///
+    /// # Errors
+    /// cuBLAS refused, or there are more elements than it counts.
+    pub fn scale(&self, dtype: DType, values: u64, len: usize, factor: f32) -> Result<()> {
+        let len = i32::try_from(len).context("too many elements for cuBLAS")?;
         // SAFETY: the caller's matrix has `len` elements; the factor outlives the call.
         let status = unsafe {
             sys::cublasScalEx(
                 *self.0.handle(),
-                len as i32,
+                len,
                 (&raw const factor).cast(),
                 cudaDataType::CUDA_R_32F,
                 values as *mut _,
@@ -88,17 +121,21 @@ impl Blas {
                 cudaDataType::CUDA_R_32F,
             )
         };
-        status.result().expect("cublasScalEx");
+        status.result().context("cublasScalEx")
     }
 
-    /// to += from: two reads and one write, as PyTorch's addition.
-    pub fn add(&self, dtype: DType, to: u64, from: u64, len: usize) {
+    /// to += from: two reads and one write, as PyTorch's addition. The matrices must be live.
+    ///
+    /// # Errors
+    /// cuBLAS refused, or there are more elements than it counts.
+    pub fn add(&self, dtype: DType, to: u64, from: u64, len: usize) -> Result<()> {
         let factor = 1.0f32;
+        let len = i32::try_from(len).context("too many elements for cuBLAS")?;
         // SAFETY: the caller's matrices have `len` elements each; the factor outlives the call.
         let status = unsafe {
             sys::cublasAxpyEx(
                 *self.0.handle(),
-                len as i32,
+                len,
                 (&raw const factor).cast(),
                 cudaDataType::CUDA_R_32F,
                 from as *const _,
@@ -110,7 +147,7 @@ impl Blas {
                 cudaDataType::CUDA_R_32F,
             )
         };
-        status.result().expect("cublasAxpyEx");
+        status.result().context("cublasAxpyEx")
     }
 }
 

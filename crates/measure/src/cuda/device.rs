@@ -1,7 +1,8 @@
 //! The GPU: how to open it, to fill its memory and to time it.
 
 use super::blas::Blas;
-use crate::common::drivers;
+use super::drivers;
+use crate::inputs::uniform;
 use anyhow::{Result, bail};
 use lora_kernels::Element;
 use lora_kernels::cuda::Cuda;
@@ -11,7 +12,6 @@ use lora_kernels::cuda::cudarc::driver::sys::{
 use lora_kernels::cuda::cudarc::driver::{
     CudaContext, CudaGraph, CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits,
 };
-use lora_measure::inputs::uniform;
 use std::sync::Arc;
 
 /// Element types that both this crate and cudarc know.
@@ -19,11 +19,16 @@ pub trait Scalar: Element + DeviceRepr + ValidAsZeroBits {}
 
 impl<T: Element + DeviceRepr + ValidAsZeroBits> Scalar for T {}
 
-/// GPU 0 with this crate's backend and cuBLAS on one stream.
+/// A GPU with the backend of lora-kernels and cuBLAS on one stream.
+#[derive(Debug)]
 pub struct Device {
+    /// lora-kernels.
     pub cuda: Cuda,
+    /// The library.
     pub blas: Blas,
+    /// Of both.
     pub stream: Arc<CudaStream>,
+    /// The GPU's name.
     pub name: String,
     /// Of the last-level cache.
     pub cache_bytes: usize,
@@ -32,7 +37,11 @@ pub struct Device {
 }
 
 impl Device {
-    /// `None`, said loudly, without a GPU; an error instead with `LORA_KERNELS_REQUIRE_GPU=1`.
+    /// GPU 0, to be timed with events. `None`, said loudly, without a GPU; an error instead with
+    /// `LORA_KERNELS_REQUIRE_GPU=1`.
+    ///
+    /// # Errors
+    /// The GPU, its driver or cuBLAS cannot be used.
     pub fn open() -> Result<Option<Self>> {
         if let Err(reason) = lora_kernels::cuda::availability() {
             if std::env::var("LORA_KERNELS_REQUIRE_GPU").is_ok_and(|value| value == "1") {
@@ -42,7 +51,16 @@ impl Device {
             return Ok(None);
         }
         has_event_times()?;
-        let context = CudaContext::new(0)?;
+        Ok(Some(Self::on(0)?))
+    }
+
+    /// The GPU of this number.
+    ///
+    /// # Errors
+    /// There is none, or the GPU or cuBLAS cannot be used.
+    pub fn on(ordinal: usize) -> Result<Self> {
+        lora_kernels::cuda::availability()?;
+        let context = CudaContext::new(ordinal)?;
         let stream = context.new_stream()?;
         // SAFETY: all work is on this one stream. Tracking would put events between the kernels that are timed.
         unsafe { context.disable_event_tracking() };
@@ -53,17 +71,20 @@ impl Device {
             CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID,
         ]
         .map(|which| context.attribute(which).unwrap_or_default());
-        Ok(Some(Device {
+        Ok(Device {
             cuda: Cuda::new(stream.clone())?,
             blas: Blas::new(stream.clone())?,
             name: context.name()?,
             cache_bytes: usize::try_from(cache_bytes)?,
             pci_address: format!("{domain:08x}:{bus:02x}:{number:02x}.0"),
             stream,
-        }))
+        })
     }
 
     /// Random elements, uniform in (-1, 1). `start` tells matrices apart; the values repeat after some millions.
+    ///
+    /// # Errors
+    /// There is no memory, or the copy failed.
     pub fn random<T: Scalar>(&self, pool: &Pool<T>, start: usize, len: usize) -> Result<CudaSlice<T>> {
         let mut slice = self.zeros(len)?;
         let period = Pool::<T>::PERIOD;
@@ -76,15 +97,21 @@ impl Device {
         Ok(slice)
     }
 
-    /// Never empty, because the driver refuses that.
+    /// Zeros. Never empty, because the driver refuses that.
+    ///
+    /// # Errors
+    /// There is no memory.
     pub fn zeros<T: Scalar>(&self, len: usize) -> Result<CudaSlice<T>> {
         Ok(self.stream.alloc_zeros(len.max(1))?)
     }
 
     /// What `enqueue` puts on the stream, as a graph that can be launched again and again.
-    pub fn capture(stream: &Arc<CudaStream>, enqueue: impl FnOnce()) -> Result<CudaGraph> {
+    ///
+    /// # Errors
+    /// The capture or `enqueue` failed, or nothing was put there.
+    pub fn capture(stream: &Arc<CudaStream>, enqueue: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
         stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
-        enqueue();
+        enqueue()?;
         let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
         match stream.end_capture(flags)? {
             Some(graph) => Ok(graph),
@@ -109,12 +136,15 @@ fn has_event_times() -> Result<()> {
 }
 
 /// Random numbers in host memory, made once, from which all matrices are filled.
+#[derive(Debug)]
 pub struct Pool<T>(Vec<T>);
 
 impl<T: Element> Pool<T> {
     const PERIOD: usize = 1 << 22;
     const STARTS: usize = 1 << 10;
 
+    /// Makes them.
+    #[allow(clippy::new_without_default, reason = "making millions of numbers is no default")]
     pub fn new() -> Self {
         Pool(uniform(Self::PERIOD + Self::STARTS, 1))
     }
