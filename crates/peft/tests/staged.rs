@@ -8,9 +8,9 @@ use lora_emulator::EmulatedCuda;
 use lora_kernels::cpu::Cpu;
 use lora_kernels::ops::{ForwardSiblings, Output, Projection};
 use lora_kernels::{Adapter, Backend, Backward, Delta, Dropout, MatrixMut, MatrixRef};
+use lora_peft::HostBackend;
 use lora_peft::staged::Staged;
 use lora_peft::tensor::Tensor;
-use lora_peft::update::HostBackend;
 use lora_peft::{Checkpoint, LoraModel};
 
 fn device(test: &str) -> Option<Staged<EmulatedCuda>> {

@@ -3,7 +3,7 @@
 use super::{Gradients, Layer};
 use crate::Result;
 use crate::tensor::Tensor;
-use crate::update::{HostBackend, Part, Stacked, is_input_major};
+use crate::update::{Concatenated, HostBackend, Term};
 use lora_kernels::ops::Output;
 use lora_kernels::{Backward, DType, Dropout, Forward, MatrixMut, MatrixRef};
 use std::collections::BTreeMap;
@@ -69,24 +69,21 @@ impl Sums {
 
 impl Layer<'_> {
     /// The active adapters as one.
-    pub(super) fn stacked(&self) -> Stacked<'_> {
-        let parts: Vec<Part<'_>> = self
-            .active
-            .iter()
-            .map(|active| Part { site: active.site, layer: active.layer, weight: 1.0 })
-            .collect();
-        if parts.is_empty() { self.no_adapter() } else { Stacked::new(&parts, 0) }
+    pub(super) fn concatenated(&self) -> Concatenated<'_> {
+        let terms: Vec<Term<'_>> =
+            self.active.iter().map(|active| Term::new(active.site, active.layer)).collect();
+        if terms.is_empty() { self.no_adapter() } else { Concatenated::new(&terms, 0) }
     }
 
     /// An adapter that changes nothing.
-    pub(super) fn no_adapter(&self) -> Stacked<'_> {
+    pub(super) fn no_adapter(&self) -> Concatenated<'_> {
         let (input, output) = self.features();
-        Stacked::nothing(input, output)
+        Concatenated::nothing(input, output)
     }
 
     fn frozen(&self) -> Result<MatrixRef<'_>> {
         let matrix = self.weight.matrix()?;
-        Ok(if is_input_major(self.site.kind) { matrix } else { matrix.t() })
+        Ok(if self.site.kind.is_input_major() { matrix } else { matrix.t() })
     }
 
     /// X·W + s·drop(X)·A·B (+ bias).
@@ -95,7 +92,7 @@ impl Layer<'_> {
         backend: &mut HostBackend<'_>,
         x: &Tensor,
         order: Order,
-        factors: &Stacked,
+        factors: &Concatenated,
         dropout: Option<Dropout>,
         bias: Option<&[f32]>,
     ) -> Result<Tensor> {
@@ -137,7 +134,7 @@ impl Layer<'_> {
     }
 
     /// Room for gradients that start at zero.
-    pub(super) fn no_gradients(&self, factors: &Stacked) -> Result<Sums> {
+    pub(super) fn no_gradients(&self, factors: &Concatenated) -> Result<Sums> {
         let rank = factors.factors()?.rank();
         let (input, output) = self.features();
         Ok(Sums {
@@ -158,7 +155,7 @@ impl Layer<'_> {
         x: &Tensor,
         [dy, dz]: [&Tensor; 2],
         order: Order,
-        factors: &Stacked,
+        factors: &Concatenated,
         dropout: Option<Dropout>,
         sums: &mut Sums,
     ) -> Result<Tensor> {
@@ -179,7 +176,7 @@ impl Layer<'_> {
         Ok(dx)
     }
 
-    /// The gradients of each adapter. B was stacked with its s in it where there are several.
+    /// The gradients of each adapter. B has its s in it where there are several.
     pub(super) fn finish(&self, x: Tensor, sums: Sums) -> Gradients {
         let single = |values: Vec<f64>| values.into_iter().map(|value| value as f32).collect::<Vec<f32>>();
         let bias = Tensor::of(&[sums.bias.len()], single(sums.bias));
