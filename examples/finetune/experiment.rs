@@ -124,7 +124,7 @@ fn accuracies<D: Device>(
     adapters: &[LoraAdapter<D>; 2],
     samples: &Samples,
 ) -> Result<Accuracies> {
-    let mut of = |adapter| {
+    let of = |adapter| {
         let logits = network.logits(device, &samples.pixels, adapter)?;
         anyhow::Ok(accuracy(&logits, &samples.labels))
     };

@@ -1,8 +1,9 @@
 //! Matrices in a device's memory.
 
+use anyhow::Result;
 use half::{bf16, f16};
 use lora_kernels::memory::{HostMut, HostRef};
-use lora_kernels::{Backend, DType, Device, Element, Layout, MatrixMut, MatrixRef, Result};
+use lora_kernels::{Backend, DType, Device, Element, Layout, MatrixMut, MatrixRef};
 
 type Memory<D> = <D as Backend>::Memory;
 
@@ -38,22 +39,22 @@ impl<D: Device> Matrix<D> {
     }
 
     /// The whole matrix, for reading.
-    pub fn view(&self) -> Result<MatrixRef<'_, Memory<D>>> {
+    pub fn view(&self) -> lora_kernels::Result<MatrixRef<'_, Memory<D>>> {
         self.top(self.rows)
     }
 
     /// The whole matrix, for writing.
-    pub fn view_mut(&mut self) -> Result<MatrixMut<'_, Memory<D>>> {
+    pub fn view_mut(&mut self) -> lora_kernels::Result<MatrixMut<'_, Memory<D>>> {
         self.top_mut(self.rows)
     }
 
     /// The first rows, for reading.
-    pub fn top(&self, rows: usize) -> Result<MatrixRef<'_, Memory<D>>> {
+    pub fn top(&self, rows: usize) -> lora_kernels::Result<MatrixRef<'_, Memory<D>>> {
         D::view(&self.buffer, 0, Layout::packed(rows, self.cols)?)
     }
 
     /// The first rows, for writing.
-    pub fn top_mut(&mut self, rows: usize) -> Result<MatrixMut<'_, Memory<D>>> {
+    pub fn top_mut(&mut self, rows: usize) -> lora_kernels::Result<MatrixMut<'_, Memory<D>>> {
         D::view_mut(&mut self.buffer, 0, Layout::packed(rows, self.cols)?)
     }
 
@@ -63,7 +64,8 @@ impl<D: Device> Matrix<D> {
             DType::F32 => device.write(&mut self.buffer, 0, HostRef::new(values)),
             DType::F16 => device.write(&mut self.buffer, 0, HostRef::new(&rounded::<f16>(values))),
             DType::Bf16 => device.write(&mut self.buffer, 0, HostRef::new(&rounded::<bf16>(values))),
-        }
+        }?;
+        Ok(())
     }
 
     /// Reads the first rows.

@@ -72,7 +72,7 @@ impl<'a, D: Device> Training<'a, D> {
         let mut layers = Vec::new();
         for (index, lora) in adapter.layers.iter().enumerate() {
             let (inputs, outputs) = (network.widths[index], network.widths[index + 1]);
-            let mut zeros = |cols| Matrix::zeros(device, batch, cols, network.dtype);
+            let zeros = |cols| Matrix::zeros(device, batch, cols, network.dtype);
             layers.push(LayerState {
                 x: zeros(inputs)?,
                 y: zeros(outputs)?,

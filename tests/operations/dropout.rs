@@ -2,8 +2,9 @@
 
 use crate::devices::device_tests;
 use crate::{backward, forward};
+use lora_kernels::DType;
+use lora_kernels::dropout::philox4x32_10;
 use lora_kernels::ops::WriteMode;
-use lora_kernels::{DType, philox4x32_10};
 use lora_oracle::device::{TestDevice, Tested};
 use lora_oracle::matrix::Matrix;
 use lora_oracle::oracle::{self, Dropout, philox};

@@ -14,6 +14,7 @@ pub fn single_layers(size: Size) -> Vec<Problem> {
         [65, 16, 48, 24],
         [9, 24, 32, 64],
         [3, 17, 24, 128],
+        [20, 24, 36, 70],
     ];
     let full: &[[usize; 4]] = &[
         [1, 300, 130, 8],
@@ -25,6 +26,7 @@ pub fn single_layers(size: Size) -> Vec<Problem> {
         [33, 96, 40, 128],
         [20, 40, 48, 256],
         [9, 24, 33, 512],
+        [70, 80, 72, 130],
     ];
     let chosen = match size {
         Size::Small => small.iter().chain(&full[..0]),

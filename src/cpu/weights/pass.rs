@@ -7,8 +7,8 @@ use super::simd::{self, Vectorized};
 use super::weight::Weight;
 use super::words::Words;
 use crate::cpu::view::{self, ViewMut};
+use crate::dropout::philox4x32_10;
 use crate::fingerprint::Fingerprint;
-use crate::philox4x32_10;
 use crate::restore::{Escape, RestoreMethod};
 use rayon::prelude::*;
 

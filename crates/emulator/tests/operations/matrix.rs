@@ -100,6 +100,11 @@ fn siblings() -> Vec<products::Case> {
         let problem = if e % 2 == 0 { problem.dropout(0.5) } else { problem.saving_s().bias(dtype) };
         cases.push(products::Case { problem, math, mode: WriteMode::Overwrite });
     }
+    // More than one launch of `pack` or `finalize` serves.
+    let nine = (1..10).map(|rank| Layer { out_features: 16 + 8 * rank, rank }).collect();
+    let problem = Problem { layers: nine, ..Problem::new(20, 80, 24, 1) };
+    let problem = problem.dtypes((DType::Bf16, DType::Bf16)).small_integers().bias(DType::F32);
+    cases.push(products::Case { problem, math: F32Math::Exact, mode: WriteMode::Accumulate });
     cases
 }
 

@@ -5,10 +5,11 @@ use super::weights_support::{Factors, Random, Stored, all_bits, bits, from_bits,
 use half::{bf16, f16};
 use lora_kernels::cpu::Cpu;
 use lora_kernels::cuda::engine::RawCodes;
+use lora_kernels::dropout::philox4x32_10;
 use lora_kernels::memory::{Raw, RawBuffer};
 use lora_kernels::ops::{Delta, MergeReport, WeightUpdate};
 use lora_kernels::restore::{RestoreMethod, RestoreRecord};
-use lora_kernels::{Adapter, Backend, DType, Element, Layout, MatrixMut, MatrixRef, Rounding, philox4x32_10};
+use lora_kernels::{Adapter, Backend, DType, Element, Layout, MatrixMut, MatrixRef, Rounding};
 
 /// Whether a matrix is stored transposed, and the gap between its rows.
 pub type Place = (bool, usize);

@@ -69,12 +69,6 @@ impl<'a> Concatenated<'a> {
         Concatenated { a, b: b.into(), rank, input, output, scale: 1.0 }
     }
 
-    /// Factors of rank 1 that change nothing.
-    pub fn nothing(input: usize, output: usize) -> Self {
-        let (a, b) = (vec![0.0; input].into(), vec![0.0; output].into());
-        Concatenated { a, b, rank: 1, input, output, scale: 0.0 }
-    }
-
     pub fn factors(&self) -> Result<Factors<'_>> {
         self.block(0..self.input, 0..self.output)
     }

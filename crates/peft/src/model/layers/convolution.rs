@@ -40,7 +40,7 @@ impl LoraModel {
             let matrix = match (dropout, &magnitudes) {
                 (None, None) => {
                     let x = patches.unfold(&x);
-                    layer.product(backend, &x, order, &factors, None, layer.bias.as_deref())?
+                    layer.product(backend, &x, order, factors.as_ref(), None, layer.bias.as_deref())?
                 }
                 (None, Some(_)) => {
                     layer.scaled_product(backend, &patches.unfold(&x), None, order, magnitudes.as_ref())?
@@ -82,7 +82,7 @@ impl LoraModel {
             ));
         }
         let magnitudes = layer.magnitudes(backend)?;
-        let mut sums = layer.no_gradients(&layer.concatenated())?;
+        let mut sums = layer.no_gradients(layer.concatenated().as_ref())?;
         let dropout = dropout.filter(|dropout| !dropout.is_identity());
         let mut dx = Tensor::zeros(x.dtype(), x.shape());
         let order = Order::ByFeature;

@@ -9,7 +9,7 @@ use crate::tensor::{Tensor, each_type};
 use crate::update::{Concatenated, HostBackend, Term};
 use crate::{Error, Result};
 use lora_kernels::ops::Output;
-use lora_kernels::{Adapter as Factors, Backward, DType, Forward, MatrixRef};
+use lora_kernels::{Adapter as Factors, Backward, DType, Forward, Frozen, FrozenBackward, MatrixRef};
 use std::collections::BTreeMap;
 
 /// What takes part in one stacked parameter.
@@ -68,16 +68,19 @@ impl LoraModel {
         for (expert, rows) in layer.by_expert(experts)? {
             let x = gathered(x, &rows);
             let mut part = Tensor::zeros(x.dtype(), &[rows.len(), output]);
-            let concatenated = layer.concatenated(expert);
-            backend.forward(Forward {
-                x: x.matrix()?,
-                w: layer.matrix(expert)?,
-                adapter: layer.factors(&concatenated)?,
-                bias: None,
-                dropout: None,
-                y: part.matrix_mut()?,
-                s: None,
-            })?;
+            let (w, to) = (layer.matrix(expert)?, part.matrix_mut()?);
+            match layer.concatenated(expert) {
+                Some(concatenated) => backend.forward(Forward {
+                    x: x.matrix()?,
+                    w,
+                    adapter: layer.factors(&concatenated)?,
+                    bias: None,
+                    dropout: None,
+                    y: to,
+                    s: None,
+                })?,
+                None => backend.frozen(Frozen { x: x.matrix()?, w, bias: None, y: Output::overwrite(to) })?,
+            }
             scatter(&part, &rows, &mut y);
         }
         Ok(y)
@@ -112,8 +115,18 @@ impl LoraModel {
         for (expert, rows) in layer.by_expert(experts)? {
             let (x, dy) = (gathered(x, &rows), gathered(dy, &rows));
             let mut part = Tensor::zeros(x.dtype(), x.shape());
+            let bias = &mut bias[expert * output..(expert + 1) * output];
+            let Some(concatenated) = layer.concatenated(expert) else {
+                let dx_of_part = Output::overwrite(part.matrix_mut()?);
+                let (dy_view, w) = (dy.matrix()?, layer.matrix(expert)?);
+                backend.frozen_backward(FrozenBackward { dy: dy_view, w, dx: dx_of_part })?;
+                for (index, value) in dy.to_f32().into_iter().enumerate() {
+                    bias[index % output] += value;
+                }
+                scatter(&part, &rows, &mut dx);
+                continue;
+            };
             let mut sums = Tensor::zeros(DType::F32, &[1, output]);
-            let concatenated = layer.concatenated(expert);
             let factors = layer.factors(&concatenated)?;
             let rank = factors.rank();
             let (a_features, b_features) = layer.adapter_features();
@@ -137,7 +150,7 @@ impl LoraModel {
             })?;
             scatter(&part, &rows, &mut dx);
             layer.take_apart(expert, rank, &da.to_f32(), &db.to_f32(), &mut found);
-            bias[expert * output..(expert + 1) * output].copy_from_slice(&sums.to_f32());
+            bias.copy_from_slice(&sums.to_f32());
         }
         let mut adapters = BTreeMap::new();
         for (active, (a, b)) in layer.active.iter().zip(found) {
@@ -265,13 +278,11 @@ impl<'a> Experts<'a> {
         Ok(rows)
     }
 
-    fn concatenated(&self, expert: usize) -> Concatenated<'_> {
-        if self.active.is_empty() {
-            let (input, output) = self.features();
-            return Concatenated::nothing(input, output);
-        }
-        let term = |active: &Active<'a>| Term::new(active.site, active.layer);
-        Concatenated::new(&self.active.iter().map(term).collect::<Vec<_>>(), expert)
+    /// The active adapters of an expert as one, if there are any.
+    fn concatenated(&self, expert: usize) -> Option<Concatenated<'_>> {
+        let terms: Vec<Term<'_>> =
+            self.active.iter().map(|active| Term::new(active.site, active.layer)).collect();
+        (!terms.is_empty()).then(|| Concatenated::new(&terms, expert))
     }
 
     fn factors<'f>(&self, concatenated: &'f Concatenated) -> Result<Factors<'f>> {

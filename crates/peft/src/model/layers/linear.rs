@@ -30,7 +30,14 @@ impl LoraModel {
         layer.check_input(x)?;
         let order = Order::ByPosition;
         let Some(magnitudes) = layer.magnitudes(backend)? else {
-            return layer.product(backend, x, order, &layer.concatenated(), dropout, layer.bias.as_deref());
+            return layer.product(
+                backend,
+                x,
+                order,
+                layer.concatenated().as_ref(),
+                dropout,
+                layer.bias.as_deref(),
+            );
         };
         match dropout.filter(|dropout| !dropout.is_identity()) {
             Some(dropout) => {
@@ -59,10 +66,10 @@ impl LoraModel {
         layer.check_rows(x.shape()[0], dy)?;
         let order = Order::ByPosition;
         let factors = layer.concatenated();
-        let mut sums = layer.no_gradients(&factors)?;
+        let mut sums = layer.no_gradients(factors.as_ref())?;
         let magnitudes = layer.magnitudes(backend)?;
         if magnitudes.is_none() {
-            let dx = layer.gradients(backend, x, [dy, dy], order, &factors, dropout, &mut sums)?;
+            let dx = layer.gradients(backend, x, [dy, dy], order, factors.as_ref(), dropout, &mut sums)?;
             return Ok(layer.finish(dx, sums));
         }
         let dx = match dropout.filter(|dropout| !dropout.is_identity()) {

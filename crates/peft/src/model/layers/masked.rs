@@ -80,9 +80,9 @@ impl Layer<'_> {
         order: Order,
         magnitudes: Option<&Magnitudes>,
     ) -> Result<Tensor> {
-        let mut y = self.product(backend, dropped, order, &self.concatenated(), None, None)?;
+        let mut y = self.product(backend, dropped, order, self.concatenated().as_ref(), None, None)?;
         let rest = match rest {
-            Some(rest) => Some(self.product(backend, rest, order, &self.no_adapter(), None, None)?.to_f32()),
+            Some(rest) => Some(self.product(backend, rest, order, None, None, None)?.to_f32()),
             None => None,
         };
         let exact: Vec<f64> = y
@@ -113,11 +113,11 @@ impl Layer<'_> {
     ) -> Result<Tensor> {
         let factors = self.concatenated();
         let Some(magnitudes) = magnitudes else {
-            return self.gradients(backend, dropped, [dy, dy], order, &factors, None, sums);
+            return self.gradients(backend, dropped, [dy, dy], order, factors.as_ref(), None, sums);
         };
-        let z = self.product(backend, dropped, order, &factors, None, None)?;
+        let z = self.product(backend, dropped, order, factors.as_ref(), None, None)?;
         magnitudes.add_gradient(dy, &z, order, &mut sums.magnitude);
         let dz = magnitudes.scaled(dy, order);
-        self.gradients(backend, dropped, [dy, &dz], order, &factors, None, sums)
+        self.gradients(backend, dropped, [dy, &dz], order, factors.as_ref(), None, sums)
     }
 }
