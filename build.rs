@@ -1,4 +1,4 @@
-//! Compiles `kernels/*.cu` with nvcc and hands the images to the crate as `OUT_DIR/kernel_images.rs`.
+//! Compiles the `.cu` files of `kernels/` with nvcc and hands the images to the crate as `OUT_DIR/kernel_images.rs`.
 //!
 //! Without nvcc the crate builds all the same, with no kernels and one warning. Environment:
 //!

@@ -21,8 +21,7 @@ fn schedules() -> Vec<Schedule> {
 
 /// Compiles the mutant's kernel file without the kernels that are not launched; all other files are as they are.
 fn build(mutant: &Mutant) -> Arc<KernelLibrary> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../kernels").join(mutant.kernel);
-    let text = std::fs::read_to_string(&file).unwrap();
+    let text = kernel_text(mutant.kernel);
     let mut builder = KernelLibrary::builder().files([mutant.kernel]).keep_others();
     for line in text.lines().filter(|line| line.starts_with("LORA_KERNEL(")) {
         let is_launched =
@@ -35,6 +34,14 @@ fn build(mutant: &Mutant) -> Arc<KernelLibrary> {
         builder = builder.replace(*file, *from, *to);
     }
     builder.build().unwrap_or_else(|error| panic!("{}: {error}", mutant.fault))
+}
+
+/// The text of the kernel file of this name, in whatever folder it is.
+fn kernel_text(name: &str) -> String {
+    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../kernels");
+    let mut folders = std::fs::read_dir(kernels).unwrap().map(|entry| entry.unwrap().path());
+    let file = folders.find_map(|folder| Some(folder.join(name)).filter(|file| file.exists())).unwrap();
+    std::fs::read_to_string(file).unwrap()
 }
 
 /// How a fault was caught, in the words of the first check that failed.

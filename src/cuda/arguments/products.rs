@@ -1,4 +1,4 @@
-//! Arguments of the skinny products: `kernels/product_arguments.cuh`.
+//! Arguments of the skinny products: `kernels/skinny/product_arguments.cuh`.
 
 use crate::dropout::Dropout;
 use crate::matrix::MatrixRef;
@@ -293,7 +293,7 @@ mod tests {
     use super::*;
     use std::mem::size_of;
 
-    /// The same sizes stand as assertions in `kernels/product_arguments.cuh`.
+    /// The same sizes stand as assertions in `kernels/skinny/product_arguments.cuh`.
     #[test]
     fn structs_have_the_size_that_kernels_expect() {
         assert_eq!(size_of::<View>(), 40);

@@ -1,4 +1,4 @@
-//! Arguments of the kernels that change or identify weights: `kernels/weight_arguments.cuh`.
+//! Arguments of the kernels that change or identify weights: `kernels/weights/weight_arguments.cuh`.
 
 use super::products::{View, dtype_code};
 use crate::memory::Raw;
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
     use std::mem::size_of;
 
-    /// The same sizes stand as assertions in `kernels/weight_arguments.cuh`.
+    /// The same sizes stand as assertions in `kernels/weights/weight_arguments.cuh`.
     #[test]
     fn structs_have_the_size_that_kernels_expect() {
         assert_eq!(size_of::<DeltaTerm>(), 88);

@@ -1,7 +1,7 @@
 // Fingerprints of whole matrices, and of the codes of a restore record.
-#include "fingerprint.cuh"
+#include "weights/fingerprint.cuh"
 #include "element.cuh"
-#include "weight_arguments.cuh"
+#include "weights/weight_arguments.cuh"
 
 constexpr int FINGERPRINT_THREADS = 256;
 

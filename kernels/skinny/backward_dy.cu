@@ -3,8 +3,8 @@
 // A block owns a group of column chunks and a range of 64-row tiles. Within a chunk (a few 64-column tiles), the
 // gradient of B stays in registers over all rows, and B stays in shared memory. Sums over a chunk's columns, the
 // parts of dS, go to the group's slab after each row tile: stored by its first chunk, added to by the others.
-#include "tile.cuh"
-#include "warp_product.cuh"
+#include "skinny/tile.cuh"
+#include "skinny/warp_product.cuh"
 
 // Column tiles of a chunk: as many as registers (dB) and shared memory (B) allow.
 template <class T, int RANK>

@@ -1,6 +1,6 @@
 // K4: out = mask ⊙ scale · (S · B) + bias (+ out), rounded once: Y before the frozen product, and dX.
-#include "tile.cuh"
-#include "warp_product.cuh"
+#include "skinny/tile.cuh"
+#include "skinny/warp_product.cuh"
 
 // Eight elements that go to memory together.
 template <class T>

@@ -3,7 +3,7 @@
 #include "arch/cp_async.cuh"
 #include "element.cuh"
 #include "philox.cuh"
-#include "product_arguments.cuh"
+#include "skinny/product_arguments.cuh"
 
 constexpr int THREADS = 128;
 // Rows and columns of a tile of the large operand. Each of the four warps owns 16 rows.

@@ -3,12 +3,12 @@
 // The recorded kernels also restore from a record and write one; the measured ones report what rounding did as well.
 // The recorded kernels also add up the fingerprints of what they wrote. Recording takes two launches: a dry run counts and collects the escapes, so that the host can refuse before anything
 // is written.
-#include "delta_tile.cuh"
-#include "element_run.cuh"
-#include "fingerprint.cuh"
+#include "weights/delta_tile.cuh"
+#include "weights/element_run.cuh"
+#include "weights/fingerprint.cuh"
 #include "philox.cuh"
-#include "weight_format.cuh"
-#include "weight_record.cuh"
+#include "weights/weight_format.cuh"
+#include "weights/weight_record.cuh"
 
 typedef uint32_t BitsTile[THREAD_ROWS][THREAD_COLUMNS];
 typedef float SumTile[THREAD_ROWS][THREAD_COLUMNS];

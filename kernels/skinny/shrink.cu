@@ -1,8 +1,8 @@
 // K1: partial sums of drop(X) · A for all layers that share X.
 //
 // A block sums over a range of column tiles of its rows of X; `finalize` adds the ranges in order and scales.
-#include "tile.cuh"
-#include "warp_product.cuh"
+#include "skinny/tile.cuh"
+#include "skinny/warp_product.cuh"
 
 // Tiles of X are ROWS x COLUMNS; DEPTH of them are in flight. A block has 2 * ROWS threads.
 template <class Mode, int RANK, int ROWS = TILE, int COLUMNS = TILE, int DEPTH = STAGES<typename Mode::Element>>

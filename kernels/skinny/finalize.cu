@@ -1,6 +1,6 @@
 // Adds partial sums in a fixed order, scales them, and rounds once to where they belong.
 #include "element.cuh"
-#include "product_arguments.cuh"
+#include "skinny/product_arguments.cuh"
 
 constexpr int FINALIZE_THREADS = 256;
 

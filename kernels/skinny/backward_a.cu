@@ -1,8 +1,8 @@
 // K3: partial sums of dA = drop(X)ᵀ · dS for all layers that share X.
 //
 // A block owns the columns of a tile of X and sums over a range of row tiles; `finalize` adds the ranges in order.
-#include "tile.cuh"
-#include "warp_product.cuh"
+#include "skinny/tile.cuh"
+#include "skinny/warp_product.cuh"
 
 // Tiles of X are ROWS x COLUMNS; DEPTH of them are in flight. A block has 2 * COLUMNS threads.
 template <class Mode, int RANK, int ROWS = TILE, int COLUMNS = TILE, int DEPTH = STAGES<typename Mode::Element>>

@@ -2,7 +2,7 @@
 // the CPU, so every multiply-add is spelt out.
 #pragma once
 #include "element.cuh"
-#include "weight_arguments.cuh"
+#include "weights/weight_arguments.cuh"
 
 constexpr int WEIGHT_THREADS = 256;
 constexpr int TILE_ROWS = 64;
