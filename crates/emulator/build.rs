@@ -1,6 +1,6 @@
 //! Compiles the .cu files of kernels/ for the emulator, if there is a compiler that can.
 
-#[path = "src/toolchain.rs"]
+#[path = "src/library/toolchain.rs"]
 mod toolchain;
 
 use std::path::{Path, PathBuf};
@@ -11,7 +11,9 @@ fn main() {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());
     let kernels = manifest.join("../../kernels");
     let include = manifest.join("include");
-    for watched in [&kernels, &include, &manifest.join("build.rs"), &manifest.join("src/toolchain.rs")] {
+    for watched in
+        [&kernels, &include, &manifest.join("build.rs"), &manifest.join("src/library/toolchain.rs")]
+    {
         println!("cargo:rerun-if-changed={}", watched.display());
     }
     println!("cargo:rerun-if-env-changed=CXX");

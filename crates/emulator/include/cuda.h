@@ -1,4 +1,4 @@
-// Stand-in for CUDA's header of the same name: the type of tensor maps. src/tensor_map.rs fills them.
+// Stand-in for CUDA's header of the same name: the type of tensor maps. src/mechanisms/tensor_map.rs fills them.
 #pragma once
 #include <cstdint>
 

@@ -1,7 +1,7 @@
 //! The CUDA backend on the emulator.
 
-use crate::emulator::{Emulator, available};
 use crate::error::Result;
+use crate::machine::emulator::{Emulator, available};
 use lora_kernels::Backend;
 use lora_kernels::cuda::engine::{Engine, RawCodes};
 use lora_kernels::cuda::executor::Executor;

@@ -1,7 +1,7 @@
 //! What a kernel did wrong.
 
-use crate::schedule::Schedule;
-use crate::shadow::Site;
+use crate::machine::schedule::Schedule;
+use crate::memory::shadow::Site;
 use std::fmt;
 
 /// Kinds of faults.

@@ -72,45 +72,19 @@
 //! - Registers of a wgmma in flight: reading them early gives old values when it completes late, and is not reported.
 //! - Memory beyond a kernel: streams, graphs, and launches that overlap.
 
-mod access;
-mod atomic;
 mod backend;
-mod barrier;
-mod block;
-mod caller;
-mod clock;
-mod cluster;
-mod cp_async;
-mod emulator;
 mod error;
 mod fault;
-mod ffi;
-mod launch;
-mod ldmatrix;
 mod library;
-mod mbarrier;
+mod machine;
+mod mechanisms;
 mod memory;
-mod mma;
-mod product;
-mod ready;
-mod schedule;
-mod shadow;
-mod shared;
-mod source;
-mod tensor_map;
-mod thread;
-mod tma;
-mod toolchain;
-mod traffic;
-mod warp;
-mod wgmma;
-mod zeroed;
 
 pub use backend::EmulatedCuda;
-pub use emulator::{Emulator, WORKSPACE, available};
 pub use error::{Error, Result};
 pub use fault::{Fault, FaultKind, SourceLine};
-pub use library::{KernelLibrary, LibraryBuilder};
-pub use schedule::{Completion, Schedule, ThreadOrder};
-pub use tensor_map::{Swizzle, TensorMap};
-pub use traffic::{StepRecord, Traffic};
+pub use library::kernel_library::{KernelLibrary, LibraryBuilder};
+pub use machine::emulator::{Emulator, WORKSPACE, available};
+pub use machine::schedule::{Completion, Schedule, ThreadOrder};
+pub use mechanisms::tensor_map::{Swizzle, TensorMap};
+pub use memory::traffic::{StepRecord, Traffic};

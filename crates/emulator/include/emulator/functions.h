@@ -1,4 +1,4 @@
-// What a kernel asks of the emulator. runtime.cpp forwards each call to the Rust function of the same name (src/ffi.rs).
+// What a kernel asks of the emulator. runtime.cpp forwards each call to the Rust function of the same name (src/library/ffi.rs).
 //
 // X(result, name, (parameters), (arguments))
 #pragma once

@@ -1,4 +1,4 @@
-// How a library's kernels are found from Rust: a list that static constructors build. src/library.rs mirrors it.
+// How a library's kernels are found from Rust: a list that static constructors build. src/library/kernel_library.rs mirrors it.
 #pragma once
 #include <cstdint>
 

@@ -12,7 +12,7 @@ struct uint3 {
 
 namespace emulator {
 
-// Each thread runs on a stack of its own, aligned to its size, with this context at the bottom. src/thread.rs mirrors it.
+// Each thread runs on a stack of its own, aligned to its size, with this context at the bottom. src/machine/thread.rs mirrors it.
 constexpr uintptr_t stack_bytes = 1 << 16;
 
 struct Thread {

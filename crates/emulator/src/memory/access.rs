@@ -1,11 +1,11 @@
 //! Every load and store of a kernel: is it in bounds, aligned, written before, and ordered after what it conflicts with?
 
-use crate::block::Block;
-use crate::caller::Caller;
-use crate::clock::{Actor, IN_FLIGHT};
 use crate::fault::{FaultKind, RawFault};
-use crate::launch::Launch;
-use crate::shadow::{Access, AccessKind, Fresh, Violation};
+use crate::machine::block::Block;
+use crate::machine::caller::Caller;
+use crate::machine::launch::Launch;
+use crate::memory::clock::{Actor, IN_FLIGHT};
+use crate::memory::shadow::{Access, AccessKind, Fresh, Violation};
 
 /// An access to check and record.
 #[derive(Clone, Copy, Debug)]

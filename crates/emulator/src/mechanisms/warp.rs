@@ -1,10 +1,10 @@
 //! Operations that lanes of a warp do together. The last lane to arrive does the work for all.
 
-use crate::block::{WARP, Waiting};
-use crate::caller::{Caller, Flow};
-use crate::clock::{Clocks, Stamp};
 use crate::fault::{FaultKind, RawFault};
-use crate::{ldmatrix, mma};
+use crate::machine::block::{WARP, Waiting};
+use crate::machine::caller::{Caller, Flow};
+use crate::mechanisms::{ldmatrix, mma};
+use crate::memory::clock::{Clocks, Stamp};
 
 /// The operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

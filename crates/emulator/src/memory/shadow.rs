@@ -4,8 +4,8 @@
 //! them writes, not both are atomic, and the later one does not see the earlier one. A cell that is full forgets
 //! some read: a conflict with one of many readers can be missed in one cell, hardly in all cells of a tile.
 
-use crate::clock::{Actor, Clocks, IN_FLIGHT};
-use crate::zeroed::Zeroed;
+use crate::memory::clock::{Actor, Clocks, IN_FLIGHT};
+use crate::memory::zeroed::Zeroed;
 use bytemuck::Zeroable;
 
 const GRANULE: usize = 4;

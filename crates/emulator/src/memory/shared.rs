@@ -3,10 +3,10 @@
 //! Addresses as `cvta.to.shared` gives them: dynamic shared memory lies within the first 256 KiB, statically declared
 //! variables from [`STATIC_WINDOW`] on, out of the reach of 18-bit matrix descriptors.
 
-use crate::library::StaticVariables;
-use crate::memory::{POISON, RawMemory};
-use crate::schedule::Random;
-use crate::shadow::Shadow;
+use crate::library::kernel_library::StaticVariables;
+use crate::machine::schedule::Random;
+use crate::memory::global::{POISON, RawMemory};
+use crate::memory::shadow::Shadow;
 use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,19 +1,19 @@
 //! `wgmma`: asynchronous products of a warpgroup.
 //!
 //! Layouts as in the PTX manual, "Asynchronous warpgroup level matrix instructions". Sums go from k = 0 upwards, as in
-//! [`mma`](crate::mma). Shared memory counts as being read from the instruction to the wait for its group, whenever the
+//! [`mma`](crate::mechanisms::mma). Shared memory counts as being read from the instruction to the wait for its group, whenever the
 //! product is computed. The warpgroup acts as one: its 128 threads meet in every instruction, which hardware does not
 //! promise.
 
-use crate::access::{Request, check_for, check_proxy_fence};
-use crate::block::Waiting;
-use crate::caller::{Caller, Flow};
-use crate::clock::IN_FLIGHT;
 use crate::fault::{FaultKind, RawFault};
-use crate::mma::Operands;
-use crate::schedule::Completion;
-use crate::shadow::{Access, AccessKind, Site};
-use crate::tensor_map::Swizzle;
+use crate::machine::block::Waiting;
+use crate::machine::caller::{Caller, Flow};
+use crate::machine::schedule::Completion;
+use crate::mechanisms::mma::Operands;
+use crate::mechanisms::tensor_map::Swizzle;
+use crate::memory::access::{Request, check_for, check_proxy_fence};
+use crate::memory::clock::IN_FLIGHT;
+use crate::memory::shadow::{Access, AccessKind, Site};
 use std::collections::VecDeque;
 
 /// Threads of a warpgroup.

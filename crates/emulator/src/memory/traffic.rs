@@ -1,7 +1,7 @@
 //! What a launch moved and computed.
 
-use crate::shadow::Fresh;
-use crate::zeroed::Zeroed;
+use crate::memory::shadow::Fresh;
+use crate::memory::zeroed::Zeroed;
 use std::collections::BTreeMap;
 
 /// Bytes moved between kernels and one buffer.

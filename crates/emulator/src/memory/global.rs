@@ -1,8 +1,8 @@
 //! Global memory: named buffers with guard space around them.
 
-use crate::shadow::Shadow;
-use crate::traffic::{Sectors, Traffic};
-use crate::zeroed::Zeroed;
+use crate::memory::shadow::Shadow;
+use crate::memory::traffic::{Sectors, Traffic};
+use crate::memory::zeroed::Zeroed;
 
 /// What never-written memory holds: NaN as `f32`, as two `bf16` and as two `f16`.
 pub(crate) const POISON: [u8; 4] = 0x7fc1_ffc1_u32.to_le_bytes();

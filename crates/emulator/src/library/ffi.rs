@@ -2,16 +2,16 @@
 //!
 //! Each runs on the calling thread's stack. References into launch and block end before the thread is suspended.
 
-use crate::access::{self, Request, check};
-use crate::atomic::{self, Operation, Order};
-use crate::block::WARP;
-use crate::caller::{Caller, Flow};
 use crate::fault::{FaultKind, RawFault};
-use crate::shadow::AccessKind;
-use crate::thread::{Thread, suspend};
-use crate::warp::{self, CollectiveKind};
-use crate::wgmma::{self, Instruction, Shape};
-use crate::{barrier, cluster, cp_async, mbarrier, mma, tma};
+use crate::machine::block::WARP;
+use crate::machine::caller::{Caller, Flow};
+use crate::machine::thread::{Thread, suspend};
+use crate::mechanisms::atomic::{self, Operation, Order};
+use crate::mechanisms::warp::{self, CollectiveKind};
+use crate::mechanisms::wgmma::{self, Instruction, Shape};
+use crate::mechanisms::{barrier, cluster, cp_async, mbarrier, mma, tma};
+use crate::memory::access::{self, Request, check};
+use crate::memory::shadow::AccessKind;
 use std::ffi::c_void;
 
 /// Runs `body` for the calling thread, suspends it if asked to, and for ever after a fault.

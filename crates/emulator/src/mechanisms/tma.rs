@@ -1,15 +1,15 @@
 //! Copies of boxes by the tensor memory accelerator, through the asynchronous proxy.
 
-use crate::access::{Request, check, check_proxy_fence, violation};
-use crate::block::Block;
-use crate::caller::{Caller, Flow};
-use crate::clock::{Actor, IN_FLIGHT};
 use crate::fault::{FaultKind, RawFault};
-use crate::launch::Launch;
-use crate::mbarrier;
-use crate::schedule::Completion;
-use crate::shadow::{Access, AccessKind, Site};
-use crate::tensor_map::TensorMap;
+use crate::machine::block::Block;
+use crate::machine::caller::{Caller, Flow};
+use crate::machine::launch::Launch;
+use crate::machine::schedule::Completion;
+use crate::mechanisms::mbarrier;
+use crate::mechanisms::tensor_map::TensorMap;
+use crate::memory::access::{Request, check, check_proxy_fence, violation};
+use crate::memory::clock::{Actor, IN_FLIGHT};
+use crate::memory::shadow::{Access, AccessKind, Site};
 use std::collections::VecDeque;
 
 const SHARED_ALIGNMENT: usize = 128;

@@ -3,12 +3,12 @@
 //! Lane i names row i % 8 of matrix i / 8. In registers, lane i holds elements 2·(i % 4) and the next of row i / 4; of
 //! column i / 4 if transposed.
 
-use crate::access::{Request, check_as};
-use crate::block::WARP;
-use crate::caller::Caller;
 use crate::fault::{FaultKind, RawFault};
-use crate::shadow::AccessKind;
-use crate::warp::Collective;
+use crate::machine::block::WARP;
+use crate::machine::caller::Caller;
+use crate::mechanisms::warp::Collective;
+use crate::memory::access::{Request, check_as};
+use crate::memory::shadow::AccessKind;
 
 const ROW_BYTES: usize = 16;
 type Matrix = [[u16; 8]; 8];

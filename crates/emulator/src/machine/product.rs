@@ -1,8 +1,8 @@
 //! The frozen layer's product, which the library's executor gives to cuBLASLt: plain loops here.
 
 use crate::fault::{FaultKind, RawFault};
-use crate::memory::GlobalMemory;
-use crate::shadow::Fresh;
+use crate::memory::global::GlobalMemory;
+use crate::memory::shadow::Fresh;
 use half::{bf16, f16};
 use lora_kernels::DType;
 use lora_kernels::cuda::step::{F32Math, Operand, Product};
@@ -71,7 +71,7 @@ fn load(
     let mut line_bytes = vec![0u8; bytes];
     for line in 0..if length == 0 { 0 } else { lines } {
         let address = line_address(operand, line, dtype);
-        let out_of_bounds = |error: crate::memory::OutOfBounds| {
+        let out_of_bounds = |error: crate::memory::global::OutOfBounds| {
             RawFault::new(
                 FaultKind::OutOfBounds,
                 format!("a product reads {bytes} bytes of {name} {}", error.0),

@@ -1,8 +1,8 @@
 //! Compiled kernels: a shared library, loaded.
 
 use crate::error::{Error, Result};
-use crate::ffi;
-use crate::toolchain::{Compilation, kernel_files};
+use crate::library::ffi;
+use crate::library::toolchain::{Compilation, kernel_files};
 use object::{Object, ObjectSymbol, SymbolKind};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_void};
@@ -177,7 +177,7 @@ impl KernelLibrary {
         let mut range = (0, 0);
         // SAFETY: writes the two addresses.
         unsafe { image(&mut range.0, &mut range.1) };
-        if range.1 - range.0 > crate::shadow::MAX_IMAGE_BYTES {
+        if range.1 - range.0 > crate::memory::shadow::MAX_IMAGE_BYTES {
             return Err(failed("too large", &(range.1 - range.0)));
         }
 

@@ -4,8 +4,8 @@
 //! exact in `f32`, and added to the accumulator one by one from k = 0 upwards: the hardware's order is not specified,
 //! this one is the emulator's own choice.
 
-use crate::block::WARP;
-use crate::warp::Collective;
+use crate::machine::block::WARP;
+use crate::mechanisms::warp::Collective;
 use half::{bf16, f16};
 
 /// Types of the two factors.

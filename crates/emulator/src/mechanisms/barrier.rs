@@ -1,9 +1,9 @@
 //! `__syncthreads` and named barriers.
 
-use crate::block::Waiting;
-use crate::caller::{Caller, Flow};
-use crate::clock::{Clocks, Stamp};
 use crate::fault::{FaultKind, RawFault};
+use crate::machine::block::Waiting;
+use crate::machine::caller::{Caller, Flow};
+use crate::memory::clock::{Clocks, Stamp};
 
 /// One of a block's 16 barriers.
 #[derive(Debug, Default)]

@@ -1,7 +1,7 @@
 //! Threads that can run, and which of them runs next.
 
-use crate::block::WARP;
-use crate::schedule::{Random, ThreadOrder};
+use crate::machine::block::WARP;
+use crate::machine::schedule::{Random, ThreadOrder};
 use std::collections::VecDeque;
 
 /// How many choices a warp's priority lasts, on average.

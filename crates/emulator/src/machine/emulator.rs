@@ -1,16 +1,17 @@
 //! The executor.
 
-use crate::clock::Actor;
 use crate::error::Result;
 use crate::fault::{Fault, FaultKind, Place, RawFault};
-use crate::launch::{self, Launch, Pool, Setup, Work};
-use crate::library::KernelLibrary;
-use crate::memory::{GlobalMemory, OutOfBounds};
-use crate::product;
-use crate::schedule::Schedule;
-use crate::shadow::Fresh;
-use crate::source;
-use crate::traffic::{StepRecord, Traffic};
+use crate::library::kernel_library::KernelLibrary;
+use crate::library::source;
+use crate::machine::launch::{Launch, Pool, Setup, Work};
+use crate::machine::product;
+use crate::machine::run;
+use crate::machine::schedule::Schedule;
+use crate::memory::clock::Actor;
+use crate::memory::global::{GlobalMemory, OutOfBounds};
+use crate::memory::shadow::Fresh;
+use crate::memory::traffic::{StepRecord, Traffic};
 use lora_kernels::cuda::executor::{DeviceProperties, Executor};
 use lora_kernels::cuda::step::{self, Step};
 use std::collections::BTreeMap;
@@ -213,7 +214,7 @@ impl Emulator {
         };
         let (memory, pool) = (std::mem::take(&mut self.memory), std::mem::take(&mut self.pool));
         let mut launch = Launch::new(setup, memory, pool);
-        let result = launch::run(&mut launch);
+        let result = run::run(&mut launch);
         let (work, fault) = (launch.work, launch.fault.take());
         (self.memory, self.pool) = launch.into_parts();
         if let Err(error) = result {

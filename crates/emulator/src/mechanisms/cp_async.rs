@@ -3,13 +3,13 @@
 //! Until then source and destination count as in use: no thread, not even the issuing one, may touch the destination or
 //! write the source. The bytes move when they are issued, or when they are waited for, as the schedule has it.
 
-use crate::access::{Request, check};
-use crate::caller::Caller;
-use crate::clock::{Actor, IN_FLIGHT};
 use crate::fault::{FaultKind, RawFault};
-use crate::schedule::Completion;
-use crate::shadow::{Access, AccessKind};
-use crate::shared::SharedPlace;
+use crate::machine::caller::Caller;
+use crate::machine::schedule::Completion;
+use crate::memory::access::{Request, check};
+use crate::memory::clock::{Actor, IN_FLIGHT};
+use crate::memory::shadow::{Access, AccessKind};
+use crate::memory::shared::SharedPlace;
 use std::collections::VecDeque;
 
 #[derive(Clone, Copy, Debug)]

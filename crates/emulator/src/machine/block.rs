@@ -1,18 +1,18 @@
 //! A block of threads in the course of its execution.
 
-use crate::barrier::Barrier;
-use crate::clock::{Clocks, Released, Stamp};
-use crate::cluster::ClusterBarrier;
-use crate::cp_async::Copies;
-use crate::mbarrier::Mbarrier;
-use crate::ready::ReadyThreads;
-use crate::schedule::{Random, ThreadOrder};
-use crate::shadow::Access;
-use crate::shared::SharedMemory;
-use crate::thread::Fiber;
-use crate::tma::Stores;
-use crate::warp::{Collective, CollectiveKind};
-use crate::wgmma::{Instruction, WARPGROUP, Warpgroup};
+use crate::machine::ready::ReadyThreads;
+use crate::machine::schedule::{Random, ThreadOrder};
+use crate::machine::thread::Fiber;
+use crate::mechanisms::barrier::Barrier;
+use crate::mechanisms::cluster::ClusterBarrier;
+use crate::mechanisms::cp_async::Copies;
+use crate::mechanisms::mbarrier::Mbarrier;
+use crate::mechanisms::tma::Stores;
+use crate::mechanisms::warp::{Collective, CollectiveKind};
+use crate::mechanisms::wgmma::{Instruction, WARPGROUP, Warpgroup};
+use crate::memory::clock::{Clocks, Released, Stamp};
+use crate::memory::shadow::Access;
+use crate::memory::shared::SharedMemory;
 
 /// Lanes of a warp.
 pub(crate) const WARP: usize = 32;

@@ -1,7 +1,7 @@
 //! An emulated thread: a fiber on a stack whose bottom holds what the kernel can ask about itself.
 
-use crate::block::Block;
-use crate::launch::Launch;
+use crate::machine::block::Block;
+use crate::machine::launch::Launch;
 use corosensei::stack::{Stack, StackPointer};
 use corosensei::{Coroutine, Yielder};
 use std::io;

@@ -1,11 +1,11 @@
 //! Barriers in shared memory that count arrivals and bytes of asynchronous copies.
 
-use crate::access::{Request, check};
-use crate::block::{Block, Waiting};
-use crate::caller::{Caller, Flow};
-use crate::clock::Released;
 use crate::fault::{FaultKind, RawFault};
-use crate::shadow::AccessKind;
+use crate::machine::block::{Block, Waiting};
+use crate::machine::caller::{Caller, Flow};
+use crate::memory::access::{Request, check};
+use crate::memory::clock::Released;
+use crate::memory::shadow::AccessKind;
 
 const BYTES: usize = 8;
 /// Largest number of bytes that may be outstanding.

@@ -1,9 +1,9 @@
 //! Clusters: blocks that run together, meet in barriers and reach each other's dynamic shared memory.
 
-use crate::block::{Block, Waiting};
-use crate::caller::{Caller, Flow};
-use crate::clock::Released;
 use crate::fault::{FaultKind, RawFault};
+use crate::machine::block::{Block, Waiting};
+use crate::machine::caller::{Caller, Flow};
+use crate::memory::clock::Released;
 
 /// The barrier of a cluster, kept by its block of rank 0.
 #[derive(Debug, Default)]

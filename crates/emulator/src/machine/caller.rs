@@ -1,7 +1,7 @@
 //! The thread that called into the emulator.
 
-use crate::block::{Block, Status, Waiting};
-use crate::launch::Launch;
+use crate::machine::block::{Block, Status, Waiting};
+use crate::machine::launch::Launch;
 
 /// The running thread's call, with what it may change.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! Program counters to lines of kernels.
 
 use crate::fault::SourceLine;
-use crate::shadow::Site;
+use crate::memory::shadow::Site;
 use std::path::Path;
 
 /// The lines of a call or access, from the innermost inlined function outwards. Empty if unknown.

@@ -4,10 +4,10 @@
 //! between fences of device scope, publishes what its thread has seen and done, and passes on what others published at
 //! the same address.
 
-use crate::access::{Request, check};
-use crate::caller::Caller;
 use crate::fault::RawFault;
-use crate::shadow::AccessKind;
+use crate::machine::caller::Caller;
+use crate::memory::access::{Request, check};
+use crate::memory::shadow::AccessKind;
 
 /// The operations, numbered as `emulator::AtomicOperation`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

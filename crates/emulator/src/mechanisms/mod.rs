@@ -1,0 +1,13 @@
+//! What instructions do, a file for each wrapper of `kernels/arch`.
+
+pub(crate) mod atomic;
+pub(crate) mod barrier;
+pub(crate) mod cluster;
+pub(crate) mod cp_async;
+pub(crate) mod ldmatrix;
+pub(crate) mod mbarrier;
+pub(crate) mod mma;
+pub(crate) mod tensor_map;
+pub(crate) mod tma;
+pub(crate) mod warp;
+pub(crate) mod wgmma;
