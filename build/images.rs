@@ -10,8 +10,8 @@ use std::sync::Mutex;
 
 /// A compiled kernel file.
 pub struct Image {
-    /// The kernel file's name without extension.
-    pub name: String,
+    /// The kernel file, relative to the folder of kernels.
+    pub file: String,
     /// The fatbin.
     pub path: PathBuf,
 }
@@ -45,7 +45,9 @@ fn image(nvcc: &Nvcc, sources: &Sources, kernel: &Path, cache: &Path) -> Image {
     nvcc.identity().hash(&mut hasher);
     sources.closure(kernel).hash(&mut hasher);
     let path = cache.join(format!("{name}-{:016x}.fatbin", hasher.finish()));
-    Image { name, path }
+    let file = kernel.strip_prefix(sources.root()).unwrap_or(kernel);
+    let parts: Vec<_> = file.iter().map(|part| part.to_string_lossy()).collect();
+    Image { file: parts.join("/"), path }
 }
 
 fn compile(nvcc: &Nvcc, include: &Path, kernel: &Path, image: &Path) -> Result<(), String> {

@@ -35,6 +35,12 @@ impl Sources {
         self.texts.keys().map(PathBuf::as_path)
     }
 
+    /// The files whose names end so, with their texts.
+    pub fn ending_with(&self, end: &str) -> impl Iterator<Item = (&Path, &str)> {
+        let files = self.texts.iter().filter(move |(path, _)| path.to_string_lossy().ends_with(end));
+        files.map(|(path, text)| (path.as_path(), text.as_str()))
+    }
+
     /// The files that nvcc compiles: all `.cu`. Their names differ, in whatever folder they are: images, mutants and tables of
     /// instructions go by them.
     pub fn kernels(&self) -> Result<Vec<&Path>, String> {

@@ -2,8 +2,6 @@
 #include "element.cuh"
 #include "skinny/product_arguments.cuh"
 
-constexpr int FINALIZE_THREADS = 256;
-
 LORA_KERNEL(finalize, FinalizeArguments, FINALIZE_THREADS) {
     const int64_t index = int64_t(blockIdx.x) * FINALIZE_THREADS + threadIdx.x;
     const int64_t row = index / arguments.columns;

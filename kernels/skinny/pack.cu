@@ -3,9 +3,6 @@
 #include "element.cuh"
 #include "skinny/product_arguments.cuh"
 
-constexpr int PACK_THREADS = 256;
-constexpr int PACK_TILE = 32;
-
 // Block (x, y, z): 32 features, 32 ranks, segment.
 LORA_KERNEL(pack, PackArguments, PACK_THREADS) {
     const PackSegment& segment = arguments.segments[blockIdx.z];

@@ -3,8 +3,6 @@
 #include "element.cuh"
 #include "weights/weight_arguments.cuh"
 
-constexpr int FINGERPRINT_THREADS = 256;
-
 __device__ __forceinline__ uint32_t identifying_bits(const FingerprintArguments& arguments, int64_t position) {
     if (arguments.stored_bits) {
         if (arguments.dtype == DTYPE_F32) return reinterpret_cast<const uint32_t*>(arguments.matrix.address)[position];

@@ -393,7 +393,7 @@ LORA_KERNEL(weight_update_measured_bf16, WeightUpdateArguments, WEIGHT_THREADS) 
 #define WEIGHT_UPDATE_VARIANT(tile_rows, tile_columns, thread_rows, thread_columns, depth)                                        \
     LORA_KERNEL(                                                                                                                  \
         weight_update_bf16_rows##tile_rows##_columns##tile_columns##_thread##thread_rows##x##thread_columns##_depth##depth,      \
-        WeightUpdateArguments, tile_rows / thread_rows * (tile_columns / thread_columns)) {                                       \
+        WeightUpdateArguments, weight_threads(tile_rows, tile_columns, thread_rows, thread_columns)) {                            \
         update<WeightBf16, WeightTiling<tile_rows, tile_columns, thread_rows, thread_columns, depth>>(arguments);                \
     }
 #include "sweep_variants.cuh"

@@ -5,12 +5,16 @@
 //! emulator share. The driver's executor and the safe handle `Cuda` are in `driver`, with the feature `cuda`.
 
 pub mod arguments;
+pub mod constants;
 #[cfg(feature = "cuda")]
 pub mod driver;
 pub mod engine;
 pub mod executor;
+pub mod kernel;
 pub mod plan;
 pub mod step;
+pub mod target;
+pub mod tensor_map;
 
 /// The version of cudarc whose streams and slices this backend takes.
 #[cfg(feature = "cuda")]

@@ -467,15 +467,7 @@ fn stored_matrices() {
 fn the_rest() {
     let Some(mut emulator) = device("the_rest") else { return };
     let to = emulator.allocate("y", 128);
-    let step = |kernel: &str| {
-        Step::Launch(Launch {
-            kernel: kernel.into(),
-            grid: [1, 1, 1],
-            block: [32, 1, 1],
-            shared_bytes: 0,
-            arguments: arguments(&[0, to], &[]),
-        })
-    };
+    let step = |kernel| launch(kernel, 1, 32, 0, arguments(&[0, to], &[]));
     emulator.run(&step("grid_dependency")).unwrap();
     assert_eq!(download::<f32>(&mut emulator, to, 32), [1.0; 32]);
     let fault = fault(&mut emulator, &step("waits_at_uninitialised_mbarrier"));

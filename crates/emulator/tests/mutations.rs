@@ -12,7 +12,6 @@ use operations::Device;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 fn schedules() -> Vec<Schedule> {
@@ -21,27 +20,12 @@ fn schedules() -> Vec<Schedule> {
 
 /// Compiles the mutant's kernel file without the kernels that are not launched; all other files are as they are.
 fn build(mutant: &Mutant) -> Arc<KernelLibrary> {
-    let text = kernel_text(mutant.kernel);
-    let mut builder = KernelLibrary::builder().files([mutant.kernel]).keep_others();
-    for line in text.lines().filter(|line| line.starts_with("LORA_KERNEL(")) {
-        let is_launched =
-            mutant.launched.iter().any(|name| line.starts_with(&format!("LORA_KERNEL({name},")));
-        if !is_launched {
-            builder = builder.replace(mutant.kernel, line, "");
-        }
-    }
+    let files = KernelLibrary::builder().files([mutant.kernel]);
+    let mut builder = files.kernels(mutant.launched).keep_others();
     for (file, from, to) in mutant.changes {
         builder = builder.replace(*file, *from, *to);
     }
     builder.build().unwrap_or_else(|error| panic!("{}: {error}", mutant.fault))
-}
-
-/// The text of the kernel file of this name, in whatever folder it is.
-fn kernel_text(name: &str) -> String {
-    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../kernels");
-    let mut folders = std::fs::read_dir(kernels).unwrap().map(|entry| entry.unwrap().path());
-    let file = folders.find_map(|folder| Some(folder.join(name)).filter(|file| file.exists())).unwrap();
-    std::fs::read_to_string(file).unwrap()
 }
 
 /// How a fault was caught, in the words of the first check that failed.

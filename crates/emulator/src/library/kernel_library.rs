@@ -295,6 +295,16 @@ impl LibraryBuilder {
         self
     }
 
+    /// Compiles these kernels of the files only.
+    #[must_use]
+    pub fn kernels<S: AsRef<str>>(mut self, kernels: impl IntoIterator<Item = S>) -> Self {
+        self.defines.push("LORA_ONLY".into());
+        let chosen =
+            kernels.into_iter().map(|kernel| format!("LORA_ONLY_{}=~,EMULATOR_KERNEL", kernel.as_ref()));
+        self.defines.extend(chosen);
+        self
+    }
+
     /// Takes the standard kernels of all other files as they were compiled with this crate, so that a changed kernel can
     /// run among them.
     #[must_use]

@@ -2,18 +2,21 @@
 
 use crate::error::Result;
 use crate::fault::{Fault, FaultKind, Place, RawFault};
-use crate::library::kernel_library::KernelLibrary;
+use crate::library::kernel_library::{Kernel, KernelLibrary};
 use crate::library::source;
 use crate::machine::launch::{Launch, Pool, Setup, Work};
 use crate::machine::product;
 use crate::machine::run;
 use crate::machine::schedule::Schedule;
+use crate::mechanisms::tensor_map::{Swizzle, TensorMap};
 use crate::memory::clock::Actor;
 use crate::memory::global::{GlobalMemory, OutOfBounds};
 use crate::memory::shadow::Fresh;
 use crate::memory::traffic::{StepRecord, Traffic};
-use lora_kernels::cuda::executor::{DeviceProperties, Executor};
+use lora_kernels::cuda::executor::Executor;
 use lora_kernels::cuda::step::{self, Step};
+use lora_kernels::cuda::target::Target;
+use lora_kernels::cuda::tensor_map;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -28,7 +31,7 @@ pub struct Emulator {
     memory: GlobalMemory,
     pool: Pool,
     schedule: Schedule,
-    properties: DeviceProperties,
+    target: Target,
     workspace: Option<(u64, usize)>,
     records: Vec<StepRecord>,
     last_fault: Option<Box<Fault>>,
@@ -50,7 +53,7 @@ impl Emulator {
             memory: GlobalMemory::default(),
             pool: Pool::default(),
             schedule: Schedule::default(),
-            properties: DeviceProperties { compute_capability: (9, 0), shared_bytes_per_block: 227 << 10 },
+            target: Target { compute_capability: (9, 0), shared_bytes_per_block: 227 << 10 },
             workspace: None,
             records: Vec::new(),
             last_fault: None,
@@ -76,8 +79,8 @@ impl Emulator {
     }
 
     /// Changes what the planner is told of the device, and the limit on a block's shared memory.
-    pub fn set_properties(&mut self, properties: DeviceProperties) {
-        self.properties = properties;
+    pub fn set_target(&mut self, target: Target) {
+        self.target = target;
     }
 
     /// The kernels.
@@ -103,7 +106,7 @@ impl Emulator {
     /// As for [`Executor::run`]; blocks that are not in the grid, or cut a cluster.
     pub fn run_blocks(&mut self, launch: &step::Launch, blocks: Range<u64>) -> lora_kernels::Result<()> {
         let result = self.launch(launch, blocks.clone());
-        self.finish(&launch.kernel, blocks.end.saturating_sub(blocks.start), result)
+        self.finish(launch.kernel.symbol(), blocks.end.saturating_sub(blocks.start), result)
     }
 
     /// Frees the buffer that starts at an address; false if there is none.
@@ -158,7 +161,7 @@ impl Emulator {
         run: Range<u64>,
     ) -> std::result::Result<Work, (RawFault, Option<Place>)> {
         let invalid = |message: String| (RawFault::new(FaultKind::InvalidLaunch, message), None);
-        let Some(kernel) = self.library.kernel(&step.kernel) else {
+        let Some(kernel) = self.library.kernel(step.kernel.symbol()) else {
             return Err(invalid("there is no such kernel".into()));
         };
         if step.arguments.len() != kernel.argument_bytes {
@@ -168,19 +171,29 @@ impl Emulator {
                 kernel.argument_bytes
             )));
         }
-        let threads = step.block.iter().map(|&extent| u64::from(extent)).product::<u64>();
-        if threads != u64::from(kernel.threads) || threads == 0 || threads > 1024 {
+        let threads = step.kernel.threads();
+        if threads != kernel.threads || threads == 0 || threads > 1024 {
             return Err(invalid(format!(
-                "{threads} threads in a block of {:?}, where the kernel declares {}",
-                step.block, kernel.threads
+                "{threads} threads in a block, where the kernel declares {}",
+                kernel.threads
             )));
         }
-        if step.shared_bytes > self.properties.shared_bytes_per_block {
+        step.check(self.target).map_err(|error| invalid(error.to_string()))?;
+        let [cluster, 1, 1] = step.cluster else {
             return Err(invalid(format!(
-                "{} bytes of shared memory, where the device allows {}",
-                step.shared_bytes, self.properties.shared_bytes_per_block
+                "clusters of {:?}, where the emulator has them along x",
+                step.cluster
+            )));
+        };
+        // A launch that says nothing leaves it to the declaration.
+        if cluster != 1 && kernel.cluster != 1 && kernel.cluster != cluster {
+            return Err(invalid(format!(
+                "clusters of {cluster} blocks, where the kernel declares {}",
+                kernel.cluster
             )));
         }
+        let kernel = Kernel { cluster: cluster.max(kernel.cluster), ..kernel };
+        let arguments = with_tensor_maps(step).map_err(invalid)?;
         let [x, y, z] = step.grid;
         let all = blocks_of(step);
         if all == 0 || y > 65535 || z > 65535 || x > i32::MAX as u32 {
@@ -206,10 +219,10 @@ impl Emulator {
             kernel,
             grid: step.grid,
             blocks: run,
-            dimensions: step.block,
+            dimensions: [threads, 1, 1],
             shared_bytes: step.shared_bytes as usize,
-            shared_limit: self.properties.shared_bytes_per_block as usize,
-            arguments: &step.arguments,
+            shared_limit: self.target.shared_bytes_per_block as usize,
+            arguments: &arguments,
             schedule: self.schedule,
         };
         let (memory, pool) = (std::mem::take(&mut self.memory), std::mem::take(&mut self.pool));
@@ -292,6 +305,38 @@ pub fn available<T>(test: &str, device: Result<T>) -> Option<T> {
     }
 }
 
+/// A launch's arguments with its tensor maps in their places.
+fn with_tensor_maps(launch: &step::Launch) -> std::result::Result<Vec<u8>, String> {
+    let mut arguments = launch.arguments.clone();
+    for (place, map) in &launch.tensor_maps {
+        let encoded = matrix_map(map)?.encode()?;
+        arguments[*place..][..encoded.len()].copy_from_slice(&encoded);
+    }
+    Ok(arguments)
+}
+
+/// The map of a matrix: the emulator has no others.
+fn matrix_map(map: &tensor_map::TensorMap) -> std::result::Result<TensorMap, String> {
+    if map.dimensions != 2 || map.fill != tensor_map::Fill::Zeros {
+        return Err(format!("a tensor map that is not of a matrix filled up with zeros: {map:?}"));
+    }
+    Ok(TensorMap {
+        address: map.address,
+        element_bytes: map.dtype.size() as u32,
+        columns: map.extents[0],
+        rows: map.extents[1],
+        row_bytes: map.strides[0],
+        box_columns: map.box_extents[0],
+        box_rows: map.box_extents[1],
+        swizzle: match map.swizzle {
+            tensor_map::Swizzle::None => Swizzle::None,
+            tensor_map::Swizzle::Bytes32 => Swizzle::Bytes32,
+            tensor_map::Swizzle::Bytes64 => Swizzle::Bytes64,
+            tensor_map::Swizzle::Bytes128 => Swizzle::Bytes128,
+        },
+    })
+}
+
 /// Blocks of a launch's grid.
 fn blocks_of(launch: &step::Launch) -> u64 {
     launch.grid.iter().map(|&extent| u64::from(extent)).product()
@@ -302,8 +347,8 @@ fn out_of_bounds(call: &'static str, error: OutOfBounds) -> lora_kernels::Error 
 }
 
 impl Executor for Emulator {
-    fn properties(&self) -> DeviceProperties {
-        self.properties
+    fn target(&self) -> Target {
+        self.target
     }
 
     /// Fresh poison for every use.
@@ -332,7 +377,7 @@ impl Executor for Emulator {
             Step::Launch(launch) => {
                 let blocks = blocks_of(launch);
                 let result = self.launch(launch, 0..blocks);
-                self.finish(&launch.kernel, blocks, result)
+                self.finish(launch.kernel.symbol(), blocks, result)
             }
             Step::Product(product) => {
                 let result = product::run(&mut self.memory, product);
