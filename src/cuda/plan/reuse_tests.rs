@@ -161,13 +161,12 @@ fn expect_equal(plans: &mut Plans, case: &Case, origin: u64, workspace: u64) {
 }
 
 fn cases() -> impl Strategy<Value = Case> {
-    let dtypes = [DType::F32, DType::F16, DType::Bf16];
     (
         any::<bool>(),
         prop_oneof![Just(0usize), 1..200usize],
         1..200usize,
         proptest::collection::vec((1..200usize, 1..80usize), 0..4),
-        proptest::sample::select(&dtypes[..]),
+        proptest::sample::select(&[DType::F32, DType::F16, DType::Bf16][..]),
         any::<bool>(),
         proptest::sample::select(&[0.0f32, 0.5, 2.0][..]),
         proptest::sample::select(&[0.0f32, 0.0, 0.1, 0.5][..]),
