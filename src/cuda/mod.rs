@@ -1,8 +1,9 @@
 //! The CUDA backend.
 //!
 //! [`plan`] turns a checked operation into [`step`]s: kernel launches, library products, fills. It is pure: no driver,
-//! no GPU. An [`executor::Executor`] runs steps; the [`engine::Engine`] puts both together and is what a GPU and an
-//! emulator share. The driver's executor and the safe handle `Cuda` are in `driver`, with the feature `cuda`.
+//! no GPU. What it may know of a card is a [`target`], what it launches are [`kernel`]s, whose numbers are
+//! [`constants`]. An [`executor::Executor`] runs steps; the [`engine::Engine`] puts both together and is what a GPU
+//! and an emulator share. The driver's executor and the safe handle `Cuda` are in `driver`, with the feature `cuda`.
 
 pub mod arguments;
 pub mod constants;
