@@ -4,14 +4,21 @@
 use lora_kernels::cpu::Cpu;
 use lora_kernels::cuda::F32Math;
 use lora_kernels::cuda::engine::RawCodes;
-use lora_kernels::cuda::plan::{backward::backward, forward::forward, weights};
+use lora_kernels::cuda::plan::{Settings, backward::backward, forward::forward, frozen::frozen, weights};
+use lora_kernels::cuda::target::Target;
 use lora_kernels::memory::{Raw, RawBuffer};
 use lora_kernels::ops::{Backward, BackwardSiblings, ForwardSiblings, Output};
 use lora_kernels::restore::{RestoreMethod, RestoreRecord};
 use lora_kernels::{
-    Adapter, Backend, DType, Delta, Error, Forward, Layout, MatrixMut, MatrixRef, Result, Shape, WeightUpdate,
+    Adapter, Backend, DType, Delta, Error, Forward, Frozen, Layout, MatrixMut, MatrixRef, Result, Shape,
+    WeightUpdate,
 };
 use proptest::prelude::*;
+
+const SETTINGS: Settings = Settings {
+    target: Target { compute_capability: (8, 0), shared_bytes_per_block: 163 << 10 },
+    f32_math: F32Math::Exact,
+};
 
 /// Small numbers, and those around powers of two and the largest.
 fn extreme() -> impl Strategy<Value = usize> {
@@ -274,7 +281,7 @@ proptest! {
             let total = rank as u128 * (siblings as u128 + 1);
             prop_assert!(total * (rows.max(inputs).max(outputs) as u128) < usize::MAX as u128);
             for base in [0, 1 << 40] {
-                let _ = forward(&op, F32Math::Exact, base);
+                let _ = forward(&op, SETTINGS, base);
             }
         }
         let op: BackwardSiblings<'_, Raw> = Backward {
@@ -284,7 +291,16 @@ proptest! {
         }.into();
         if op.check().is_ok() {
             for base in [0, 1 << 40] {
-                let _ = backward(&op, F32Math::Exact, base);
+                let _ = backward(&op, SETTINGS, base);
+            }
+        }
+        let repeated = Layout::repeated(rows, inputs).and_then(|layout| MatrixRef::<Raw>::from_buffer(x.0, layout));
+        for x in [Ok(read(x)), repeated].into_iter().flatten() {
+            let op = Frozen { x, w: read(w), bias: None, y: Output::overwrite(write(y)) };
+            if op.check().is_ok() {
+                for base in [0, 1 << 40] {
+                    let _ = frozen(&op, SETTINGS, base);
+                }
             }
         }
         let op: WeightUpdate<'_, Raw, RawCodes> = WeightUpdate::merge(write(w), adapter()).report();

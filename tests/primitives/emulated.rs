@@ -5,6 +5,7 @@ use super::recording::{Recording, compare, record, recorded};
 use super::sources::{asked, primitives};
 use lora_emulator::{Emulator, KernelLibrary, Schedule, TensorMap, available};
 use lora_kernels::cuda::executor::Executor;
+use lora_kernels::cuda::kernel::Kernel;
 use lora_kernels::cuda::step::{Launch, Step};
 
 fn run(emulator: &mut Emulator, case: &Case) -> Vec<u32> {
@@ -12,13 +13,9 @@ fn run(emulator: &mut Emulator, case: &Case) -> Vec<u32> {
     let output = emulator.allocate("output", 4 * case.output_words);
     emulator.write(input, bytemuck::cast_slice(&case.input.words())).unwrap();
     emulator.write(output, &vec![0; 4 * case.output_words]).unwrap();
-    let step = Step::Launch(Launch {
-        kernel: case.kernel.into(),
-        grid: [case.blocks, 1, 1],
-        block: [case.threads, 1, 1],
-        shared_bytes: case.shared_bytes,
-        arguments: case.arguments(input, output, TensorMap::encode).unwrap(),
-    });
+    let kernel = Kernel::new(case.file.name(), case.kernel, case.threads);
+    let arguments = case.arguments(input, output, TensorMap::encode).unwrap();
+    let step = Step::Launch(Launch::new(kernel, [case.blocks, 1, 1], case.shared_bytes, arguments));
     emulator.run(&step).unwrap_or_else(|error| panic!("{error}"));
     let mut words = vec![0; case.output_words];
     emulator.read(output, bytemuck::cast_slice_mut(&mut words)).unwrap();

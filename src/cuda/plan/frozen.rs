@@ -1,24 +1,61 @@
-//! Steps of the frozen layer alone: the library's product, onto the bias where there is one.
+//! The one door to the product with a frozen weight: whoever needs X·W or dY·Wᵀ asks here, and no plan of an operation looks at
+//! the architecture.
+//!
+//! Today every such product is the library's. What else may stand here, chosen by [`Settings::target`](super::Settings) and the shape:
+//! one product over K + r, for operands that have S and B appended to X and W, and a GEMM of our own whose epilogue takes the
+//! rank-r part. Either takes over what [`Planner::expand`](super::products::Planner::expand) has written before.
 
-use super::Plan;
-use super::products::{Arithmetic, Epilogue, Planner};
-use crate::Result;
+use super::products::{Epilogue, Planner};
+use super::{Plan, Settings};
 use crate::cuda::arguments::products::DropoutMask;
-use crate::cuda::step::{F32Math, Step, Zero};
+use crate::cuda::step::{Operand, Product, Step, Zero};
 use crate::memory::Raw;
 use crate::ops::{Frozen, WriteMode};
+use crate::{MatrixRef, Result};
 
-/// Plans a checked frozen layer with scratch memory from `workspace_base`, a multiple of 256.
+/// What becomes of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Onto {
+    /// It replaces C (β = 0).
+    Nothing,
+    /// It is added to C (β = 1).
+    C,
+}
+
+/// Adds the step that computes A·B, of one element type with C, and puts it onto C.
+pub(super) fn product(
+    planner: &mut Planner,
+    a: MatrixRef<'_, Raw>,
+    b: MatrixRef<'_, Raw>,
+    c: MatrixRef<'_, Raw>,
+    onto: Onto,
+) -> Result<()> {
+    let mark = planner.workspace.mark();
+    let product = Product {
+        a: library_operand(planner, a)?,
+        b: library_operand(planner, b)?,
+        c: operand(c),
+        dtype: c.dtype(),
+        accumulate: onto == Onto::C,
+        f32_math: planner.f32_math(),
+    };
+    planner.steps.push(Step::Product(product));
+    planner.workspace.release(mark);
+    Ok(())
+}
+
+/// Plans a checked layer without adapter, with scratch memory from `workspace_base`, a multiple of 256: one product, onto the
+/// bias where there is one.
 ///
 /// # Errors
 /// [`crate::Error::Unsupported`] if a grid would be larger than CUDA allows.
-pub fn frozen(op: &Frozen<'_, Raw>, f32_math: F32Math, workspace_base: u64) -> Result<Plan> {
-    let mut planner = Planner::new(Arithmetic { dtype: op.x.dtype(), f32_math }, workspace_base);
+pub fn frozen(op: &Frozen<'_, Raw>, settings: Settings, workspace_base: u64) -> Result<Plan> {
+    let mut planner = Planner::new(op.x.dtype(), settings, workspace_base);
     let y = &op.y.matrix;
     if op.x.rows() == 0 {
         return planner.finish();
     }
-    let mut accumulate = op.y.mode == WriteMode::Accumulate;
+    let accumulate = op.y.mode == WriteMode::Accumulate;
     if op.bias.is_some() {
         // The bias goes to Y by way of the kernel that adds it to an adapter's part, which is zero here.
         let mark = planner.workspace.mark();
@@ -30,19 +67,50 @@ pub fn frozen(op: &Frozen<'_, Raw>, f32_math: F32Math, workspace_base: u64) -> R
         let epilogue = Epilogue { mask: DropoutMask::default(), scale: 1.0, bias: op.bias, accumulate };
         planner.expand(s, b, y.into(), epilogue)?;
         planner.workspace.release(mark);
-        accumulate = true;
     }
-    planner.product(op.x, op.w, y.as_ref(), accumulate)?;
+    let onto = if accumulate || op.bias.is_some() { Onto::C } else { Onto::Nothing };
+    product(&mut planner, op.x, op.w, y.as_ref(), onto)?;
     planner.finish()
+}
+
+/// A matrix as the library takes it. The library knows no stride of 0, so a repeated row is written out first.
+fn library_operand(planner: &mut Planner, matrix: MatrixRef<'_, Raw>) -> Result<Operand> {
+    let layout = matrix.layout();
+    if !layout.is_repeated() {
+        return Ok(operand(matrix));
+    }
+    let stored = if layout.is_transposed() { matrix.t() } else { matrix };
+    let copy = planner.copied(&[stored])?;
+    Ok(Operand { address: copy.address, stride: copy.row_stride as u64, ..operand(matrix) })
+}
+
+/// A matrix without repeated rows as the library takes it.
+fn operand(matrix: MatrixRef<'_, Raw>) -> Operand {
+    let layout = matrix.layout();
+    Operand {
+        address: matrix.buffer().address,
+        rows: layout.rows() as u64,
+        cols: layout.cols() as u64,
+        stride: layout.stride() as u64,
+        transposed: layout.is_transposed(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cuda::step::{Operand, Product};
+    use crate::cuda::step::F32Math;
+    use crate::cuda::target::Target;
     use crate::memory::RawBuffer;
     use crate::ops::Output;
     use crate::{DType, Layout, MatrixMut, MatrixRef};
+
+    fn settings(f32_math: F32Math) -> Settings {
+        Settings {
+            target: Target { compute_capability: (8, 0), shared_bytes_per_block: 163 << 10 },
+            f32_math,
+        }
+    }
 
     /// The library refuses a leading dimension of 0.
     #[test]
@@ -61,7 +129,7 @@ mod tests {
                     MatrixMut::from_buffer(buffer(2048), packed(x_layout.rows(), 2)).unwrap(),
                 ),
             };
-            let plan = frozen(&op, F32Math::Exact, 4096).expect("small");
+            let plan = frozen(&op, settings(F32Math::Exact), 4096).expect("small");
             let [Step::Launch(_), Step::Product(product)] = &plan.steps[..] else { panic!("{plan:?}") };
             let (rows, cols) = (x_layout.rows() as u64, x_layout.cols() as u64);
             assert_eq!(product.a, Operand { address: 4096, rows, cols, stride: 8, transposed });
@@ -80,7 +148,7 @@ mod tests {
             bias: None,
             y: Output::overwrite(y),
         };
-        let plan = frozen(&op, F32Math::Tf32, 0).expect("small");
+        let plan = frozen(&op, settings(F32Math::Tf32), 0).expect("small");
         let operand =
             |address, rows, cols, stride, transposed| Operand { address, rows, cols, stride, transposed };
         assert_eq!(

@@ -8,12 +8,15 @@ use crate::machine::product;
 use crate::machine::request::LaunchRequest;
 use crate::machine::run;
 use crate::machine::schedule::Schedule;
+use crate::mechanisms::tensor_map::{Swizzle, TensorMap};
 use crate::memory::clock::Actor;
 use crate::memory::global::{GlobalMemory, OutOfBounds};
 use crate::memory::shadow::Fresh;
 use crate::memory::traffic::{StepRecord, Traffic};
-use lora_kernels::cuda::executor::{DeviceProperties, Executor};
+use lora_kernels::cuda::executor::Executor;
 use lora_kernels::cuda::step::{self, Step};
+use lora_kernels::cuda::target::Target;
+use lora_kernels::cuda::tensor_map;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -31,7 +34,7 @@ pub struct Emulator {
     memory: GlobalMemory,
     pool: Pool,
     schedule: Schedule,
-    properties: DeviceProperties,
+    target: Target,
     workspace: Option<(u64, usize)>,
     resident_limit: usize,
     /// Blocks of the kernels, since the last time that everything before had ended, that a programmatic launch may overlap.
@@ -56,7 +59,7 @@ impl Emulator {
             memory: GlobalMemory::default(),
             pool: Pool::default(),
             schedule: Schedule::default(),
-            properties: DeviceProperties { compute_capability: (9, 0), shared_bytes_per_block: 227 << 10 },
+            target: Target { compute_capability: (9, 0), shared_bytes_per_block: 227 << 10 },
             workspace: None,
             resident_limit: RESIDENT_LIMIT,
             overlapping_blocks: 0,
@@ -84,8 +87,8 @@ impl Emulator {
     }
 
     /// Changes what the planner is told of the device, and the limit on a block's shared memory.
-    pub fn set_properties(&mut self, properties: DeviceProperties) {
-        self.properties = properties;
+    pub fn set_target(&mut self, target: Target) {
+        self.target = target;
     }
 
     /// Changes how many blocks the device holds at a time: blocks that wait for later ones than these wait for ever. At first
@@ -116,11 +119,24 @@ impl Emulator {
     /// # Errors
     /// As for [`Executor::run`]; blocks that are not in the grid, or cut a cluster.
     pub fn run_blocks(&mut self, launch: &step::Launch, blocks: Range<u64>) -> lora_kernels::Result<()> {
-        let result = self.launch(&LaunchRequest::from(launch), blocks.clone());
-        self.finish(&launch.kernel, blocks.end.saturating_sub(blocks.start), result)
+        self.run_step(launch, blocks)
     }
 
-    /// Runs a launch with what [`step::Launch`] does not say.
+    fn run_step(&mut self, launch: &step::Launch, blocks: Range<u64>) -> lora_kernels::Result<()> {
+        let count = blocks.end.saturating_sub(blocks.start);
+        let invalid = |message: String| (RawFault::new(FaultKind::InvalidLaunch, message), None);
+        let maps = launch.check(self.target).map_err(|error| error.to_string()).and_then(|()| {
+            let maps = launch.tensor_maps.iter().map(|(place, map)| Ok((*place, matrix_map(map)?)));
+            maps.collect::<std::result::Result<Vec<_>, String>>()
+        });
+        let result = match maps {
+            Ok(maps) => self.launch(&LaunchRequest::new(launch, &maps), blocks),
+            Err(message) => Err(invalid(message)),
+        };
+        self.finish(launch.kernel.symbol(), count, result)
+    }
+
+    /// Runs a launch in the emulator's own terms: of any kernel, and with any tensor maps.
     ///
     /// Kernels run one after the other here, but one that is launched programmatically may start before the kernels before
     /// it have ended: until a thread, or one it has met in a barrier, has waited for them, what it does must not conflict
@@ -206,10 +222,10 @@ impl Emulator {
                 step.block, kernel.threads
             )));
         }
-        if step.shared_bytes > self.properties.shared_bytes_per_block {
+        if step.shared_bytes > self.target.shared_bytes_per_block {
             return Err(invalid(format!(
                 "{} bytes of shared memory, where the device allows {}",
-                step.shared_bytes, self.properties.shared_bytes_per_block
+                step.shared_bytes, self.target.shared_bytes_per_block
             )));
         }
         let [x, y, z] = step.grid;
@@ -254,7 +270,7 @@ impl Emulator {
             blocks: run,
             dimensions: step.block,
             shared_bytes: step.shared_bytes as usize,
-            shared_limit: self.properties.shared_bytes_per_block as usize,
+            shared_limit: self.target.shared_bytes_per_block as usize,
             resident_limit: self.resident_limit,
             first_block: first_block as u32,
             programmatic: step.programmatic,
@@ -347,13 +363,40 @@ pub fn available<T>(test: &str, device: Result<T>) -> Option<T> {
     }
 }
 
+/// The map of a matrix: the emulator has no others.
+fn matrix_map(map: &tensor_map::TensorMap) -> std::result::Result<TensorMap, String> {
+    if map.dimensions != 2 || map.fill != tensor_map::Fill::Zeros {
+        return Err(format!("a tensor map that is not of a matrix filled up with zeros: {map:?}"));
+    }
+    Ok(TensorMap {
+        address: map.address,
+        element_bytes: map.dtype.size() as u32,
+        columns: map.extents[0],
+        rows: map.extents[1],
+        row_bytes: map.strides[0],
+        box_columns: map.box_extents[0],
+        box_rows: map.box_extents[1],
+        swizzle: match map.swizzle {
+            tensor_map::Swizzle::None => Swizzle::None,
+            tensor_map::Swizzle::Bytes32 => Swizzle::Bytes32,
+            tensor_map::Swizzle::Bytes64 => Swizzle::Bytes64,
+            tensor_map::Swizzle::Bytes128 => Swizzle::Bytes128,
+        },
+    })
+}
+
+/// Blocks of a launch's grid.
+fn blocks_of(launch: &step::Launch) -> u64 {
+    launch.grid.iter().map(|&extent| u64::from(extent)).product()
+}
+
 fn out_of_bounds(call: &'static str, error: OutOfBounds) -> lora_kernels::Error {
     lora_kernels::Error::Cuda { call, message: error.0 }
 }
 
 impl Executor for Emulator {
-    fn properties(&self) -> DeviceProperties {
-        self.properties
+    fn target(&self) -> Target {
+        self.target
     }
 
     /// Fresh poison for every use.
@@ -379,7 +422,7 @@ impl Executor for Emulator {
             result.map(|()| Work::default()).map_err(|fault| (fault, None))
         };
         match step {
-            Step::Launch(launch) => self.run_request(&LaunchRequest::from(launch)),
+            Step::Launch(launch) => self.run_step(launch, 0..blocks_of(launch)),
             Step::Product(product) => {
                 self.overlapping_blocks = 1;
                 let result = product::run(&mut self.memory, product);

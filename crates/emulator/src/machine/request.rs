@@ -28,22 +28,21 @@ pub struct LaunchRequest<'a> {
     pub programmatic: bool,
 }
 
-impl<'a> From<&'a step::Launch> for LaunchRequest<'a> {
-    fn from(launch: &'a step::Launch) -> Self {
+impl<'a> LaunchRequest<'a> {
+    /// A step of a plan, with its tensor maps as the emulator has them.
+    pub(crate) fn new(launch: &'a step::Launch, tensor_maps: &'a [(usize, TensorMap)]) -> Self {
         LaunchRequest {
-            kernel: &launch.kernel,
+            kernel: launch.kernel.symbol(),
             grid: launch.grid,
-            block: launch.block,
+            block: [launch.kernel.threads(), 1, 1],
             shared_bytes: launch.shared_bytes,
             arguments: &launch.arguments,
-            tensor_maps: &[],
-            cluster: [1; 3],
-            programmatic: false,
+            tensor_maps,
+            cluster: launch.cluster,
+            programmatic: launch.programmatic,
         }
     }
-}
 
-impl<'a> LaunchRequest<'a> {
     /// Blocks of the grid.
     pub(crate) fn blocks(&self) -> u64 {
         self.grid.iter().map(|&extent| u64::from(extent)).product()
