@@ -2,7 +2,8 @@
 //
 // A and B lie in shared memory and are named by descriptors; A may also be in registers, in the layout of mma.sync's A
 // with 16 rows a warp. `transposed` factors are stored with k as their slow direction ("MN-major"). Call wgmma_fence
-// before the first product, and after other instructions touched D or A's registers; commit; then wait.
+// before the first product, and after other instructions touched D or A's registers; commit; then wait. Both name the
+// registers, so that the compiler moves no use of them across.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -21,11 +22,32 @@ __device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t address, uint32_t 
 #ifdef LORA_EMULATOR
 #include <emulator/wgmma.h>
 #else
-__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory"); }
+// Keeps uses of registers on their side of a place in the program.
+struct WgmmaRegisters {
+    template <int count>
+    __device__ __forceinline__ static void pin(float (&registers)[count]) {
+#pragma unroll
+        for (int i = 0; i < count; i++) asm volatile("" : "+f"(registers[i]) :: "memory");
+    }
+    template <int count>
+    __device__ __forceinline__ static void pin(uint32_t (&registers)[count]) {
+#pragma unroll
+        for (int i = 0; i < count; i++) asm volatile("" : "+r"(registers[i]) :: "memory");
+    }
+};
+// Takes the arrays that products up to the next wait use: D, and A where it is in registers.
+template <class... Registers>
+__device__ __forceinline__ void wgmma_fence(Registers&... registers) {
+    (WgmmaRegisters::pin(registers), ...);
+    asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory");
+}
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory"); }
-// Waits until at most `pending` of the newest groups are unfinished.
-template <int pending>
-__device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;\n" :: "n"(pending) : "memory"); }
+// Waits until at most `pending` of the newest groups are unfinished. Takes the arrays that may be used afterwards.
+template <int pending, class... Registers>
+__device__ __forceinline__ void wgmma_wait(Registers&... registers) {
+    asm volatile("wgmma.wait_group.sync.aligned %0;\n" :: "n"(pending) : "memory");
+    (WgmmaRegisters::pin(registers), ...);
+}
 
 // Registers of D by number, for each n.
 #define WGMMA_NAMES_8 "%0, %1, %2, %3"

@@ -16,8 +16,12 @@ pub enum FaultKind {
     OutOfBounds,
     /// An address that is not a multiple of what the access needs.
     Misaligned,
-    /// TMA or wgmma reads what ordinary stores wrote, with no `fence.proxy.async` between.
+    /// TMA or wgmma reads or overwrites what ordinary stores wrote, with no `fence.proxy.async` of the writer between.
     MissingProxyFence,
+    /// wgmma takes registers that `wgmma.fence` has not been told of, or that have changed since.
+    UnfencedRegisters,
+    /// A kernel launched programmatically never waits for the kernel before it: later ones may outrun that one.
+    MissingGridWait,
     /// Threads of a warp or warpgroup in different collective operations, or missing from one.
     Divergence,
     /// Threads that wait for ever.

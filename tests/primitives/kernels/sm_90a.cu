@@ -1,8 +1,13 @@
 // The wrappers that only Hopper has.
 #include "arch/fence.cuh"
+#include "arch/mbarrier.cuh"
+#include "arch/named_barrier.cuh"
 #include "arch/registers.cuh"
+#include "arch/tma.cuh"
 #include "arch/wgmma.cuh"
+#include "boxes.cuh"
 #include "vectors.cuh"
+#include <type_traits>
 
 // The factor at an address, in one of the layouts of 64-bit descriptors.
 __device__ uint64_t factor(uint32_t address, Swizzle swizzle, bool transposed) {
@@ -13,16 +18,17 @@ __device__ uint64_t factor(uint32_t address, Swizzle swizzle, bool transposed) {
 
 // The input's 16 KiB are the images of A and B in shared memory. D = A B, then D += A B.
 template <class T, int n, bool a_transposed, bool b_transposed, class A>
-__device__ void multiply(const Vectors& arguments, const A& a, uint64_t b) {
+__device__ void multiply(const Vectors& arguments, A& a, uint64_t b) {
     float d[n / 2];
     for (float& value : d) value = -1.0f;
-    wgmma_fence();
+    if constexpr (std::is_array_v<A>) wgmma_fence(d, a);
+    else wgmma_fence(d);
     wgmma<T, a_transposed, b_transposed>(d, a, b, false);
     wgmma_commit();
     wgmma<T, a_transposed, b_transposed>(d, a, b, true);
     wgmma_commit();
     wgmma_wait<1>();
-    wgmma_wait<0>();
+    wgmma_wait<0>(d);
     // Larger tiles are given as one sum a thread, in which each register has a weight of its own. It is exact.
     if constexpr (n == 8) {
         for (int i = 0; i < n / 2; i++) output_words(arguments.output)[threadIdx.x * (n / 2) + i] = float_bits(d[i]);
@@ -47,7 +53,8 @@ template <class T, int n, Swizzle a_swizzle, bool a_transposed, Swizzle b_swizzl
 __device__ void multiply_shared(const Vectors& arguments) {
     LORA_DYNAMIC_SHARED(images);
     copy_images(arguments, images);
-    multiply<T, n, a_transposed, b_transposed>(arguments, factor(shared_address(images), a_swizzle, a_transposed),
+    uint64_t a = factor(shared_address(images), a_swizzle, a_transposed);
+    multiply<T, n, a_transposed, b_transposed>(arguments, a,
                                                factor(shared_address(images + image_bytes), b_swizzle, b_transposed));
 }
 
@@ -97,3 +104,5 @@ __device__ __forceinline__ void move_registers(const Vectors& arguments) {
 }
 LORA_KERNEL(moved_registers, Vectors, 384) { move_registers(arguments); }
 LORA_CLUSTER_KERNEL(moved_registers_in_cluster, Vectors, 384, 2) { move_registers(arguments); }
+
+#include "tile_products.cuh"

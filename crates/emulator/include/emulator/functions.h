@@ -11,7 +11,7 @@ enum AtomicOperation : uint32_t {
     atomic_signed_minimum, atomic_signed_maximum, atomic_and, atomic_or, atomic_xor
 };
 enum MemoryOrder : uint32_t { order_relaxed = 0, order_acquire = 1, order_release = 2, order_acquire_release = 3 };
-enum Fence : uint32_t { fence_block, fence_device, fence_proxy_async, fence_mbarrier_init };
+enum Fence : uint32_t { fence_block, fence_device, fence_proxy_async_shared, fence_proxy_async_global, fence_mbarrier_init };
 enum MmaKind : uint32_t { mma_bf16, mma_f16, mma_tf32 };
 enum WgmmaFlags : uint32_t { wgmma_accumulate = 1, wgmma_a_transposed = 2, wgmma_b_transposed = 4 };
 enum VoteKind : uint32_t { vote_ballot, vote_match };
@@ -42,12 +42,14 @@ enum VoteKind : uint32_t { vote_ballot, vote_match };
     X(void, cp_async_commit, (), ())                                                                                   \
     X(void, cp_async_wait, (uint32_t pending), (pending)) \
     X(void, mbarrier_init, (const void* barrier, uint32_t arrivals), (barrier, arrivals))                              \
-    X(void, mbarrier_arrive, (const void* barrier, uint32_t bytes, int32_t block_rank), (barrier, bytes, block_rank))  \
-    X(void, mbarrier_wait, (const void* barrier, uint32_t parity), (barrier, parity))                                  \
+    X(void, mbarrier_arrive, (const void* barrier, uint32_t bytes, int32_t block_rank, uint32_t cluster_scope),        \
+      (barrier, bytes, block_rank, cluster_scope))                                                                     \
+    X(void, mbarrier_wait, (const void* barrier, uint32_t parity, uint32_t cluster_scope),                             \
+      (barrier, parity, cluster_scope))                                                                                \
     X(void, cluster_arrive, (), ())                                                                                    \
     X(void, cluster_wait, (), ())                                                                                      \
     X(void*, cluster_pointer, (const void* own, uint32_t block_rank), (own, block_rank))                               \
-    X(void, tma_load, (void* shared, const void* map, const void* barrier, int32_t column, int32_t row, uint32_t blocks), \
+    X(void, tma_load, (void* shared, const void* map, const void* barrier, int32_t column, int32_t row, int32_t blocks), \
       (shared, map, barrier, column, row, blocks))                                                                     \
     X(void, tma_store, (const void* map, const void* shared, int32_t column, int32_t row), (map, shared, column, row)) \
     X(void, tma_store_commit, (), ())                                                                                  \
@@ -57,4 +59,7 @@ enum VoteKind : uint32_t { vote_ballot, vote_match };
     X(void, wgmma_wait, (uint32_t pending), (pending))                                                                 \
     X(void, wgmma, (uint32_t kind, uint32_t n, uint32_t flags, float* d, const uint32_t* a_registers, uint64_t a, uint64_t b), \
       (kind, n, flags, d, a_registers, a, b))                                                                          \
-    X(void, set_max_registers, (uint32_t count), (count))
+    X(void, wgmma_registers, (const void* address, uint32_t words), (address, words))                                  \
+    X(void, grid_dependency_wait, (), ())                                                                              \
+    X(void, registers_wait, (uint32_t count), (count))                                                                 \
+    X(void, set_max_registers, (uint32_t count, uint32_t increase), (count, increase))

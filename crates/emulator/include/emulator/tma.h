@@ -2,7 +2,7 @@
 #pragma once
 
 EMULATOR_INLINE void tma_load_2d(void* shared, const CUtensorMap* map, uint64_t* barrier, int column, int row) {
-    emulator_tma_load(shared, map, barrier, column, row, 0);
+    emulator_tma_load(shared, map, barrier, column, row, -1);
 }
 EMULATOR_INLINE void tma_load_2d_multicast(void* shared, const CUtensorMap* map, uint64_t* barrier, int column, int row,
                                            uint16_t blocks) {

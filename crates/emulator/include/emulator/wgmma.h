@@ -1,10 +1,14 @@
 // The emulator's side of kernels/arch/wgmma.cuh.
 #pragma once
 
-EMULATOR_INLINE void wgmma_fence() { emulator_wgmma_fence(); }
+template <class... Registers>
+EMULATOR_INLINE void wgmma_fence(Registers&... registers) {
+    (emulator_wgmma_registers(registers, sizeof(registers) / 4), ...);
+    emulator_wgmma_fence();
+}
 EMULATOR_INLINE void wgmma_commit() { emulator_wgmma_commit(); }
-template <int pending>
-EMULATOR_INLINE void wgmma_wait() {
+template <int pending, class... Registers>
+EMULATOR_INLINE void wgmma_wait(Registers&...) {
     emulator_wgmma_wait(pending);
 }
 

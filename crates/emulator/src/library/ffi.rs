@@ -9,8 +9,11 @@ use crate::machine::thread::{Thread, suspend};
 use crate::mechanisms::atomic::{self, Operation, Order};
 use crate::mechanisms::warp::{self, CollectiveKind};
 use crate::mechanisms::wgmma::{self, Instruction, Shape};
-use crate::mechanisms::{barrier, cluster, cp_async, mbarrier, mma, tma};
+use crate::mechanisms::{
+    barrier, cluster, cp_async, grid_dependency, mbarrier, mma, register_operands, registers, tma,
+};
 use crate::memory::access::{self, Request, check};
+use crate::memory::proxy::Space;
 use crate::memory::shadow::AccessKind;
 use std::ffi::c_void;
 
@@ -131,7 +134,8 @@ functions! {
     fence(caller, kind: u32) {
         match kind {
             FENCE_DEVICE => atomic::fence(caller),
-            FENCE_PROXY_ASYNC => caller.block.fence_proxy(caller.thread),
+            FENCE_PROXY_ASYNC_SHARED => fence_proxy(caller, Space::Shared),
+            FENCE_PROXY_ASYNC_GLOBAL => fence_proxy(caller, Space::Global),
             FENCE_MBARRIER_INIT => mbarrier::fence_init(caller),
             // Of block scope: barriers order what a block does.
             _ => {}
@@ -146,12 +150,12 @@ functions! {
         Ok(Flow::Suspend)
     }
     mbarrier_init(caller, barrier: usize, arrivals: u32) { mbarrier::init(caller, barrier, arrivals) }
-    mbarrier_arrive(caller, barrier: usize, bytes: u32, block_rank: i32) {
-        mbarrier::arrive(caller, barrier, bytes, usize::try_from(block_rank).ok())
+    mbarrier_arrive(caller, barrier: usize, bytes: u32, block_rank: i32, cluster_scope: u32) {
+        mbarrier::arrive(caller, barrier, bytes, usize::try_from(block_rank).ok(), cluster_scope != 0)
     }
     cluster_arrive(caller) { cluster::arrive(caller) }
-    tma_load(caller, shared: usize, map: usize, barrier: usize, column: i32, row: i32, blocks: u32) {
-        tma::load(caller, shared, map, barrier, (column, row), blocks)
+    tma_load(caller, shared: usize, map: usize, barrier: usize, column: i32, row: i32, blocks: i32) {
+        tma::load(caller, shared, map, barrier, (column, row), u32::try_from(blocks).ok())
     }
     tma_store(caller, map: usize, shared: usize, column: i32, row: i32) {
         tma::store(caller, map, shared, (column, row))
@@ -162,6 +166,14 @@ functions! {
     }
     tma_store_wait(caller, pending: u32, only_read: u32) {
         tma::wait(caller, pending as usize, only_read != 0);
+        Ok(Flow::Continue)
+    }
+    wgmma_registers(caller, address: u64, words: u32) {
+        register_operands::name(caller, address, words as usize);
+        Ok(Flow::Continue)
+    }
+    grid_dependency_wait(caller) {
+        grid_dependency::wait(caller);
         Ok(Flow::Continue)
     }
     wgmma_fence(caller) { wgmma::join(caller, Instruction::Fence, (0, 0)) }
@@ -179,19 +191,25 @@ functions! {
         };
         wgmma::join(caller, Instruction::Product(shape), (d, a_registers))
     }
-    set_max_registers(caller, count: u32) {
+    set_max_registers(caller, count: u32, increase: u32) {
         if !(24..=256).contains(&count) || !count.is_multiple_of(8) {
             let message = format!("setmaxnreg {count}: not a multiple of 8 from 24 to 256");
             return Err(RawFault::new(FaultKind::InvalidOperand, message));
         }
-        warp::join(caller, CollectiveKind::SetMaxRegisters(count), u32::MAX, [0; 3])
+        let request = registers::Request { count, increase: increase != 0 };
+        warp::join(caller, CollectiveKind::SetMaxRegisters(request), u32::MAX, [0; 3])
     }
     trap(_caller) { Err(RawFault::new(FaultKind::Trap, "__trap()")) }
 }
 
 const FENCE_DEVICE: u32 = 1;
-const FENCE_PROXY_ASYNC: u32 = 2;
-const FENCE_MBARRIER_INIT: u32 = 3;
+const FENCE_PROXY_ASYNC_SHARED: u32 = 2;
+const FENCE_PROXY_ASYNC_GLOBAL: u32 = 3;
+const FENCE_MBARRIER_INIT: u32 = 4;
+
+fn fence_proxy(caller: &mut Caller<'_>, space: Space) {
+    caller.launch.proxy_fences.fence(caller.block, caller.thread, space);
+}
 
 /// Functions that wait: `body` is tried again until the thread's result is 1.
 macro_rules! waiting_functions {
@@ -211,7 +229,10 @@ macro_rules! waiting_functions {
 }
 
 waiting_functions! {
-    mbarrier_wait(caller, barrier: usize, parity: u32) { mbarrier::wait(caller, barrier, parity) }
+    mbarrier_wait(caller, barrier: usize, parity: u32, cluster_scope: u32) {
+        mbarrier::wait(caller, barrier, parity, cluster_scope != 0)
+    }
+    registers_wait(caller, count: u32) { Ok(registers::wait(caller, count)) }
     cluster_wait(caller) { cluster::wait(caller) }
 }
 
@@ -307,6 +328,6 @@ pub(crate) fn functions() -> Vec<(&'static std::ffi::CStr, *const c_void)> {
         memory_access barrier_sync barrier_arrive sync_warp shuffle vote active_mask atomic fence misaligned pause trap shared_address mma
         ldmatrix stmatrix cp_async cp_async_commit cp_async_wait mbarrier_init mbarrier_arrive mbarrier_wait
         cluster_arrive cluster_wait cluster_pointer tma_load tma_store tma_store_commit tma_store_wait wgmma_fence
-        wgmma_commit wgmma_wait wgmma set_max_registers
+        wgmma_commit wgmma_wait wgmma wgmma_registers set_max_registers registers_wait grid_dependency_wait
     ]
 }

@@ -1,14 +1,17 @@
 //! Compiled kernels: a shared library, loaded.
 
 use crate::error::{Error, Result};
+use crate::fault::SourceLine;
 use crate::library::ffi;
+use crate::library::source;
 use crate::library::toolchain::{Compilation, kernel_files};
+use crate::memory::shadow::Site;
 use object::{Object, ObjectSymbol, SymbolKind};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CStr, c_char, c_void};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// A statically declared `__shared__` variable.
 #[derive(Debug)]
@@ -74,6 +77,8 @@ pub struct KernelLibrary {
     image: Range<usize>,
     pub(crate) variables: Arc<StaticVariables>,
     static_shared: unsafe extern "C" fn(*mut u64) -> *mut u8,
+    /// Lines that were looked up.
+    lines: Mutex<HashMap<Site, Arc<[SourceLine]>>>,
     // Last: the fields above point into it.
     _library: libloading::Library,
     /// Removed with the library, where it was compiled at run time.
@@ -114,8 +119,10 @@ impl KernelLibrary {
         self.kernels.get(name).copied()
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    /// The lines of a call or access, from the innermost inlined function outwards. Empty if unknown.
+    pub(crate) fn lines(&self, site: Site) -> Arc<[SourceLine]> {
+        let mut known = self.lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        known.entry(site).or_insert_with(|| source::lines(&self.path, site).into()).clone()
     }
 
     pub(crate) fn image_start(&self) -> usize {
@@ -204,6 +211,7 @@ impl KernelLibrary {
             image: range.0..range.1,
             variables: Arc::new(variables),
             static_shared,
+            lines: Mutex::default(),
             _library: library,
             _directory: directory,
         })

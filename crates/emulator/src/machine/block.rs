@@ -5,14 +5,17 @@ use crate::machine::schedule::{Random, ThreadOrder};
 use crate::machine::thread::Fiber;
 use crate::mechanisms::barrier::Barrier;
 use crate::mechanisms::cluster::ClusterBarrier;
+use crate::mechanisms::convergence::Gathering;
 use crate::mechanisms::cp_async::Copies;
 use crate::mechanisms::mbarrier::Mbarrier;
+use crate::mechanisms::registers::RegisterPool;
 use crate::mechanisms::tma::Stores;
 use crate::mechanisms::warp::{Collective, CollectiveKind};
 use crate::mechanisms::wgmma::{Instruction, WARPGROUP, Warpgroup};
 use crate::memory::clock::{Clocks, Released, Stamp};
 use crate::memory::shadow::Access;
 use crate::memory::shared::SharedMemory;
+use std::collections::HashMap;
 
 /// Lanes of a warp.
 pub(crate) const WARP: usize = 32;
@@ -25,6 +28,7 @@ pub(crate) enum Waiting {
     Warpgroup { instruction: Instruction },
     Mbarrier { address: u32, parity: u32 },
     Cluster,
+    Registers { count: u32 },
 }
 
 impl std::fmt::Display for Waiting {
@@ -38,6 +42,7 @@ impl std::fmt::Display for Waiting {
                 write!(f, "the mbarrier at {address:#x} for parity {parity}")
             }
             Waiting::Cluster => write!(f, "the cluster barrier"),
+            Waiting::Registers { count } => write!(f, "setmaxnreg.inc {count} for registers of other warps"),
         }
     }
 }
@@ -67,16 +72,39 @@ pub(crate) struct ThreadState {
     pub stores: Stores,
     /// Phase of the cluster barrier that the thread arrived in and has not waited for.
     pub cluster_phase: Option<u32>,
-    /// Counts of the thread's clock at its fences of the asynchronous proxy, ascending.
-    proxy_fences: Vec<u32>,
-    /// What the thread had seen at the last of them.
-    at_proxy_fence: Option<Stamp>,
+    /// What the thread had seen at its last fence of the asynchronous proxy for global memory.
+    pub at_global_fence: Option<Stamp>,
+}
+
+impl ThreadState {
+    /// What the thread waits for.
+    pub fn waits_for(&self) -> Option<Waiting> {
+        match self.status {
+            Status::Waiting(waiting) => Some(waiting),
+            _ => None,
+        }
+    }
 }
 
 /// Lanes of a warp that meet in collective operations.
 #[derive(Debug, Default)]
 pub(crate) struct Warp {
+    /// Lanes that have not ended.
+    live: u32,
     pub collectives: Vec<Collective>,
+    /// Where lanes wait for the others, to execute an instruction as one.
+    pub gathering: Option<Gathering>,
+}
+
+/// Where a block's clocks start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    /// The block's number: no other block of the kernels that may overlap has it.
+    pub number: u32,
+    /// That of the launch's first block.
+    pub first: u32,
+    /// Whether the launch may overlap with the kernels before it.
+    pub programmatic: bool,
 }
 
 #[derive(Debug)]
@@ -93,6 +121,9 @@ pub(crate) struct Block {
     pub peers: Vec<*mut Block>,
     /// In use in the block of rank 0.
     pub cluster_barrier: ClusterBarrier,
+    /// By thread of another block: its last use of this block's shared memory.
+    remote_uses: HashMap<u32, Access>,
+    pub registers: RegisterPool,
     pub clocks: Clocks,
     pub shared: SharedMemory,
     /// Threads that have not ended.
@@ -103,7 +134,7 @@ pub(crate) struct Block {
 impl Block {
     pub fn new(
         index: [u32; 3],
-        sequence: u32,
+        origin: Origin,
         fibers: Vec<Fiber>,
         shared: SharedMemory,
         order: ThreadOrder,
@@ -122,48 +153,46 @@ impl Block {
                 observed: Released::default(),
                 stores: Stores::default(),
                 cluster_phase: None,
-                proxy_fences: Vec::new(),
-                at_proxy_fence: None,
+                at_global_fence: None,
             })
             .collect();
-        let warps = (0..count.div_ceil(WARP)).map(|_| Warp::default()).collect();
+        let warps = (0..count)
+            .step_by(WARP)
+            .map(|first| Warp { live: u32::MAX >> (WARP - (count - first).min(WARP)), ..Warp::default() });
         Block {
             index,
             threads,
-            warps,
+            warps: warps.collect(),
             warpgroups: (0..count / WARPGROUP).map(|_| Warpgroup::default()).collect(),
             barriers: std::array::from_fn(|_| Barrier::default()),
             mbarriers: Vec::new(),
             rank: 0,
             peers: Vec::new(),
             cluster_barrier: ClusterBarrier::default(),
-            clocks: Clocks::new(sequence, count),
+            remote_uses: HashMap::new(),
+            registers: RegisterPool::new(count),
+            clocks: Clocks::new(origin.number, origin.first, origin.programmatic, count),
             shared,
             live: count,
             ready: ReadyThreads::new(count, order, random),
         }
     }
 
-    /// The thread's writes so far, and those it has seen, may be read by the asynchronous proxy.
-    pub fn fence_proxy(&mut self, thread: usize) {
-        let count = self.clocks.now(thread);
-        let stamp = self.clocks.arrive(thread);
-        let state = &mut self.threads[thread];
-        state.proxy_fences.push(count);
-        state.at_proxy_fence = Some(stamp);
+    /// A thread of another block of the cluster used this block's shared memory.
+    pub fn note_remote_use(&mut self, access: Access) {
+        self.remote_uses.insert(access.actor.bits(), access);
     }
 
-    /// Whether a fence of its writer, or the reader's own, lies between a write that the reader sees and now.
-    pub fn is_fenced(&self, reader: usize, write: &Access) -> bool {
-        let Some(writer) = self.threads.get(write.actor.index()) else { return true };
-        if write.actor.block() != self.clocks.block() {
-            return false;
-        }
-        let next = writer.proxy_fences.partition_point(|count| *count < write.count);
-        let by_writer =
-            writer.proxy_fences.get(next).is_some_and(|count| self.clocks.sees(reader, write.actor, *count));
-        let own = &self.threads[reader].at_proxy_fence;
-        by_writer || own.as_ref().is_some_and(|stamp| stamp.sees(write.actor, write.count))
+    /// A use by another block that this block, which ends, cannot know to be over.
+    pub fn unseen_remote_use(&self) -> Option<Access> {
+        let is_seen = |access: &Access| {
+            (0..self.threads.len()).any(|thread| self.clocks.sees_end(thread, access.actor, access.count))
+        };
+        self.remote_uses
+            .values()
+            .filter(|access| !is_seen(access))
+            .min_by_key(|access| access.actor.bits())
+            .copied()
     }
 
     pub fn wake(&mut self, thread: usize) {
@@ -188,13 +217,15 @@ impl Block {
         self.ready.pop(random)
     }
 
+    /// A thread has ended.
+    pub fn end(&mut self, thread: usize) {
+        self.threads[thread].status = Status::Exited;
+        self.live -= 1;
+        self.warps[thread / WARP].live &= !(1 << (thread % WARP));
+    }
+
     /// Lanes of a warp that have not ended.
     pub fn live_lanes(&self, warp: usize) -> u32 {
-        let lanes = &self.threads[warp * WARP..((warp + 1) * WARP).min(self.threads.len())];
-        lanes
-            .iter()
-            .enumerate()
-            .filter(|(_, thread)| thread.status != Status::Exited)
-            .fold(0, |mask, (lane, _)| mask | 1 << lane)
+        self.warps[warp].live
     }
 }

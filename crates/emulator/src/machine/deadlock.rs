@@ -5,8 +5,15 @@ use crate::machine::block::{Block, Status};
 use crate::machine::launch::Launch;
 
 /// What every thread waits for, and how full every barrier is.
-pub(super) fn deadlock(launch: &Launch, blocks: &[*mut Block]) -> RawFault {
+pub(super) fn deadlock(launch: &Launch, blocks: &[*mut Block], waiting: usize) -> RawFault {
     let mut message = String::from("no thread can go on");
+    if waiting > 0 {
+        message += &format!(
+            "; {} blocks wait until others end, because the device holds {} at a time",
+            waiting * launch.kernel.cluster.max(1) as usize,
+            launch.resident_limit
+        );
+    }
     for &block in blocks {
         // SAFETY: blocks that run are alive, and no thread runs.
         let block = unsafe { &*block };
@@ -14,7 +21,9 @@ pub(super) fn deadlock(launch: &Launch, blocks: &[*mut Block]) -> RawFault {
         message += &format!("\n  block ({x}, {y}, {z}):");
         let describe = |thread: usize| {
             let state = &block.threads[thread];
-            let place = crate::library::source::lines(launch.library.path(), launch.site(state.pc))
+            let place = launch
+                .library
+                .lines(launch.site(state.pc))
                 .first()
                 .map_or_else(String::new, |line| format!(" ({line})"));
             match state.status {
@@ -44,11 +53,15 @@ pub(super) fn deadlock(launch: &Launch, blocks: &[*mut Block]) -> RawFault {
         }
         let more = (block.mbarriers.iter().map(|barrier| barrier.describe()))
             .chain(block.cluster_barrier.describe())
+            .chain(block.registers.describe())
             .chain(block.warpgroups.iter().enumerate().filter_map(|(number, group)| group.describe(number)));
         for text in more {
             message += &format!("\n    {text}");
         }
         for (number, warp) in block.warps.iter().enumerate() {
+            if let Some(gathering) = &warp.gathering {
+                message += &format!("\n    {}", gathering.describe(number));
+            }
             for collective in &warp.collectives {
                 message += &format!("\n    {}", collective.describe(number));
             }

@@ -1,14 +1,13 @@
 //! The executor.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fault::{Fault, FaultKind, Place, RawFault};
-use crate::library::kernel_library::{Kernel, KernelLibrary};
-use crate::library::source;
+use crate::library::kernel_library::KernelLibrary;
 use crate::machine::launch::{Launch, Pool, Setup, Work};
 use crate::machine::product;
+use crate::machine::request;
 use crate::machine::run;
 use crate::machine::schedule::Schedule;
-use crate::mechanisms::tensor_map::{Swizzle, TensorMap};
 use crate::memory::clock::Actor;
 use crate::memory::global::{GlobalMemory, OutOfBounds};
 use crate::memory::shadow::Fresh;
@@ -16,15 +15,22 @@ use crate::memory::traffic::{StepRecord, Traffic};
 use lora_kernels::cuda::executor::Executor;
 use lora_kernels::cuda::step::{self, Step};
 use lora_kernels::cuda::target::Target;
-use lora_kernels::cuda::tensor_map;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// Multiprocessors of an H100.
+const RESIDENT_LIMIT: usize = 132;
 
 /// The name of the buffer that [`Executor::workspace`] gives out.
 pub const WORKSPACE: &str = "workspace";
 
 /// A device that exists in this process only.
+///
+/// Kernels run one after the other here, but one that is launched programmatically may start before the kernels before
+/// it have ended: until a thread, or one it has met in a barrier, has waited for them, what it does must not conflict
+/// with what they did. Other steps and copies end such a chain, but for library products: nobody knows when their kernels
+/// let others start.
 #[derive(Debug)]
 pub struct Emulator {
     library: Arc<KernelLibrary>,
@@ -33,6 +39,9 @@ pub struct Emulator {
     schedule: Schedule,
     target: Target,
     workspace: Option<(u64, usize)>,
+    resident_limit: usize,
+    /// Blocks of the kernels, since the last time that everything before had ended, that a programmatic launch may overlap.
+    overlapping_blocks: u64,
     records: Vec<StepRecord>,
     last_fault: Option<Box<Fault>>,
 }
@@ -55,6 +64,8 @@ impl Emulator {
             schedule: Schedule::default(),
             target: Target { compute_capability: (9, 0), shared_bytes_per_block: 227 << 10 },
             workspace: None,
+            resident_limit: RESIDENT_LIMIT,
+            overlapping_blocks: 0,
             records: Vec::new(),
             last_fault: None,
         }
@@ -81,6 +92,12 @@ impl Emulator {
     /// Changes what the planner is told of the device, and the limit on a block's shared memory.
     pub fn set_target(&mut self, target: Target) {
         self.target = target;
+    }
+
+    /// Changes how many blocks the device holds at a time: blocks that wait for later ones than these wait for ever. At first
+    /// 132, one for each multiprocessor of an H100.
+    pub fn set_resident_limit(&mut self, blocks: usize) {
+        self.resident_limit = blocks;
     }
 
     /// The kernels.
@@ -139,7 +156,7 @@ impl Emulator {
     }
 
     fn fail(&mut self, kernel: &str, fault: RawFault, place: Option<Place>) -> lora_kernels::Error {
-        let lines = |site| source::lines(self.library.path(), site);
+        let lines = |site| self.library.lines(site).to_vec();
         let fault = Fault {
             kind: fault.kind,
             message: fault.message,
@@ -161,9 +178,12 @@ impl Emulator {
         run: Range<u64>,
     ) -> std::result::Result<Work, (RawFault, Option<Place>)> {
         let invalid = |message: String| (RawFault::new(FaultKind::InvalidLaunch, message), None);
-        let Some(kernel) = self.library.kernel(step.kernel.symbol()) else {
+        let Some(mut kernel) = self.library.kernel(step.kernel.symbol()) else {
             return Err(invalid("there is no such kernel".into()));
         };
+        step.check(self.target).map_err(|error| invalid(error.to_string()))?;
+        kernel.cluster = request::cluster(step, kernel.cluster).map_err(invalid)?;
+        let arguments = request::filled_arguments(step).map_err(invalid)?;
         if step.arguments.len() != kernel.argument_bytes {
             return Err(invalid(format!(
                 "{} bytes of arguments for a struct of {}",
@@ -178,24 +198,8 @@ impl Emulator {
                 kernel.threads
             )));
         }
-        step.check(self.target).map_err(|error| invalid(error.to_string()))?;
-        let [cluster, 1, 1] = step.cluster else {
-            return Err(invalid(format!(
-                "clusters of {:?}, where the emulator has them along x",
-                step.cluster
-            )));
-        };
-        // A launch that says nothing leaves it to the declaration.
-        if cluster != 1 && kernel.cluster != 1 && kernel.cluster != cluster {
-            return Err(invalid(format!(
-                "clusters of {cluster} blocks, where the kernel declares {}",
-                kernel.cluster
-            )));
-        }
-        let kernel = Kernel { cluster: cluster.max(kernel.cluster), ..kernel };
-        let arguments = with_tensor_maps(step).map_err(invalid)?;
         let [x, y, z] = step.grid;
-        let all = blocks_of(step);
+        let all = request::blocks(step);
         if all == 0 || y > 65535 || z > 65535 || x > i32::MAX as u32 {
             return Err(invalid(format!("a grid of {:?}", step.grid)));
         }
@@ -213,7 +217,22 @@ impl Emulator {
         if blocks > Actor::MAX_BLOCKS {
             return Err(invalid(format!("{blocks} blocks, where the emulator takes {}", Actor::MAX_BLOCKS)));
         }
-        self.memory.next_launch(blocks as u32);
+        if kernel.cluster as usize > self.resident_limit {
+            return Err(invalid(format!(
+                "a cluster of {} blocks, where the device holds {} at a time",
+                kernel.cluster, self.resident_limit
+            )));
+        }
+        let first_block = if step.programmatic { self.overlapping_blocks } else { 0 };
+        if first_block + blocks > Actor::MAX_BLOCKS {
+            return Err(invalid(format!(
+                "{} blocks of kernels that may overlap, where the emulator takes {}",
+                first_block + blocks,
+                Actor::MAX_BLOCKS
+            )));
+        }
+        self.overlapping_blocks = first_block + blocks;
+        self.memory.next_launch(blocks as u32, step.programmatic && first_block > 0);
         let setup = Setup {
             library: self.library.clone(),
             kernel,
@@ -222,13 +241,20 @@ impl Emulator {
             dimensions: [threads, 1, 1],
             shared_bytes: step.shared_bytes as usize,
             shared_limit: self.target.shared_bytes_per_block as usize,
+            resident_limit: self.resident_limit,
+            first_block: first_block as u32,
+            programmatic: step.programmatic,
             arguments: &arguments,
             schedule: self.schedule,
         };
         let (memory, pool) = (std::mem::take(&mut self.memory), std::mem::take(&mut self.pool));
         let mut launch = Launch::new(setup, memory, pool);
         let result = run::run(&mut launch);
-        let (work, fault) = (launch.work, launch.fault.take());
+        let (work, mut fault) = (launch.work, launch.fault.take());
+        if step.programmatic && !launch.waited_for_earlier && fault.is_none() {
+            let message = "no thread of it waits for the kernels before";
+            fault = Some((RawFault::new(FaultKind::MissingGridWait, message), None));
+        }
         (self.memory, self.pool) = launch.into_parts();
         if let Err(error) = result {
             return Err(invalid(format!("the emulator is out of memory: {error}")));
@@ -240,6 +266,7 @@ impl Emulator {
     }
 
     fn zero(&mut self, zero: &step::Zero) -> std::result::Result<(), RawFault> {
+        self.overlapping_blocks = 0;
         let bytes = vec![0; zero.bytes as usize];
         self.memory.write(zero.address, &bytes).map_err(|error| {
             RawFault::new(FaultKind::OutOfBounds, format!("a fill of {} bytes {}", zero.bytes, error.0))
@@ -291,11 +318,12 @@ impl Emulator {
 /// The device, or `None` after a loud message that the test is skipped.
 ///
 /// # Panics
-/// There is none and the environment says `LORA_KERNELS_REQUIRE_EMULATOR=1`.
+/// The kernels do not compile or load; or there is no compiler and the environment says `LORA_KERNELS_REQUIRE_EMULATOR=1`.
 pub fn available<T>(test: &str, device: Result<T>) -> Option<T> {
     match device {
         Ok(device) => Some(device),
         Err(error) => {
+            assert!(matches!(error, Error::Unavailable(_)), "{test}: {error}");
             let required =
                 std::env::var_os("LORA_KERNELS_REQUIRE_EMULATOR").is_some_and(|value| value == "1");
             assert!(!required, "{test}: LORA_KERNELS_REQUIRE_EMULATOR=1, but {error}");
@@ -303,43 +331,6 @@ pub fn available<T>(test: &str, device: Result<T>) -> Option<T> {
             None
         }
     }
-}
-
-/// A launch's arguments with its tensor maps in their places.
-fn with_tensor_maps(launch: &step::Launch) -> std::result::Result<Vec<u8>, String> {
-    let mut arguments = launch.arguments.clone();
-    for (place, map) in &launch.tensor_maps {
-        let encoded = matrix_map(map)?.encode()?;
-        arguments[*place..][..encoded.len()].copy_from_slice(&encoded);
-    }
-    Ok(arguments)
-}
-
-/// The map of a matrix: the emulator has no others.
-fn matrix_map(map: &tensor_map::TensorMap) -> std::result::Result<TensorMap, String> {
-    if map.dimensions != 2 || map.fill != tensor_map::Fill::Zeros {
-        return Err(format!("a tensor map that is not of a matrix filled up with zeros: {map:?}"));
-    }
-    Ok(TensorMap {
-        address: map.address,
-        element_bytes: map.dtype.size() as u32,
-        columns: map.extents[0],
-        rows: map.extents[1],
-        row_bytes: map.strides[0],
-        box_columns: map.box_extents[0],
-        box_rows: map.box_extents[1],
-        swizzle: match map.swizzle {
-            tensor_map::Swizzle::None => Swizzle::None,
-            tensor_map::Swizzle::Bytes32 => Swizzle::Bytes32,
-            tensor_map::Swizzle::Bytes64 => Swizzle::Bytes64,
-            tensor_map::Swizzle::Bytes128 => Swizzle::Bytes128,
-        },
-    })
-}
-
-/// Blocks of a launch's grid.
-fn blocks_of(launch: &step::Launch) -> u64 {
-    launch.grid.iter().map(|&extent| u64::from(extent)).product()
 }
 
 fn out_of_bounds(call: &'static str, error: OutOfBounds) -> lora_kernels::Error {
@@ -375,11 +366,12 @@ impl Executor for Emulator {
         };
         match step {
             Step::Launch(launch) => {
-                let blocks = blocks_of(launch);
+                let blocks = request::blocks(launch);
                 let result = self.launch(launch, 0..blocks);
                 self.finish(launch.kernel.symbol(), blocks, result)
             }
             Step::Product(product) => {
+                self.overlapping_blocks = 1;
                 let result = product::run(&mut self.memory, product);
                 self.finish("product", 0, without_place(result))
             }
@@ -391,10 +383,12 @@ impl Executor for Emulator {
     }
 
     fn write(&mut self, address: u64, bytes: &[u8]) -> lora_kernels::Result<()> {
+        self.overlapping_blocks = 0;
         self.memory.write(address, bytes).map_err(|error| out_of_bounds("write", error))
     }
 
     fn read(&mut self, address: u64, bytes: &mut [u8]) -> lora_kernels::Result<()> {
+        self.overlapping_blocks = 0;
         self.memory.read(address, bytes).map_err(|error| out_of_bounds("read", error))
     }
 }

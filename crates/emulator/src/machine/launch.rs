@@ -2,12 +2,13 @@
 
 use crate::fault::{Place, RawFault};
 use crate::library::kernel_library::{Kernel, KernelLibrary};
-use crate::machine::block::{Block, WARP};
+use crate::machine::block::{Block, Origin, WARP};
 use crate::machine::schedule::{Random, Schedule};
 use crate::machine::thread::{AlignedStack, Fiber, Thread};
 use crate::mechanisms::tma::Load;
 use crate::memory::clock::Released;
 use crate::memory::global::{GlobalMemory, RawMemory};
+use crate::memory::proxy::ProxyFences;
 use crate::memory::shadow::Site;
 use crate::memory::shared::{SharedMemory, StaticStorage};
 use std::collections::HashMap;
@@ -40,6 +41,13 @@ pub(crate) struct Launch {
     pub published: HashMap<usize, Released>,
     /// Boxes that TMA has not brought yet.
     pub loads: Vec<Load>,
+    pub proxy_fences: ProxyFences,
+    /// Whether a thread has waited for the kernels before this one.
+    pub waited_for_earlier: bool,
+    /// Number of the first block: those below are blocks of kernels that this one may overlap with.
+    pub first_block: u32,
+    /// Whether it may overlap with the kernels before it.
+    pub programmatic: bool,
     /// The first fault. The launch ends with it.
     pub fault: Option<(RawFault, Option<Place>)>,
     pub(super) kernel: Kernel,
@@ -47,7 +55,9 @@ pub(crate) struct Launch {
     pub(super) blocks: Range<u64>,
     dimensions: [u32; 3],
     pub(super) shared_bytes: usize,
-    pub(super) shared_limit: usize,
+    pub shared_limit: usize,
+    /// Blocks that the device holds at a time.
+    pub(super) resident_limit: usize,
     arguments: RawMemory,
     argument_bytes: usize,
     pool: Pool,
@@ -65,6 +75,9 @@ pub(crate) struct Setup<'a> {
     pub dimensions: [u32; 3],
     pub shared_bytes: usize,
     pub shared_limit: usize,
+    pub resident_limit: usize,
+    pub first_block: u32,
+    pub programmatic: bool,
     pub arguments: &'a [u8],
     pub schedule: Schedule,
 }
@@ -79,6 +92,9 @@ impl Launch {
             dimensions,
             shared_bytes,
             shared_limit,
+            resident_limit,
+            first_block,
+            programmatic,
             arguments,
             schedule,
         } = setup;
@@ -97,6 +113,10 @@ impl Launch {
             work: Work::default(),
             published: HashMap::new(),
             loads: Vec::new(),
+            proxy_fences: ProxyFences::default(),
+            waited_for_earlier: false,
+            first_block,
+            programmatic,
             fault: None,
             kernel,
             grid,
@@ -104,6 +124,7 @@ impl Launch {
             dimensions,
             shared_bytes,
             shared_limit,
+            resident_limit,
             arguments: aligned,
             argument_bytes: arguments.len(),
             pool,
@@ -185,8 +206,13 @@ impl Launch {
             // kernel declares, and the block's address is filled in below.
             fibers.push(unsafe { Fiber::new(stack, context, self.kernel.entry) });
         }
-        let mut block =
-            Box::new(Block::new(index, sequence, fibers, shared, self.schedule.threads, &mut self.random));
+        let origin = Origin {
+            number: self.first_block + sequence,
+            first: self.first_block,
+            programmatic: self.programmatic,
+        };
+        let order = self.schedule.threads;
+        let mut block = Box::new(Block::new(index, origin, fibers, shared, order, &mut self.random));
         let address: *mut Block = &mut *block;
         for thread in &mut block.threads {
             if let Some(fiber) = &mut thread.fiber {

@@ -7,6 +7,7 @@ pub(crate) mod emulator;
 pub(crate) mod launch;
 mod product;
 mod ready;
+pub(crate) mod request;
 mod run;
 pub(crate) mod schedule;
 pub(crate) mod thread;

@@ -1,8 +1,9 @@
 //! The frozen layer's product, which the library's executor gives to cuBLASLt: plain loops here.
 
 use crate::fault::{FaultKind, RawFault};
-use crate::memory::global::GlobalMemory;
-use crate::memory::shadow::Fresh;
+use crate::memory::clock::{Actor, Clocks};
+use crate::memory::global::{Buffer, GlobalMemory};
+use crate::memory::shadow::{Access, AccessKind, Fresh};
 use half::{bf16, f16};
 use lora_kernels::DType;
 use lora_kernels::cuda::step::{F32Math, Operand, Product};
@@ -17,12 +18,14 @@ pub(crate) fn run(memory: &mut GlobalMemory, product: &Product) -> Result<(), Ra
         ));
     }
     let (m, n, k) = (c.rows as usize, c.cols as usize, a.cols as usize);
-    let mut left = load(memory, "A", &a, dtype)?;
-    let mut right = load(memory, "B", &b, dtype)?;
+    memory.next_launch(1, false);
+    let clocks = Clocks::new(0, 0, false, 1);
+    let mut left = load(memory, &clocks, "A", &a, dtype)?;
+    let mut right = load(memory, &clocks, "B", &b, dtype)?;
     if dtype == DType::F32 && f32_math == F32Math::Tf32 {
         left.iter_mut().chain(&mut right).for_each(|value| *value = to_tf32(*value));
     }
-    let mut sums = if accumulate { load(memory, "C", &c, dtype)? } else { vec![0.0; m * n] };
+    let mut sums = if accumulate { load(memory, &clocks, "C", &c, dtype)? } else { vec![0.0; m * n] };
     let earlier = if accumulate { sums.clone() } else { Vec::new() };
     sums.fill(0.0);
     for (row, sums) in left.chunks_exact(k.max(1)).zip(sums.chunks_exact_mut(n.max(1))) {
@@ -35,7 +38,7 @@ pub(crate) fn run(memory: &mut GlobalMemory, product: &Product) -> Result<(), Ra
     for (sum, earlier) in sums.iter_mut().zip(&earlier) {
         *sum += earlier;
     }
-    store(memory, &c, dtype, &sums)
+    store(memory, &clocks, &c, dtype, &sums)
 }
 
 /// Rounded to the 10-bit mantissa of TF32, ties away from zero.
@@ -61,6 +64,7 @@ fn position(operand: &Operand, line: usize, index: usize) -> usize {
 
 fn load(
     memory: &mut GlobalMemory,
+    clocks: &Clocks,
     name: &str,
     operand: &Operand,
     dtype: DType,
@@ -87,6 +91,7 @@ fn load(
                 ),
             ));
         }
+        record(buffer, clocks, offset, bytes, AccessKind::READ);
         let fresh = Fresh { read: bytes as u64, written: 0 };
         buffer.traffic.add(false, bytes as u64, fresh, bytes.div_ceil(32) as u64);
         memory.read(address, &mut line_bytes).map_err(out_of_bounds)?;
@@ -102,7 +107,20 @@ fn load(
     Ok(values)
 }
 
-fn store(memory: &mut GlobalMemory, operand: &Operand, dtype: DType, values: &[f32]) -> Result<(), RawFault> {
+/// Notes an access of the library's kernel, for kernels that may overlap with it.
+fn record(buffer: &mut Buffer, clocks: &Clocks, offset: usize, bytes: usize, kind: AccessKind) {
+    let access = Access { actor: Actor::new(0, 0), count: clocks.now(0), site: 0, kind };
+    // The first access of a launch conflicts with nothing, and that what is read was written is known.
+    let _ = buffer.shadow.access(offset, bytes, &access, clocks, 0);
+}
+
+fn store(
+    memory: &mut GlobalMemory,
+    clocks: &Clocks,
+    operand: &Operand,
+    dtype: DType,
+    values: &[f32],
+) -> Result<(), RawFault> {
     let (lines, length) = stored(operand);
     for line in 0..if length == 0 { 0 } else { lines } {
         let mut bytes = Vec::with_capacity(length * dtype.size());
@@ -121,7 +139,8 @@ fn store(memory: &mut GlobalMemory, operand: &Operand, dtype: DType, values: &[f
                 format!("a product writes {} bytes of C {}", bytes.len(), error.0),
             )
         })?;
-        if let Ok((buffer, _)) = memory.locate(address as usize, bytes.len()) {
+        if let Ok((buffer, offset)) = memory.locate(address as usize, bytes.len()) {
+            record(buffer, clocks, offset, bytes.len(), AccessKind::WRITE);
             let length = bytes.len() as u64;
             buffer.traffic.add(true, length, Fresh { read: 0, written: length }, length.div_ceil(32));
         }

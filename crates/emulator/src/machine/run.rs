@@ -6,7 +6,7 @@ use crate::machine::caller::Caller;
 use crate::machine::deadlock::deadlock;
 use crate::machine::launch::Launch;
 use crate::machine::schedule::{Completion, ThreadOrder};
-use crate::mechanisms::{barrier, cluster, tma, warp, wgmma};
+use crate::mechanisms::{barrier, cluster, convergence, registers, tma, warp, wgmma};
 use crate::memory::clock::Actor;
 use crate::memory::shared::random_base;
 
@@ -55,12 +55,14 @@ pub(crate) fn run(launch: &mut Launch) -> std::io::Result<()> {
 unsafe fn run_group(
     launch: *mut Launch,
     group: &mut Group,
-    waiting: &mut impl Iterator<Item = u32>,
+    waiting: &mut std::vec::IntoIter<u32>,
 ) -> std::io::Result<()> {
     // SAFETY: the caller's condition, for the whole function; each borrow ends with its statement.
     unsafe {
         loop {
-            while group.blocks.len() < (*launch).schedule.resident_blocks.max(1)
+            let wanted = (*launch).schedule.resident_blocks.max(1);
+            while group.blocks.len() < wanted
+                && has_room(&*launch, group)
                 && let Some(sequence) = waiting.next()
             {
                 add_cluster(launch, group, sequence)?;
@@ -79,14 +81,16 @@ unsafe fn run_group(
                 if wake_spinning(group) {
                     continue;
                 }
-                if let Some(sequence) = waiting.next() {
+                if has_room(&*launch, group)
+                    && let Some(sequence) = waiting.next()
+                {
                     add_cluster(launch, group, sequence)?;
                     continue;
                 }
                 if group.stalled < STALLED_ROUNDS && force_spinning(group) {
                     continue;
                 }
-                let fault = deadlock(&*launch, &group.blocks);
+                let fault = deadlock(&*launch, &group.blocks, waiting.len());
                 (*launch).fault = Some((fault, None));
                 return Ok(());
             }
@@ -127,6 +131,11 @@ unsafe fn run_group(
             }
         }
     }
+}
+
+/// Whether the device holds a cluster more than those that run.
+fn has_room(launch: &Launch, group: &Group) -> bool {
+    group.blocks.len() + launch.kernel.cluster.max(1) as usize <= launch.resident_limit
 }
 
 /// Starts the blocks of a cluster, the first of which has this number.
@@ -231,12 +240,14 @@ unsafe fn force_spinning(group: &mut Group) -> bool {
 
 fn thread_ended(launch: &mut Launch, block: &mut Block, thread: usize) {
     let pc = block.threads[thread].pc;
-    block.threads[thread].status = Status::Exited;
-    block.live -= 1;
+    block.end(thread);
     let mut caller = Caller { launch, block, thread, pc };
     let result = check_in_flight(&caller)
         .and_then(|()| warp::thread_ended(&mut caller))
-        .and_then(|()| wgmma::thread_ended(&mut caller));
+        .and_then(|()| wgmma::thread_ended(&mut caller))
+        .and_then(|()| convergence::thread_ended(&mut caller))
+        .and_then(|()| registers::thread_ended(&caller))
+        .and_then(|()| cluster::thread_ended(&caller));
     barrier::thread_ended(&mut caller);
     cluster::complete_if_full(&mut caller);
     if let Err(fault) = result {

@@ -7,6 +7,7 @@
 use crate::fault::RawFault;
 use crate::machine::caller::Caller;
 use crate::memory::access::{Request, check};
+use crate::memory::clock::Reach;
 use crate::memory::shadow::AccessKind;
 
 /// The operations, numbered as `emulator::AtomicOperation`.
@@ -122,7 +123,7 @@ fn synchronise(caller: &mut Caller<'_>, address: usize, order: Order, reads: boo
     let thread = caller.thread;
     if reads && let Some(published) = caller.launch.published.get(&address) {
         if order.acquire {
-            caller.block.clocks.acquire_released(thread, published);
+            caller.block.clocks.acquire_released(thread, published, Reach::Everything);
         }
         caller.block.threads[thread].observed.join(published);
     }
@@ -140,6 +141,6 @@ fn synchronise(caller: &mut Caller<'_>, address: usize, order: Order, reads: boo
 pub(crate) fn fence(caller: &mut Caller<'_>) {
     let thread = caller.thread;
     let observed = std::mem::take(&mut caller.block.threads[thread].observed);
-    caller.block.clocks.acquire_released(thread, &observed);
+    caller.block.clocks.acquire_released(thread, &observed, Reach::Everything);
     caller.block.threads[thread].fenced = caller.block.clocks.release(thread);
 }

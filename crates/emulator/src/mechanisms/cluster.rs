@@ -1,9 +1,10 @@
 //! Clusters: blocks that run together, meet in barriers and reach each other's dynamic shared memory.
 
 use crate::fault::{FaultKind, RawFault};
-use crate::machine::block::{Block, Waiting};
+use crate::machine::block::{Block, WARP, Waiting};
 use crate::machine::caller::{Caller, Flow};
-use crate::memory::clock::Released;
+use crate::mechanisms::convergence::{self, Aligned};
+use crate::memory::clock::{Reach, Released};
 
 /// The barrier of a cluster, kept by its block of rank 0.
 #[derive(Debug, Default)]
@@ -67,22 +68,61 @@ impl Caller<'_> {
 }
 
 pub(crate) fn arrive(caller: &mut Caller<'_>) -> Result<Flow, RawFault> {
+    let Some(lanes) = convergence::gather(caller, Aligned::ClusterArrive)? else {
+        caller.wait(Waiting::Cluster);
+        return Ok(Flow::Suspend);
+    };
     let phase = caller.with_barrier(|barrier| barrier.phase);
-    let thread = &mut caller.block.threads[caller.thread];
-    if thread.cluster_phase.is_some() {
-        return Err(RawFault::new(
-            FaultKind::BarrierMisuse,
-            "arrives at the cluster barrier twice, with no wait between",
-        ));
+    for thread in threads(caller, lanes) {
+        if caller.block.threads[thread].cluster_phase.is_some() {
+            return Err(RawFault::new(
+                FaultKind::BarrierMisuse,
+                "arrives at the cluster barrier twice, with no wait between",
+            ));
+        }
+        caller.block.threads[thread].cluster_phase = Some(phase);
+        let released = caller.block.clocks.release(thread);
+        caller.with_barrier(|barrier| {
+            barrier.arrived += 1;
+            barrier.arriving.join(&released);
+        });
+        if thread != caller.thread {
+            caller.block.wake(thread);
+        }
     }
-    thread.cluster_phase = Some(phase);
-    let released = caller.block.clocks.release(caller.thread);
-    caller.with_barrier(|barrier| {
-        barrier.arrived += 1;
-        barrier.arriving.join(&released);
-    });
     complete_if_full(caller);
     Ok(Flow::Continue)
+}
+
+/// The threads of the caller's warp with these lanes.
+fn threads(caller: &Caller<'_>, lanes: u32) -> Vec<usize> {
+    let first = caller.thread / WARP * WARP;
+    (0..WARP).filter(|lane| lanes >> lane & 1 != 0).map(|lane| first + lane).collect()
+}
+
+/// A thread that has arrived waits before it ends, and a block ends after all uses of its shared memory by others.
+pub(crate) fn thread_ended(caller: &Caller<'_>) -> Result<(), RawFault> {
+    if caller.block.threads[caller.thread].cluster_phase.is_some() {
+        return Err(RawFault::new(
+            FaultKind::BarrierMisuse,
+            "ends after its arrival at the cluster barrier, with no wait",
+        ));
+    }
+    if caller.block.live > 0 {
+        return Ok(());
+    }
+    match caller.block.unseen_remote_use() {
+        None => Ok(()),
+        Some(access) => Err(RawFault {
+            kind: FaultKind::InFlightAtExit,
+            message: format!(
+                "its block has ended, and nothing orders that after thread {} of another block of the cluster used \
+                 its shared memory",
+                access.actor.index()
+            ),
+            other: Some(access.site),
+        }),
+    }
 }
 
 /// Ends the phase if every thread of the cluster that has not ended has arrived.
@@ -105,35 +145,45 @@ pub(crate) fn complete_if_full(caller: &mut Caller<'_>) {
     });
 }
 
-/// Waits for the phase that the thread arrived in. The thread's result says whether it has ended.
+/// Waits for the phase that the threads arrived in. Their results say whether it has ended.
 pub(crate) fn wait(caller: &mut Caller<'_>) -> Result<Flow, RawFault> {
-    let thread = caller.thread;
-    let Some(phase) = caller.block.threads[thread].cluster_phase else {
-        return Err(RawFault::new(
-            FaultKind::BarrierMisuse,
-            "waits at the cluster barrier without an arrival",
-        ));
+    caller.block.threads[caller.thread].result = 0;
+    let Some(lanes) = convergence::gather(caller, Aligned::ClusterWait)? else {
+        caller.wait(Waiting::Cluster);
+        return Ok(Flow::Suspend);
     };
     let rank = caller.block.rank;
-    let ended = caller.with_barrier(|barrier| {
-        if barrier.phase > phase {
-            return Some(barrier.ended.clone());
-        }
-        barrier.waiting.push((rank, thread));
-        None
-    });
-    caller.block.threads[thread].result = u64::from(ended.is_some());
-    match ended {
-        Some(released) => {
-            caller.block.threads[thread].cluster_phase = None;
-            caller.block.clocks.acquire_released(thread, &released);
-            Ok(Flow::Continue)
-        }
-        None => {
-            caller.wait(Waiting::Cluster);
-            Ok(Flow::Suspend)
+    let mut flow = Flow::Continue;
+    for thread in threads(caller, lanes) {
+        let Some(phase) = caller.block.threads[thread].cluster_phase else {
+            return Err(RawFault::new(
+                FaultKind::BarrierMisuse,
+                "waits at the cluster barrier without an arrival",
+            ));
+        };
+        let ended = caller.with_barrier(|barrier| {
+            if barrier.phase > phase {
+                return Some(barrier.ended.clone());
+            }
+            barrier.waiting.push((rank, thread));
+            None
+        });
+        let Some(released) = ended else {
+            flow = Flow::Suspend;
+            continue;
+        };
+        let state = &mut caller.block.threads[thread];
+        state.result = 1;
+        state.cluster_phase = None;
+        caller.block.clocks.acquire_released(thread, &released, Reach::Everything);
+        if thread != caller.thread {
+            caller.block.wake(thread);
         }
     }
+    if flow == Flow::Suspend {
+        caller.wait(Waiting::Cluster);
+    }
+    Ok(flow)
 }
 
 /// The address of another block's memory at the place of `own`.

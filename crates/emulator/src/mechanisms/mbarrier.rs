@@ -3,9 +3,9 @@
 use crate::fault::{FaultKind, RawFault};
 use crate::machine::block::{Block, Waiting};
 use crate::machine::caller::{Caller, Flow};
-use crate::memory::access::{Request, check};
-use crate::memory::clock::Released;
-use crate::memory::shadow::AccessKind;
+use crate::memory::access::{Request, check, violation};
+use crate::memory::clock::{Actor, Clocks, Reach, Released};
+use crate::memory::shadow::{Access, AccessKind};
 
 const BYTES: usize = 8;
 /// Largest number of bytes that may be outstanding.
@@ -25,8 +25,10 @@ pub(crate) struct Mbarrier {
     /// Clocks of the phases that have ended.
     ended: Released,
     waiting: Vec<usize>,
-    /// Thread that initialised it, until that thread's fence.
-    unfenced: Option<usize>,
+    /// Thread that initialised it.
+    initialiser: usize,
+    /// Count of that thread's clock at its fence since.
+    fenced: Option<u32>,
 }
 
 impl Mbarrier {
@@ -69,7 +71,7 @@ pub(crate) fn find(block: &Block, address: u32) -> Result<usize, RawFault> {
 }
 
 /// Records a use of the barrier's bytes: they must not be initialised at the same time.
-fn touch(caller: &mut Caller<'_>, pointer: usize, atomic: bool) -> Result<(), RawFault> {
+pub(crate) fn touch(caller: &mut Caller<'_>, pointer: usize, atomic: bool) -> Result<(), RawFault> {
     let kind = AccessKind { write: true, atomic, asynchronous_proxy: false };
     check(caller, &Request::new(pointer, BYTES, kind))
 }
@@ -93,54 +95,96 @@ pub(crate) fn init(caller: &mut Caller<'_>, pointer: usize, arrivals: u32) -> Re
         arriving: Released::default(),
         ended: Released::default(),
         waiting: Vec::new(),
-        unfenced: Some(caller.thread),
+        initialiser: caller.thread,
+        fenced: None,
     });
     Ok(Flow::Continue)
 }
 
 /// `fence.mbarrier_init`: the thread's barriers may be used by asynchronous copies and other blocks.
 pub(crate) fn fence_init(caller: &mut Caller<'_>) {
-    for barrier in &mut caller.block.mbarriers {
-        if barrier.unfenced == Some(caller.thread) {
-            barrier.unfenced = None;
-        }
+    let thread = caller.thread;
+    let count = caller.block.clocks.now(thread);
+    caller.block.clocks.arrive(thread);
+    for barrier in caller.block.mbarriers.iter_mut().filter(|barrier| barrier.initialiser == thread) {
+        barrier.fenced.get_or_insert(count);
     }
 }
 
-/// The barrier must be visible beyond the block's ordinary accesses.
-pub(crate) fn check_fenced(block: &Block, position: usize) -> Result<(), RawFault> {
-    let barrier = &block.mbarriers[position];
-    if barrier.unfenced.is_none() {
+/// The barrier, in `owner`, must be visible beyond its block's ordinary accesses, and the calling thread must know.
+pub(crate) fn check_fenced(
+    clocks: &Clocks,
+    thread: usize,
+    owner: &Block,
+    position: usize,
+) -> Result<(), RawFault> {
+    let barrier = &owner.mbarriers[position];
+    let actor = Actor::new(owner.clocks.block(), barrier.initialiser);
+    if barrier.fenced.is_some_and(|count| clocks.sees(thread, actor, count)) {
         return Ok(());
     }
     Err(RawFault::new(
         FaultKind::MissingProxyFence,
         format!(
-            "the mbarrier at {:#x} was initialised with no fence.mbarrier_init after it",
+            "the mbarrier at {:#x} was initialised with no fence.mbarrier_init after it that this thread knows of",
             barrier.address
         ),
     ))
 }
 
+/// The calling thread's use of a barrier.
+fn arrival(caller: &Caller<'_>) -> Access {
+    Access {
+        actor: Actor::new(caller.block.clocks.block(), caller.thread),
+        count: caller.block.clocks.now(caller.thread),
+        site: caller.launch.site(caller.pc),
+        kind: AccessKind { write: true, atomic: true, asynchronous_proxy: false },
+    }
+}
+
+/// Records a use of a barrier in another block of the cluster, and returns its position there.
+pub(crate) fn touch_remote(caller: &mut Caller<'_>, rank: usize, address: u32) -> Result<usize, RawFault> {
+    let position = find(caller.peer(rank)?, address)?;
+    let (thread, access) = (caller.thread, arrival(caller));
+    // SAFETY: `peer` checked the rank: another block than the caller's, and alive.
+    let peer = unsafe { &mut *caller.block.peers[rank] };
+    let place = peer.shared.window_pointer(address).and_then(|pointer| peer.shared.locate(pointer, BYTES));
+    if let Some(Ok(place)) = place
+        && let Some((shadow, offset)) = peer.shared.shadow(place)
+    {
+        shadow.access(offset, BYTES, &access, &caller.block.clocks, thread).map_err(|problem| {
+            let what = format!("uses an mbarrier of block {rank} of the cluster");
+            violation(caller.launch, caller.block, problem, &what)
+        })?;
+    }
+    check_fenced(&caller.block.clocks, thread, peer, position)?;
+    Ok(position)
+}
+
 /// Arrives at the barrier, here or at the same place of another block of the cluster.
+///
+/// An arrival there tells of ordinary stores only where it has cluster scope.
 pub(crate) fn arrive(
     caller: &mut Caller<'_>,
     pointer: usize,
     bytes: u32,
     block_rank: Option<usize>,
+    cluster_scope: bool,
 ) -> Result<Flow, RawFault> {
     let address = window_address(caller.block, pointer)?;
-    let released = caller.block.clocks.release(caller.thread);
     let rank = caller.block.rank;
     match block_rank {
         Some(other) if other != rank => {
-            let block = caller.peer(other)?;
-            let position = find(block, address)?;
-            check_fenced(block, position)?;
-            arrive_at(block, position, bytes, &released)?;
+            let position = touch_remote(caller, other, address)?;
+            let access = arrival(caller);
+            caller.peer(other)?.note_remote_use(access);
+            let released = caller.block.clocks.release(caller.thread);
+            let released = if cluster_scope { released } else { released.without_stores() };
+            arrive_at(caller.peer(other)?, position, bytes, &released)?;
         }
         _ => {
             touch(caller, pointer, true)?;
+            let released = caller.block.clocks.release(caller.thread);
             let position = find(caller.block, address)?;
             arrive_at(caller.block, position, bytes, &released)?;
         }
@@ -181,8 +225,14 @@ pub(crate) fn complete_bytes(block: &mut Block, position: usize, bytes: usize, r
     }
 }
 
-/// Waits for the end of the phase of a parity. The thread's result says whether it has ended.
-pub(crate) fn wait(caller: &mut Caller<'_>, pointer: usize, parity: u32) -> Result<Flow, RawFault> {
+/// Waits for the end of the phase of a parity. The thread's result says whether it has ended. Only a wait with cluster scope
+/// shows ordinary stores of other blocks.
+pub(crate) fn wait(
+    caller: &mut Caller<'_>,
+    pointer: usize,
+    parity: u32,
+    cluster_scope: bool,
+) -> Result<Flow, RawFault> {
     let address = window_address(caller.block, pointer)?;
     touch(caller, pointer, true)?;
     let position = find(caller.block, address)?;
@@ -191,7 +241,8 @@ pub(crate) fn wait(caller: &mut Caller<'_>, pointer: usize, parity: u32) -> Resu
     let ended = barrier.phase & 1 != parity & 1;
     block.threads[caller.thread].result = u64::from(ended);
     if ended {
-        block.clocks.acquire_released(caller.thread, &barrier.ended);
+        let reach = if cluster_scope { Reach::Everything } else { Reach::NoStores };
+        block.clocks.acquire_released(caller.thread, &barrier.ended, reach);
         return Ok(Flow::Continue);
     }
     barrier.waiting.push(caller.thread);

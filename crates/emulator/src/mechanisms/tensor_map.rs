@@ -26,6 +26,11 @@ impl Swizzle {
         address ^ ((address >> 7 & mask) << 4)
     }
 
+    /// Bytes after which the pattern repeats: where tiles start. `None` without a swizzle.
+    pub(crate) fn pattern_bytes(self) -> Option<usize> {
+        self.row_bytes().map(|row| 8 * row)
+    }
+
     /// Bytes of a row; `None` if rows may have any length.
     pub(crate) fn row_bytes(self) -> Option<usize> {
         match self {

@@ -7,7 +7,7 @@ use crate::machine::launch::Launch;
 use crate::machine::schedule::Completion;
 use crate::mechanisms::mbarrier;
 use crate::mechanisms::tensor_map::TensorMap;
-use crate::memory::access::{Request, check, check_proxy_fence, violation};
+use crate::memory::access::{Request, check, check_proxy_fence, check_proxy_fence_of_peer, violation};
 use crate::memory::clock::{Actor, IN_FLIGHT};
 use crate::memory::shadow::{Access, AccessKind, Site};
 use std::collections::VecDeque;
@@ -46,17 +46,18 @@ impl Region {
             .ok()
             .and_then(TensorMap::decode)
             .ok_or_else(|| operand("the bytes of the tensor map are not a tensor map".into()))?;
-        if !shared.is_multiple_of(SHARED_ALIGNMENT) {
-            return Err(RawFault::new(
-                FaultKind::Misaligned,
-                format!("TMA: the shared address is not a multiple of {SHARED_ALIGNMENT}"),
-            ));
-        }
         let window =
             caller.block.shared.window_address(shared).filter(|_| caller.block.shared.is_dynamic(shared));
         let window = window.ok_or_else(|| {
             RawFault::new(FaultKind::OutOfBounds, "TMA: the address is not in dynamic shared memory")
         })?;
+        let alignment = map.swizzle.pattern_bytes().unwrap_or(SHARED_ALIGNMENT);
+        if !(window as usize).is_multiple_of(alignment) {
+            return Err(RawFault::new(
+                FaultKind::Misaligned,
+                format!("TMA: the shared address is not a multiple of {alignment}: {:?}", map.swizzle),
+            ));
+        }
         Ok(Region { map, window, column: i64::from(column), row: i64::from(row) })
     }
 
@@ -128,30 +129,29 @@ impl Region {
     }
 }
 
-/// A load that has been issued and has not come.
+/// A load to one block that has been issued and has not come.
 #[derive(Debug)]
 pub(crate) struct Load {
     region: Region,
-    /// Blocks, with the position of the mbarrier that counts the bytes.
-    targets: Vec<(*mut Block, usize)>,
+    target: *mut Block,
+    /// Position of the mbarrier that counts the bytes.
+    barrier: usize,
     site: Site,
 }
 
 impl Load {
     /// Whether it will write this block's shared memory.
     pub fn reaches(&self, block: *const Block) -> bool {
-        self.targets.iter().any(|(target, _)| std::ptr::eq(*target, block))
+        std::ptr::eq(self.target, block)
     }
 
     /// The bytes come.
     ///
     /// # Safety
-    /// The blocks are alive, and nobody holds references to them.
+    /// The block is alive, and nobody holds references to it.
     pub unsafe fn complete(self) {
-        for (block, position) in self.targets {
-            // SAFETY: the caller's condition.
-            complete_in(unsafe { &mut *block }, &self.region, position, self.site);
-        }
+        // SAFETY: the caller's condition.
+        complete_in(unsafe { &mut *self.target }, &self.region, self.barrier, self.site);
     }
 }
 
@@ -171,86 +171,96 @@ fn complete_in(block: &mut Block, region: &Region, position: usize, site: Site) 
     mbarrier::complete_bytes(block, position, bytes, &released);
 }
 
-/// `blocks` names the cluster's blocks that receive the box; 0 for the calling one.
+/// `blocks` names the cluster's blocks that receive the box, by bits; without it, the calling one. They receive it one by
+/// one.
 pub(crate) fn load(
     caller: &mut Caller<'_>,
     shared: usize,
     map: usize,
     barrier: usize,
     (column, row): (i32, i32),
-    blocks: u32,
+    blocks: Option<u32>,
 ) -> Result<Flow, RawFault> {
     let region = Region::new(caller, map, shared, column, row)?;
-    let barrier = mbarrier::window_address(caller.block, barrier)?;
+    let address = mbarrier::window_address(caller.block, barrier)?;
     for box_row in 0..region.map.box_rows as usize {
         if let Some((address, bytes, _)) = region.inside(box_row) {
-            check(caller, &Request { alignment: 1, ..Request::new(address, bytes, READ) })?;
+            let read = Request { alignment: 1, ..Request::new(address, bytes, READ) };
+            check_proxy_fence(caller, &read)?;
+            check(caller, &read)?;
         }
     }
     let site = caller.launch.site(caller.pc);
     let own = caller.block.rank;
     let ranks: Vec<usize> = match blocks {
-        0 => vec![own],
-        _ => (0..32).filter(|rank| blocks >> rank & 1 != 0).collect(),
-    };
-    let bytes = region.map.box_bytes();
-    let mut targets = Vec::with_capacity(ranks.len());
-    for rank in ranks {
-        let position = if rank == own {
-            let position = mbarrier::find(caller.block, barrier)?;
-            mbarrier::check_fenced(caller.block, position)?;
-            let offset = offset(caller.block, &region, bytes)?;
-            let access = in_flight(caller.block, position, site);
-            let Block { shared, clocks, .. } = &mut *caller.block;
-            let result = shared.dynamic.access(offset, bytes, &access, clocks, caller.thread);
-            result.map_err(|problem| {
-                violation(caller.launch, caller.block, problem, "TMA writes a box in dynamic shared memory")
-            })?;
-            position
-        } else {
-            let position = {
-                let block = caller.peer(rank)?;
-                let position = mbarrier::find(block, barrier)?;
-                mbarrier::check_fenced(block, position)?;
-                position
-            };
-            let thread = caller.thread;
-            // SAFETY: `peer` checked the rank: another block than the caller's, and alive.
-            let peer = unsafe { &mut *caller.block.peers[rank] };
-            let offset = offset(peer, &region, bytes)?;
-            let access = in_flight(peer, position, site);
-            let result = peer.shared.dynamic.access(offset, bytes, &access, &caller.block.clocks, thread);
-            result.map_err(|problem| {
-                violation(
-                    caller.launch,
-                    caller.block,
-                    problem,
-                    "TMA writes a box in another block's shared memory",
-                )
-            })?;
-            position
-        };
-        let target: *mut Block = if rank == own { &mut *caller.block } else { caller.block.peers[rank] };
-        targets.push((target, position));
-    }
-    let now = match caller.launch.schedule.completion {
-        Completion::Eager => true,
-        Completion::Late => false,
-        Completion::Random => caller.launch.random.below(4) == 0,
-    };
-    if now {
-        for (target, position) in targets {
-            if std::ptr::eq(target, &*caller.block) {
-                complete_in(caller.block, &region, position, site);
-            } else {
-                // SAFETY: another block of the cluster, alive.
-                complete_in(unsafe { &mut *target }, &region, position, site);
-            }
+        None => vec![own],
+        Some(0) => {
+            return Err(RawFault::new(FaultKind::InvalidOperand, "a multicast to no block"));
         }
-    } else {
-        caller.launch.loads.push(Load { region, targets, site });
+        Some(blocks) => (0..32).filter(|rank| blocks >> rank & 1 != 0).collect(),
+    };
+    for rank in ranks {
+        let load = if rank == own {
+            mbarrier::touch(caller, barrier, true)?;
+            load_here(caller, region, address, site)?
+        } else {
+            load_there(caller, region, address, site, rank)?
+        };
+        let now = match caller.launch.schedule.completion {
+            Completion::Eager => true,
+            Completion::Late => false,
+            Completion::Random => caller.launch.random.below(4) == 0,
+        };
+        if !now {
+            caller.launch.loads.push(load);
+        } else if rank == own {
+            complete_in(caller.block, &region, load.barrier, site);
+        } else {
+            // SAFETY: another block of the cluster than the caller's, alive; nobody holds a reference to it.
+            unsafe { load.complete() }
+        }
     }
     Ok(Flow::Continue)
+}
+
+/// Checks and records a load into the calling block.
+fn load_here(caller: &mut Caller<'_>, region: Region, barrier: u32, site: Site) -> Result<Load, RawFault> {
+    let bytes = region.map.box_bytes();
+    let position = mbarrier::find(caller.block, barrier)?;
+    mbarrier::check_fenced(&caller.block.clocks, caller.thread, caller.block, position)?;
+    let offset = offset(caller.block, &region, bytes)?;
+    let write = Request::new(caller.block.shared.dynamic_pointer() as usize + offset, bytes, WRITE);
+    check_proxy_fence(caller, &write)?;
+    let access = in_flight(caller.block, position, site);
+    let Block { shared, clocks, .. } = &mut *caller.block;
+    let result = shared.dynamic.access(offset, bytes, &access, clocks, caller.thread);
+    result.map_err(|problem| {
+        violation(caller.launch, caller.block, problem, "TMA writes a box in dynamic shared memory")
+    })?;
+    Ok(Load { region, target: &mut *caller.block, barrier: position, site })
+}
+
+/// The same for another block of the cluster.
+fn load_there(
+    caller: &mut Caller<'_>,
+    region: Region,
+    barrier: u32,
+    site: Site,
+    rank: usize,
+) -> Result<Load, RawFault> {
+    let bytes = region.map.box_bytes();
+    let position = mbarrier::touch_remote(caller, rank, barrier)?;
+    // SAFETY: checked: another block than the caller's, and alive.
+    let peer = unsafe { &mut *caller.block.peers[rank] };
+    let offset = offset(peer, &region, bytes)?;
+    check_proxy_fence_of_peer(caller, &peer.shared, offset, &Request::new(0, bytes, WRITE))?;
+    let access = in_flight(peer, position, site);
+    let result = peer.shared.dynamic.access(offset, bytes, &access, &caller.block.clocks, caller.thread);
+    result.map_err(|problem| {
+        let what = "TMA writes a box in another block's shared memory";
+        violation(caller.launch, caller.block, problem, what)
+    })?;
+    Ok(Load { region, target: peer, barrier: position, site })
 }
 
 fn offset(block: &Block, region: &Region, bytes: usize) -> Result<usize, RawFault> {
@@ -300,6 +310,7 @@ pub(crate) fn store(
     for box_row in 0..region.map.box_rows as usize {
         if let Some((address, bytes, _)) = region.inside(box_row) {
             let write = Request { alignment: 1, in_flight: true, ..Request::new(address, bytes, WRITE) };
+            check_proxy_fence(caller, &write)?;
             check(caller, &write)?;
         }
     }

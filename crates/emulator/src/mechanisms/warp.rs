@@ -3,7 +3,7 @@
 use crate::fault::{FaultKind, RawFault};
 use crate::machine::block::{WARP, Waiting};
 use crate::machine::caller::{Caller, Flow};
-use crate::mechanisms::{ldmatrix, mma};
+use crate::mechanisms::{ldmatrix, mma, registers};
 use crate::memory::clock::{Clocks, Stamp};
 
 /// The operations.
@@ -16,7 +16,7 @@ pub(crate) enum CollectiveKind {
     Mma(mma::Operands),
     LdMatrix { matrices: u32, transposed: bool },
     StMatrix { matrices: u32, transposed: bool },
-    SetMaxRegisters(u32),
+    SetMaxRegisters(registers::Request),
 }
 
 impl std::fmt::Display for CollectiveKind {
@@ -83,7 +83,7 @@ pub(crate) fn join(
             "{kind}: mask {mask:#010x} names lanes {ended:#010x}, which have ended or do not exist"
         )));
     }
-    let collectives = &mut caller.block.warps[warp].collectives;
+    let collectives = &caller.block.warps[warp].collectives;
     // Lanes of this operation already wait for the caller in another one, and the caller will wait for them here.
     let same = |other: &Collective| other.kind == kind && other.mask == mask;
     if let Some(other) = collectives
@@ -95,6 +95,10 @@ pub(crate) fn join(
             other.arrived, other.kind, other.mask
         )));
     }
+    if let Some(gathering) = caller.block.warps[warp].gathering.filter(|other| other.lanes() & mask != 0) {
+        return Err(divergence(format!("{kind} with mask {mask:#010x}, while {}", gathering.describe(warp))));
+    }
+    let collectives = &mut caller.block.warps[warp].collectives;
     let position = collectives.iter().position(same).unwrap_or_else(|| {
         collectives.push(Collective {
             kind,
@@ -177,8 +181,7 @@ fn execute(caller: &mut Caller<'_>, warp: usize, collective: &Collective) -> Res
                 caller.block.threads[first + lane].result = equal.fold(0, |mask, other| mask | 1 << other);
             }
         }
-        // Registers are not counted here.
-        CollectiveKind::SetMaxRegisters(_) => {}
+        CollectiveKind::SetMaxRegisters(request) => registers::execute(caller, warp, request)?,
         CollectiveKind::Mma(operands) => {
             caller.launch.work.tensor_core_operations += mma::execute(operands, collective);
         }

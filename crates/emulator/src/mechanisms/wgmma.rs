@@ -10,9 +10,10 @@ use crate::machine::block::Waiting;
 use crate::machine::caller::{Caller, Flow};
 use crate::machine::schedule::Completion;
 use crate::mechanisms::mma::Operands;
+use crate::mechanisms::register_operands::{Array, ThreadRegisters};
 use crate::mechanisms::tensor_map::Swizzle;
 use crate::memory::access::{Request, check_for, check_proxy_fence};
-use crate::memory::clock::IN_FLIGHT;
+use crate::memory::clock::{IN_FLIGHT, Reach};
 use crate::memory::shadow::{Access, AccessKind, Site};
 use std::collections::VecDeque;
 
@@ -23,6 +24,8 @@ const K: usize = 16;
 const MAX_N: usize = 256;
 /// Shared memory is read in pieces of eight 16-bit elements.
 const PIECE: usize = 16;
+/// Registers of a thread that hold A.
+const A_REGISTERS: usize = 4;
 /// Asynchronous engines up to this one belong to mbarriers.
 const FIRST_ENGINE: usize = 48;
 
@@ -78,8 +81,8 @@ pub(crate) struct Warpgroup {
     gathering: Option<Instruction>,
     arrived: Vec<usize>,
     registers: Box<[Registers; WARPGROUP]>,
-    /// Whether registers may be handed to products.
-    fenced: bool,
+    /// What each thread may hand to products.
+    pub named: Vec<ThreadRegisters>,
     open: Vec<Product>,
     groups: VecDeque<Vec<Product>>,
 }
@@ -90,7 +93,7 @@ impl Default for Warpgroup {
             gathering: None,
             arrived: Vec::new(),
             registers: Box::new([(0, 0); WARPGROUP]),
-            fenced: false,
+            named: std::iter::repeat_with(ThreadRegisters::default).take(WARPGROUP).collect(),
             open: Vec::new(),
             groups: VecDeque::new(),
         }
@@ -155,12 +158,12 @@ pub(crate) fn join(
 fn execute(caller: &mut Caller<'_>, number: usize, instruction: Instruction) -> Result<(), RawFault> {
     let warpgroup = &mut caller.block.warpgroups[number];
     match instruction {
-        Instruction::Fence => warpgroup.fenced = true,
+        Instruction::Fence => fence(warpgroup)?,
         Instruction::Commit => {
             let group = std::mem::take(&mut warpgroup.open);
             warpgroup.groups.push_back(group);
         }
-        Instruction::Wait(pending) => wait(caller, number, pending as usize),
+        Instruction::Wait(pending) => wait(caller, number, pending as usize)?,
         Instruction::Product(shape) => issue(caller, number, shape)?,
     }
     Ok(())
@@ -203,6 +206,29 @@ fn pieces(descriptor: u64, transposed: bool, extent: usize) -> Vec<(usize, usize
         .collect()
 }
 
+/// Swizzled tiles start where the pattern does; only steps along k, within the rows of a K-major tile, start elsewhere.
+fn check_pattern(descriptor: u64, transposed: bool, extent: usize) -> Result<(), RawFault> {
+    let swizzle = swizzle(descriptor);
+    let (Some(row), Some(pattern)) = (swizzle.row_bytes(), swizzle.pattern_bytes()) else { return Ok(()) };
+    let field = |shift: u32| ((descriptor >> shift & 0x3fff) << 4) as usize;
+    let (start, leading, stride) = (field(0), field(16), field(32));
+    let rules = [
+        (start % pattern < if transposed { PIECE } else { row }, "start"),
+        (extent <= row / 2 || !transposed || leading.is_multiple_of(pattern), "leading offset"),
+        (stride.is_multiple_of(pattern), "stride offset"),
+    ];
+    match rules.into_iter().find(|(holds, _)| !holds) {
+        None => Ok(()),
+        Some((_, field)) => Err(RawFault::new(
+            FaultKind::Misaligned,
+            format!(
+                "the {field} of matrix descriptor {descriptor:#018x} is off the pattern of {swizzle:?}, which repeats \
+                 every {pattern} bytes"
+            ),
+        )),
+    }
+}
+
 const READ: AccessKind = AccessKind { write: false, atomic: false, asynchronous_proxy: true };
 
 fn issue(caller: &mut Caller<'_>, number: usize, shape: Shape) -> Result<(), RawFault> {
@@ -215,12 +241,16 @@ fn issue(caller: &mut Caller<'_>, number: usize, shape: Shape) -> Result<(), Raw
             return Err(operand(format!("a matrix descriptor {descriptor:#018x} with a base offset")));
         }
     }
-    if !caller.block.warpgroups[number].fenced {
-        return Err(RawFault::new(
-            FaultKind::InvalidOperand,
-            "wgmma.mma_async with no wgmma.fence since its registers were last used",
-        ));
+    let a = shape.a.map(|a| (a, shape.a_transposed, ROWS));
+    for (descriptor, transposed, extent) in a.into_iter().chain([(shape.b, shape.b_transposed, shape.n)]) {
+        check_pattern(descriptor, transposed, extent)?;
     }
+    check_registers(
+        &caller.block.warpgroups[number],
+        &caller.block.warpgroups[number].registers,
+        &shape,
+        "which no wgmma.fence has named since they were last used",
+    )?;
     let mut addresses = Vec::new();
     let factors = shape.a.map(|a| (a, shape.a_transposed, ROWS)).into_iter();
     for (descriptor, transposed, extent) in factors.chain([(shape.b, shape.b_transposed, shape.n)]) {
@@ -244,7 +274,7 @@ fn issue(caller: &mut Caller<'_>, number: usize, shape: Shape) -> Result<(), Raw
     let blocked = warpgroup.open.iter().chain(warpgroup.groups.iter().flatten()).any(|other| !other.computed);
     let mut product = Product { shape, registers, computed: false, pieces: addresses, site };
     if now && !blocked {
-        compute(caller, &mut product);
+        compute(caller, number, &mut product)?;
     }
     caller.block.warpgroups[number].open.push(product);
     Ok(())
@@ -256,15 +286,19 @@ fn read_by_engine(caller: &mut Caller<'_>, number: usize, request: &Request) -> 
     check_for(caller, actor, request)
 }
 
-fn wait(caller: &mut Caller<'_>, number: usize, pending: usize) {
+fn wait(caller: &mut Caller<'_>, number: usize, pending: usize) -> Result<(), RawFault> {
     let groups = &mut caller.block.warpgroups[number].groups;
     let finished = groups.len().saturating_sub(pending);
     let mut products: Vec<Product> = groups.drain(..finished).flatten().collect();
-    if pending == 0 {
-        caller.block.warpgroups[number].fenced = false;
-    }
     for product in &mut products {
-        compute(caller, product);
+        compute(caller, number, product)?;
+    }
+    let warpgroup = &mut caller.block.warpgroups[number];
+    for product in &products {
+        check_registers(warpgroup, &product.registers, &product.shape, CHANGED_IN_FLIGHT)?;
+    }
+    for product in &products {
+        give_back(warpgroup, product);
     }
     let engine = FIRST_ENGINE + number;
     let actor = caller.block.clocks.asynchronous_actor(engine);
@@ -279,8 +313,75 @@ fn wait(caller: &mut Caller<'_>, number: usize, pending: usize) {
     }
     let released = caller.block.clocks.release_asynchronous(engine);
     for thread in number * WARPGROUP..(number + 1) * WARPGROUP {
-        caller.block.clocks.acquire_released(thread, &released);
+        caller.block.clocks.acquire_released(thread, &released, Reach::NoStores);
     }
+    Ok(())
+}
+
+/// The registers of D, and of A if it is in registers.
+fn arrays(shape: &Shape, (d, a): Registers) -> impl Iterator<Item = Array> {
+    let a = shape.a.is_none().then_some(Array { address: a, words: A_REGISTERS });
+    std::iter::once(Array { address: d, words: shape.n / 2 }).chain(a)
+}
+
+fn unfenced(thread: usize, what: &str) -> RawFault {
+    RawFault::new(
+        FaultKind::UnfencedRegisters,
+        format!("wgmma.mma_async takes registers of thread {thread} of the warpgroup {what}"),
+    )
+}
+
+const CHANGED_IN_FLIGHT: &str = "that changed while it was in flight";
+
+/// Products may take registers that were named at a fence and hold what they did then, or what products left.
+fn check_registers(
+    warpgroup: &Warpgroup,
+    registers: &[Registers; WARPGROUP],
+    shape: &Shape,
+    problem: &str,
+) -> Result<(), RawFault> {
+    for (thread, registers) in registers.iter().enumerate() {
+        for array in arrays(shape, *registers) {
+            // SAFETY: the threads of the warpgroup wait in the emulator; their arrays are on their stacks.
+            if !unsafe { warpgroup.named[thread].is_fenced(array) } {
+                return Err(unfenced(thread, problem));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The threads may use a finished product's registers, but for those of products in flight.
+fn give_back(warpgroup: &mut Warpgroup, finished: &Product) {
+    for thread in 0..WARPGROUP {
+        for array in arrays(&finished.shape, finished.registers[thread]) {
+            let others = warpgroup.open.iter().chain(warpgroup.groups.iter().flatten());
+            let in_use = others
+                .flat_map(|other| arrays(&other.shape, other.registers[thread]))
+                .any(|other| other.overlaps(array));
+            if !in_use {
+                warpgroup.named[thread].give_back(array);
+            }
+        }
+    }
+}
+
+/// Named registers may be taken from now on. Those of products in flight must not have changed.
+fn fence(warpgroup: &mut Warpgroup) -> Result<(), RawFault> {
+    for thread in 0..WARPGROUP {
+        let named = &warpgroup.named[thread];
+        let in_flight = warpgroup.open.iter().chain(warpgroup.groups.iter().flatten());
+        for array in in_flight.flat_map(|product| arrays(&product.shape, product.registers[thread])) {
+            let renamed = named.naming().iter().any(|other| other.overlaps(array));
+            // SAFETY: as in `check_registers`.
+            if renamed && !unsafe { named.is_fenced(array) } {
+                return Err(unfenced(thread, CHANGED_IN_FLIGHT));
+            }
+        }
+        // SAFETY: as in `check_registers`.
+        unsafe { warpgroup.named[thread].fence() }
+    }
+    Ok(())
 }
 
 /// Row and column of D that register `index` of a thread holds.
@@ -289,10 +390,12 @@ fn place(thread: usize, index: usize) -> (usize, usize) {
     (warp * 16 + lane / 4 + index / 2 % 2 * 8, index / 4 * 8 + lane % 4 * 2 + index % 2)
 }
 
-fn compute(caller: &mut Caller<'_>, product: &mut Product) {
+fn compute(caller: &mut Caller<'_>, number: usize, product: &mut Product) -> Result<(), RawFault> {
     if product.computed {
-        return;
+        return Ok(());
     }
+    let warpgroup = &caller.block.warpgroups[number];
+    check_registers(warpgroup, &product.registers, &product.shape, CHANGED_IN_FLIGHT)?;
     product.computed = true;
     let Shape { operands, n, accumulate, a_transposed, b_transposed, a, b } = product.shape;
     let mut left = [[0.0f32; K]; ROWS];
@@ -348,8 +451,13 @@ fn compute(caller: &mut Caller<'_>, product: &mut Product) {
             // SAFETY: as above; nobody else uses the registers of a product in flight.
             unsafe { *(*d as *mut f32).add(index) = sums[row][column] };
         }
+        // SAFETY: as in `check_registers`.
+        unsafe {
+            caller.block.warpgroups[number].named[thread].update(Array { address: *d, words: n / 2 });
+        }
     }
     caller.launch.work.tensor_core_operations += (2 * ROWS * n * K) as u64;
+    Ok(())
 }
 
 /// A thread ended: its warpgroup must have finished its products, and must not wait for it.

@@ -5,7 +5,9 @@ use crate::machine::block::Block;
 use crate::machine::caller::Caller;
 use crate::machine::launch::Launch;
 use crate::memory::clock::{Actor, IN_FLIGHT};
-use crate::memory::shadow::{Access, AccessKind, Fresh, Violation};
+use crate::memory::proxy::Space;
+use crate::memory::shadow::{Access, AccessKind, Fresh, Shadow, Violation};
+use crate::memory::shared::SharedMemory;
 
 /// An access to check and record.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +94,7 @@ fn record(
     if let Some(place) = block.shared.locate(address, bytes) {
         let place = place.map_err(|whereabouts| request.out_of_bounds(&whereabouts))?;
         let Block { shared, clocks, .. } = block;
-        shared.touch(place, bytes);
+        shared.touch(place, bytes, launch.shared_limit)?;
         let Some((shadow, offset)) = shared.shadow(place) else { return Ok(()) };
         let result = shadow.access(offset, bytes, &access, clocks, thread);
         return match result {
@@ -103,7 +105,7 @@ fn record(
     if let Some(result) = record_in_cluster(launch, block, thread, &access, request) {
         return result;
     }
-    let number = launch.memory.block_number(block.clocks.block());
+    let number = launch.memory.block_number(block.clocks.block() - launch.first_block);
     match launch.memory.locate(address, bytes) {
         Ok((buffer, offset)) => {
             let result = buffer.shadow.access(offset, bytes, &access, &block.clocks, thread);
@@ -142,7 +144,10 @@ fn record_in_cluster(
             let Some((shadow, offset)) = peer.shared.shadow(place) else { return Ok(()) };
             let result = shadow.access(offset, request.bytes, access, &block.clocks, thread);
             match result {
-                Ok(_) if request.is_aligned() => Ok(()),
+                Ok(_) if request.is_aligned() => {
+                    peer.note_remote_use(*access);
+                    Ok(())
+                }
                 _ => {
                     let name = (format!("dynamic shared memory of block {rank} of the cluster"), offset);
                     Err(request.judge(result, launch, block, name))
@@ -153,24 +158,70 @@ fn record_in_cluster(
     None
 }
 
-/// What the asynchronous proxy reads must have been fenced if ordinary stores wrote it.
+/// What the asynchronous proxy reads or overwrites must have been fenced if ordinary stores wrote it.
 pub(crate) fn check_proxy_fence(caller: &Caller<'_>, request: &Request) -> Result<(), RawFault> {
-    let block = &*caller.block;
-    let Some(Ok(place)) = block.shared.locate(request.address, request.bytes) else { return Ok(()) };
-    let Some((shadow, offset)) = block.shared.shadow_ref(place) else { return Ok(()) };
-    let unfenced = shadow
-        .writes(offset, request.bytes)
-        .find(|write| !write.kind.asynchronous_proxy && !block.is_fenced(caller.thread, write));
-    let Some(write) = unfenced else { return Ok(()) };
-    let (name, offset) = block.shared.name(place);
-    Err(RawFault {
+    let Request { address, bytes, .. } = *request;
+    if let Some(place) = caller.block.shared.locate(address, bytes) {
+        let Ok(place) = place else { return Ok(()) };
+        let Some((shadow, offset)) = caller.block.shared.shadow_ref(place) else { return Ok(()) };
+        return match unfenced(caller, shadow, Space::Shared, offset, bytes) {
+            None => Ok(()),
+            Some(write) => {
+                let (name, offset) = caller.block.shared.name(place);
+                Err(missing_fence(caller, request, &write, &format!("byte {offset} of {name}")))
+            }
+        };
+    }
+    let Some((buffer, offset)) = caller.launch.memory.find(address, bytes) else { return Ok(()) };
+    match unfenced(caller, &buffer.shadow, Space::Global, offset, bytes) {
+        None => Ok(()),
+        Some(write) => {
+            Err(missing_fence(caller, request, &write, &format!("byte {offset} of `{}`", buffer.name)))
+        }
+    }
+}
+
+/// The same for dynamic shared memory of another block of the cluster, which TMA overwrites.
+pub(crate) fn check_proxy_fence_of_peer(
+    caller: &Caller<'_>,
+    shared: &SharedMemory,
+    offset: usize,
+    request: &Request,
+) -> Result<(), RawFault> {
+    match unfenced(caller, &shared.dynamic, Space::Shared, offset, request.bytes) {
+        None => Ok(()),
+        Some(write) => {
+            let place = format!("byte {offset} of another block's dynamic shared memory");
+            Err(missing_fence(caller, request, &write, &place))
+        }
+    }
+}
+
+/// An ordinary write of these bytes that the asynchronous proxy may not see yet.
+fn unfenced(
+    caller: &Caller<'_>,
+    shadow: &Shadow,
+    space: Space,
+    offset: usize,
+    bytes: usize,
+) -> Option<Access> {
+    let fences = &caller.launch.proxy_fences;
+    shadow.writes(offset, bytes).find(|write| !fences.covers(caller.block, caller.thread, space, write))
+}
+
+fn missing_fence(caller: &Caller<'_>, request: &Request, write: &Access, place: &str) -> RawFault {
+    let far = if write.actor.block() == caller.block.clocks.block() { "" } else { " of another block" };
+    RawFault {
         kind: FaultKind::MissingProxyFence,
         message: format!(
-            "the asynchronous proxy reads byte {offset} of {name}, with no fence.proxy.async since thread {} wrote it",
-            write.actor.index()
+            "the asynchronous proxy {} {place}, with no fence.proxy.async by thread {}{far} between its write and \
+             the barrier after it{}",
+            request.verb(),
+            write.actor.index(),
+            if far.is_empty() { "" } else { ", or none by the calling thread since" }
         ),
         other: Some(write.site),
-    })
+    }
 }
 
 /// A fault from what the shadow memory objects to.
@@ -220,8 +271,10 @@ fn describe(launch: &Launch, block: &Block, other: &Access) -> String {
     };
     if other.actor.block() == block.clocks.block() {
         format!("{who} of the block, which {verb}")
+    } else if block.clocks.is_earlier(other.actor) {
+        format!("{who} of a kernel before this one, which {verb}: this thread has not waited for it")
     } else {
-        let [x, y, z] = launch.block_index(other.actor.block());
+        let [x, y, z] = launch.block_index(other.actor.block() - launch.first_block);
         format!("{who} of block ({x}, {y}, {z}), which {verb}")
     }
 }

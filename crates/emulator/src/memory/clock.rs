@@ -3,6 +3,9 @@
 //! Each actor of a block (a thread, or an asynchronous engine on its behalf) counts its own releases. A thread's clock
 //! says, for every actor, up to which count its work is visible to the thread. Threads that met in a barrier share one
 //! vector, so that a barrier costs one vector and not one a thread.
+//!
+//! Blocks are numbered on from launch to launch where kernels overlap (programmatic launch): what lies below the launch's
+//! first block was done by kernels before it, and a thread sees it once it, or who it has met, has waited for them.
 
 use std::rc::Rc;
 
@@ -38,11 +41,39 @@ impl Actor {
     }
 }
 
+/// How much of another block's work synchronisation makes visible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// All of it.
+    Everything,
+    /// That its reads, and what it did through the asynchronous proxy, are over. Ordinary stores stay invisible: the
+    /// synchronisation has block scope.
+    NoStores,
+}
+
 /// What is visible of one block's work, and through it of other blocks'.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Vector {
     counts: Box<[u32]>,
+    /// Other blocks, all of whose work up to these counts is visible.
     foreign: Vec<(u32, Rc<Vector>)>,
+    /// Other blocks, whose work but for ordinary stores is known to be over.
+    without_stores: Vec<(u32, Rc<Vector>)>,
+    /// Whether the work of kernels before this one is visible.
+    earlier_kernels: bool,
+}
+
+fn join_into(list: &mut Vec<(u32, Rc<Vector>)>, block: u32, vector: &Rc<Vector>) {
+    match list.iter_mut().find(|(known, _)| *known == block) {
+        None => list.push((block, vector.clone())),
+        Some((_, mine)) if Rc::ptr_eq(mine, vector) => {}
+        Some((_, mine)) => Rc::make_mut(mine).join(vector),
+    }
+}
+
+fn any_sees(list: &[(u32, Rc<Vector>)], actor: Actor, count: u32) -> bool {
+    count != IN_FLIGHT
+        && list.iter().any(|(block, vector)| *block == actor.block() && vector.sees(actor.index(), count))
 }
 
 impl Vector {
@@ -55,20 +86,19 @@ impl Vector {
             *mine = (*mine).max(*theirs);
         }
         for (block, vector) in &other.foreign {
-            self.join_foreign(*block, vector);
+            join_into(&mut self.foreign, *block, vector);
         }
-    }
-
-    fn join_foreign(&mut self, block: u32, vector: &Rc<Vector>) {
-        match self.foreign.iter_mut().find(|(known, _)| *known == block) {
-            None => self.foreign.push((block, vector.clone())),
-            Some((_, mine)) if Rc::ptr_eq(mine, vector) => {}
-            Some((_, mine)) => Rc::make_mut(mine).join(vector),
+        for (block, vector) in &other.without_stores {
+            join_into(&mut self.without_stores, *block, vector);
         }
+        self.earlier_kernels |= other.earlier_kernels;
     }
 
     fn covers(&self, other: &Vector) -> bool {
-        other.foreign.is_empty() && self.counts.iter().zip(&other.counts).all(|(mine, theirs)| mine >= theirs)
+        other.foreign.is_empty()
+            && other.without_stores.is_empty()
+            && self.earlier_kernels >= other.earlier_kernels
+            && self.counts.iter().zip(&other.counts).all(|(mine, theirs)| mine >= theirs)
     }
 }
 
@@ -81,25 +111,35 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    /// Whether the thread saw work of `actor`, of its own block, with this count when it made the stamp.
-    pub fn sees(&self, actor: Actor, count: u32) -> bool {
-        count != IN_FLIGHT && (actor.index() == self.index || self.seen.sees(actor.index(), count))
+    /// Whether the thread saw this work of another block when it made the stamp.
+    pub fn sees_foreign(&self, actor: Actor, count: u32) -> bool {
+        any_sees(&self.seen.foreign, actor, count)
     }
 }
 
 /// Clocks accumulated in a synchronisation object: by block, because blocks have clocks of their own.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Released(Vec<(u32, Rc<Vector>)>);
+pub(crate) struct Released {
+    everything: Vec<(u32, Rc<Vector>)>,
+    without_stores: Vec<(u32, Rc<Vector>)>,
+}
 
 impl Released {
     pub fn join(&mut self, other: &Released) {
-        for (block, vector) in &other.0 {
-            match self.0.iter_mut().find(|(known, _)| known == block) {
-                None => self.0.push((*block, vector.clone())),
-                Some((_, mine)) if Rc::ptr_eq(mine, vector) => {}
-                Some((_, mine)) => Rc::make_mut(mine).join(vector),
-            }
+        for (block, vector) in &other.everything {
+            join_into(&mut self.everything, *block, vector);
         }
+        for (block, vector) in &other.without_stores {
+            join_into(&mut self.without_stores, *block, vector);
+        }
+    }
+
+    /// The same, released to another block with block scope only.
+    pub fn without_stores(mut self) -> Released {
+        for (block, vector) in std::mem::take(&mut self.everything) {
+            join_into(&mut self.without_stores, block, &vector);
+        }
+        self
     }
 }
 
@@ -113,17 +153,31 @@ struct Clock {
 #[derive(Debug)]
 pub(crate) struct Clocks {
     block: u32,
+    /// The launch's first block.
+    first: u32,
     threads: Vec<Clock>,
     /// Releases of the asynchronous actors.
     asynchronous: [u32; ASYNCHRONOUS_ACTORS],
 }
 
 impl Clocks {
-    pub fn new(block: u32, threads: usize) -> Self {
+    /// Clocks of a block of a launch whose first block is `first`. Where the launch is programmatic, its threads do not see
+    /// what earlier kernels did.
+    pub fn new(block: u32, first: u32, programmatic: bool, threads: usize) -> Self {
         let counts = vec![0; threads + ASYNCHRONOUS_ACTORS].into_boxed_slice();
-        let nothing = Rc::new(Vector { counts, foreign: Vec::new() });
+        let nothing = Rc::new(Vector { counts, earlier_kernels: !programmatic, ..Vector::default() });
         let threads = (0..threads).map(|_| Clock { seen: nothing.clone(), own: 1 }).collect();
-        Clocks { block, threads, asynchronous: [0; ASYNCHRONOUS_ACTORS] }
+        Clocks { block, first, threads, asynchronous: [0; ASYNCHRONOUS_ACTORS] }
+    }
+
+    /// Whether the work is of a kernel before this one.
+    pub fn is_earlier(&self, actor: Actor) -> bool {
+        actor.block() < self.first
+    }
+
+    /// The kernels before have ended, and the thread sees what they did.
+    pub fn see_earlier_kernels(&mut self, thread: usize) {
+        Rc::make_mut(&mut self.threads[thread].seen).earlier_kernels = true;
     }
 
     pub fn block(&self) -> u32 {
@@ -140,14 +194,21 @@ impl Clocks {
     pub fn sees(&self, thread: usize, actor: Actor, count: u32) -> bool {
         let clock = &self.threads[thread];
         if actor.block() != self.block {
-            return count != IN_FLIGHT
-                && clock
-                    .seen
-                    .foreign
-                    .iter()
-                    .any(|(block, vector)| *block == actor.block() && vector.sees(actor.index(), count));
+            // All that a kernel did is done when it has ended.
+            return if self.is_earlier(actor) {
+                clock.seen.earlier_kernels
+            } else {
+                any_sees(&clock.seen.foreign, actor, count)
+            };
         }
         if actor.index() == thread { count != IN_FLIGHT } else { clock.seen.sees(actor.index(), count) }
+    }
+
+    /// Whether work of `actor`, which is no ordinary store, is known to the thread to be over.
+    pub fn sees_end(&self, thread: usize, actor: Actor, count: u32) -> bool {
+        self.sees(thread, actor, count)
+            || actor.block() != self.block
+                && any_sees(&self.threads[thread].seen.without_stores, actor, count)
     }
 
     /// The thread's clock, for others to merge; what it does next is later than this.
@@ -197,18 +258,30 @@ impl Clocks {
     /// Everything the thread has seen and done, for a synchronisation object.
     pub fn release(&mut self, thread: usize) -> Released {
         let stamp = self.arrive(thread);
-        let vector = Self::merge(std::slice::from_ref(&stamp));
-        Released(vector.into_iter().map(|vector| (self.block, vector)).collect())
+        let mut released = Released::default();
+        if let Some(vector) = Self::merge(std::slice::from_ref(&stamp)) {
+            released.everything.clone_from(&vector.foreign);
+            released.without_stores.clone_from(&vector.without_stores);
+            released.everything.push((self.block, vector));
+        }
+        released
     }
 
-    /// The thread sees what a synchronisation object has gathered.
-    pub fn acquire_released(&mut self, thread: usize, released: &Released) {
-        for (block, vector) in &released.0 {
+    /// The thread sees what a synchronisation object has gathered. Work of its own block is visible in either case.
+    pub fn acquire_released(&mut self, thread: usize, released: &Released, reach: Reach) {
+        for (block, vector) in &released.everything {
             if *block == self.block {
                 self.acquire(thread, vector);
-            } else {
-                Rc::make_mut(&mut self.threads[thread].seen).join_foreign(*block, vector);
+                continue;
             }
+            let seen = Rc::make_mut(&mut self.threads[thread].seen);
+            match reach {
+                Reach::Everything => join_into(&mut seen.foreign, *block, vector),
+                Reach::NoStores => join_into(&mut seen.without_stores, *block, vector),
+            }
+        }
+        for (block, vector) in released.without_stores.iter().filter(|(block, _)| *block != self.block) {
+            join_into(&mut Rc::make_mut(&mut self.threads[thread].seen).without_stores, *block, vector);
         }
     }
 
@@ -229,6 +302,7 @@ impl Clocks {
         let slot = engine % ASYNCHRONOUS_ACTORS;
         let mut counts = vec![0; self.threads.len() + ASYNCHRONOUS_ACTORS].into_boxed_slice();
         counts[self.threads.len() + slot] = self.asynchronous[slot];
-        Released(vec![(self.block, Rc::new(Vector { counts, foreign: Vec::new() }))])
+        let vector = Rc::new(Vector { counts, ..Vector::default() });
+        Released { everything: vec![(self.block, vector)], ..Released::default() }
     }
 }

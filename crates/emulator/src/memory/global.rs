@@ -137,6 +137,13 @@ impl GlobalMemory {
         Ok((buffer, offset))
     }
 
+    /// The same, to look at only.
+    pub fn find(&self, address: usize, bytes: usize) -> Option<(&Buffer, usize)> {
+        let next = self.buffers.partition_point(|buffer| buffer.start <= address);
+        let buffer = &self.buffers[next.checked_sub(1)?];
+        (address + bytes <= buffer.start + buffer.bytes).then(|| (buffer, address - buffer.start))
+    }
+
     /// An address in terms of the nearest buffer.
     fn describe(&self, address: usize) -> String {
         let distance = |buffer: &Buffer| {
@@ -179,12 +186,16 @@ impl GlobalMemory {
         Ok(())
     }
 
-    /// What follows is ordered after all accesses so far.
-    pub fn next_launch(&mut self, blocks: u32) {
+    /// A launch of so many blocks starts: after all accesses so far, or, where kernels overlap, beside them.
+    pub fn next_launch(&mut self, blocks: u32, overlaps: bool) {
         self.earlier_blocks = self.earlier_blocks.wrapping_add(self.blocks);
         self.blocks = blocks;
         for buffer in &mut self.buffers {
-            buffer.shadow.next_generation();
+            if overlaps {
+                buffer.shadow.next_overlapping_generation();
+            } else {
+                buffer.shadow.next_generation();
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 pub(crate) mod access;
 pub(crate) mod clock;
 pub(crate) mod global;
+pub(crate) mod proxy;
 pub(crate) mod shadow;
 pub(crate) mod shared;
 pub(crate) mod traffic;

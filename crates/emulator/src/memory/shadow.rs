@@ -74,6 +74,9 @@ impl Slot {
     fn atomic(self) -> bool {
         self.packed & 2 != 0
     }
+    fn asynchronous_proxy(self) -> bool {
+        self.packed & 4 != 0
+    }
     fn access(self) -> Access {
         Access {
             actor: Actor::from_bits(self.actor),
@@ -82,7 +85,7 @@ impl Slot {
             kind: AccessKind {
                 write: self.write(),
                 atomic: self.atomic(),
-                asynchronous_proxy: self.packed & 4 != 0,
+                asynchronous_proxy: self.asynchronous_proxy(),
             },
         }
     }
@@ -119,7 +122,12 @@ pub(crate) struct Shadow {
     /// One bit a byte, four to an element.
     written: Zeroed<u8>,
     generation: u32,
+    /// The first generation whose accesses still matter: that of the first of the kernels that may overlap.
+    oldest: u32,
 }
+
+/// Generations are counted from 1 to this.
+const GENERATIONS: u32 = 0xff_ffff;
 
 impl std::fmt::Debug for Cell {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -130,12 +138,24 @@ impl std::fmt::Debug for Cell {
 impl Shadow {
     pub fn new(bytes: usize) -> Self {
         let granules = bytes.div_ceil(GRANULE);
-        Shadow { cells: Zeroed::new(granules), written: Zeroed::new(granules), generation: 1 }
+        Shadow { cells: Zeroed::new(granules), written: Zeroed::new(granules), generation: 1, oldest: 1 }
     }
 
     /// Forgets all accesses: what follows is ordered after them.
     pub fn next_generation(&mut self) {
-        self.generation = self.generation % 0xff_ffff + 1;
+        self.generation = self.generation % GENERATIONS + 1;
+        self.oldest = self.generation;
+    }
+
+    /// Counts first touches anew; nothing orders what follows after earlier accesses.
+    pub fn next_overlapping_generation(&mut self) {
+        self.generation = self.generation % GENERATIONS + 1;
+    }
+
+    /// Whether accesses of a generation still matter.
+    fn remembers(&self, generation: u32) -> bool {
+        let age = |start: u32| (self.generation + GENERATIONS - start) % GENERATIONS;
+        generation != 0 && age(generation) <= age(self.oldest)
     }
 
     /// Marks bytes as written, or as never written.
@@ -179,9 +199,13 @@ impl Shadow {
             } else if mask & !u32::from(*written) != 0 {
                 return Err(Violation::NeverWritten);
             }
+            let generation = self.cells[granule].state >> 8;
+            let remembers = generation == self.generation || self.remembers(generation);
             let cell = &mut self.cells[granule];
-            if cell.state >> 8 != self.generation {
+            if !remembers {
                 *cell = Cell { state: self.generation << 8, ..Cell::zeroed() };
+            } else if generation != self.generation {
+                cell.state = self.generation << 8;
             }
             let touched = if access.kind.write { mask << 4 } else { mask };
             let new = (touched & !cell.state).count_ones();
@@ -249,13 +273,20 @@ impl Cell {
             if slot.mask() & mask == 0 {
                 continue;
             }
-            let ordered = clocks.sees(thread, Actor::from_bits(slot.actor), slot.count);
+            let actor = Actor::from_bits(slot.actor);
+            let ordered = if slot.write() && !slot.asynchronous_proxy() {
+                clocks.sees(thread, actor, slot.count)
+            } else {
+                clocks.sees_end(thread, actor, slot.count)
+            };
             let conflicting = (write || slot.write()) && !(access.kind.atomic && slot.atomic());
             if conflicting && !ordered {
                 return Err(slot.access());
             }
-            // Whoever conflicts with the old access without seeing it conflicts with the new one too.
-            if ordered && (write || !slot.write()) && slot.mask() & !mask == 0 {
+            // Whoever conflicts with the old access without seeing it conflicts with the new one too; but not an atomic
+            // one with a new one that is atomic.
+            let as_strict = slot.atomic() || !access.kind.atomic;
+            if ordered && as_strict && (write || !slot.write()) && slot.mask() & !mask == 0 {
                 slot.count = 0;
                 place = Some(index);
             }
@@ -265,13 +296,15 @@ impl Cell {
         Ok(())
     }
 
-    /// Makes room by forgetting a read, or, where all are writes, any. Which one differs from cell to cell, but not
+    /// Makes room by forgetting a read, else an atomic operation, else any. Which one differs from cell to cell, but not
     /// between runs.
     fn evict(&self, access: &Access, granule: usize) -> usize {
         let mixed = (access.actor.bits() ^ (granule as u32).rotate_left(16)).wrapping_mul(0x9E37_79B9);
         let start = (mixed >> 16) as usize;
-        let mut candidates = (0..SLOTS).map(|i| (start + i) % SLOTS);
-        candidates.find(|&i| !self.slots[i].write()).unwrap_or(start % SLOTS)
+        let find = |forgets: fn(Slot) -> bool| {
+            (0..SLOTS).map(|i| (start + i) % SLOTS).find(|&i| forgets(self.slots[i]))
+        };
+        find(|slot| !slot.write()).or_else(|| find(|slot| slot.atomic())).unwrap_or(start % SLOTS)
     }
 }
 

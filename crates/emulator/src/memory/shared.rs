@@ -3,6 +3,7 @@
 //! Addresses as `cvta.to.shared` gives them: dynamic shared memory lies within the first 256 KiB, statically declared
 //! variables from [`STATIC_WINDOW`] on, out of the reach of 18-bit matrix descriptors.
 
+use crate::fault::{FaultKind, RawFault};
 use crate::library::kernel_library::StaticVariables;
 use crate::machine::schedule::Random;
 use crate::memory::global::{POISON, RawMemory};
@@ -15,6 +16,8 @@ use std::sync::Arc;
 const WINDOW_BYTES: usize = 256 << 10;
 /// Where statically declared variables start in the shared window.
 const STATIC_WINDOW: usize = 1 << 20;
+/// Bytes of declared variables that a kernel may have.
+const DECLARED_LIMIT: usize = 48 << 10;
 /// Bytes at the start of the window that the system keeps, and alignment of the dynamic part.
 const BASE_ALIGNMENT: usize = 1024;
 
@@ -33,6 +36,8 @@ pub(crate) struct SharedMemory {
     touched: Range<usize>,
     /// Start and end of the variable that was accessed last.
     last_variable: Cell<(usize, usize)>,
+    /// The declared variables that the block has accessed, by their starts; the first is the last one accessed.
+    used: Vec<Range<usize>>,
 }
 
 /// The thread-local storage that holds the library's `__shared__` variables, of the host thread that runs the launch.
@@ -84,6 +89,7 @@ impl SharedMemory {
             saved: vec![0; statics.bytes],
             touched: 0..0,
             last_variable: Cell::new((0, 0)),
+            used: Vec::new(),
             statics,
         }
     }
@@ -103,6 +109,7 @@ impl SharedMemory {
         self.declared.next_generation();
         self.declared.set_written(self.touched.start, self.touched.len(), false);
         self.touched = 0..0;
+        self.used.clear();
     }
 
     /// Puts this block's declared variables in place, where all is poison.
@@ -135,9 +142,11 @@ impl SharedMemory {
         }
     }
 
-    /// Notes that the block uses these bytes of the declared variables.
-    pub fn touch(&mut self, place: SharedPlace, bytes: usize) {
-        let SharedPlace::Declared(offset) = place else { return };
+    /// Notes that the block uses these bytes of the declared variables, and checks that there is room for them beside the
+    /// dynamic part.
+    pub fn touch(&mut self, place: SharedPlace, bytes: usize, limit: usize) -> Result<(), RawFault> {
+        let SharedPlace::Declared(offset) = place else { return Ok(()) };
+        self.use_variable(offset, limit)?;
         let (start, end) = (offset & !(POISON.len() - 1), (offset + bytes).next_multiple_of(POISON.len()));
         let end = end.min(self.statics.bytes);
         if self.touched.is_empty() {
@@ -145,6 +154,37 @@ impl SharedMemory {
         } else if start < self.touched.start || end > self.touched.end {
             self.touched = start.min(self.touched.start)..end.max(self.touched.end);
         }
+        Ok(())
+    }
+
+    /// A kernel has those declared variables that its blocks access, as far as anybody can tell here. The dynamic part lies
+    /// behind them, at a multiple of [`BASE_ALIGNMENT`].
+    fn use_variable(&mut self, offset: usize, limit: usize) -> Result<(), RawFault> {
+        if self.used.first().is_some_and(|variable| variable.contains(&offset)) {
+            return Ok(());
+        }
+        if let Some(known) = self.used.iter().position(|variable| variable.contains(&offset)) {
+            self.used.swap(0, known);
+            return Ok(());
+        }
+        let Some(variable) = self.statics.variables.find(offset) else { return Ok(()) };
+        self.used.insert(0, variable.start..variable.start + variable.bytes);
+        let declared: usize = self.used.iter().map(|variable| variable.len().next_multiple_of(8)).sum();
+        let before = if self.bytes == 0 { declared } else { declared.next_multiple_of(BASE_ALIGNMENT) };
+        let fault = |message| Err(RawFault::new(FaultKind::InvalidLaunch, message));
+        if declared > DECLARED_LIMIT {
+            return fault(format!(
+                "{declared} bytes of declared shared variables, where a kernel may have {DECLARED_LIMIT}"
+            ));
+        }
+        if before + self.bytes > limit {
+            return fault(format!(
+                "{declared} bytes of declared shared variables, which take {before} before {} bytes of dynamic \
+                 shared memory, where a block may have {limit}",
+                self.bytes
+            ));
+        }
+        Ok(())
     }
 
     /// [`shadow`](Self::shadow), to look at only.

@@ -86,7 +86,6 @@ __device__ void multiply_images(const ProductArguments& arguments) {
     unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     float d[n / 2];
     for (float& value : d) value = -1.0f;
-    if (fault != Fault::no_wgmma_fence) wgmma_fence();
     if constexpr (a_in_registers) {
         // The image holds A in rows of 16, not swizzled.
         uint32_t registers[4];
@@ -94,15 +93,17 @@ __device__ void multiply_images(const ProductArguments& arguments) {
             unsigned row = warp * 16 + lane / 4 + i % 2 * 8, k = lane % 4 * 2 + i / 2 * 8;
             registers[i] = *reinterpret_cast<const uint32_t*>(arguments.a + (row * 16 + k) * 2);
         }
+        wgmma_fence(d, registers);
         wgmma<T, false, b_transposed>(d, registers, b_descriptor, false);
         wgmma<T, false, b_transposed>(d, registers, b_descriptor, true);
         wgmma_commit();
-        wgmma_wait<0>();
+        wgmma_wait<0>(d);
     } else {
+        if (fault != Fault::no_wgmma_fence) wgmma_fence(d);
         wgmma<T, a_transposed, b_transposed>(d, a_descriptor, b_descriptor, false);
         wgmma<T, a_transposed, b_transposed>(d, a_descriptor, b_descriptor, true);
         wgmma_commit();
-        if (fault != Fault::no_wgmma_wait) wgmma_wait<0>();
+        if (fault != Fault::no_wgmma_wait) wgmma_wait<0>(d);
     }
     for (int i = 0; i < n / 2; i++) {
         unsigned row = warp * 16 + lane / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + lane % 4 * 2 + i % 2;
@@ -166,7 +167,7 @@ __device__ void pipelined_gemm(const GemmArguments& arguments) {
     for (unsigned step = 0; step < steps; step++) {
         unsigned stage = step % stages, phase = step / stages & 1;
         if (fault != Fault::no_full_wait) mbarrier_wait(&full[stage], phase);
-        wgmma_fence();
+        wgmma_fence(d);
         uint32_t a = shared_address(bytes + stage * tile_bytes) + (warpgroup - 1) * 64 * 128;
         uint32_t b = shared_address(bytes + (stages + stage) * tile_bytes);
         for (int k = 0; k < 4; k++) {
@@ -176,7 +177,7 @@ __device__ void pipelined_gemm(const GemmArguments& arguments) {
         wgmma_commit();
         if (fault == Fault::early_release && threadIdx.x % 128 == 0) mbarrier_arrive(&empty[stage]);
         if (fault == Fault::no_wgmma_wait) wgmma_wait<1>();
-        else wgmma_wait<0>();
+        else wgmma_wait<0>(d);
         if (fault != Fault::early_release && threadIdx.x % 128 == 0) mbarrier_arrive(&empty[stage]);
     }
     unsigned warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
