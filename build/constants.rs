@@ -166,7 +166,8 @@ impl Reader {
             return Ok(format!("pub const {name}: {kind} = {value};\n"));
         }
         if !is_for_both {
-            return self.fault(format!("`{name}` is a function without __host__ __device__, which kernels need"));
+            return self
+                .fault(format!("`{name}` is a function without __host__ __device__, which kernels need"));
         }
         self.expect("(")?;
         let mut parameters = Vec::new();
@@ -275,8 +276,7 @@ mod tests {
 
     #[test]
     fn a_ternary_may_stand_in_another_and_in_brackets() {
-        let text =
-            "// One.\n__host__ __device__ constexpr int one(int a) { return a < 1 ? 2 : a < 3 ? 4 : 5 + (a > 8 ? 6 : 7); }\n";
+        let text = "// One.\n__host__ __device__ constexpr int one(int a) { return a < 1 ? 2 : a < 3 ? 4 : 5 + (a > 8 ? 6 : 7); }\n";
         let rust = read(text).unwrap();
         let expected = "if a < 1 { 2 } else if a < 3 { 4 } else { 5 + (if a > 8 { 6 } else { 7 }) }";
         assert!(rust.contains(expected), "{rust}");
@@ -300,9 +300,12 @@ mod tests {
             ("static_assert(1 == 1);", "`static_assert` where `constexpr`"),
             ("template <int A> constexpr int B = A;", "`template` where `constexpr`"),
             (
-                "constexpr int a(int b) { return b; } constexpr int a(int b) { return b; }",
+                "__host__ __device__ constexpr int a(int b) { return b; } constexpr int c = 1;",
                 "without a comment",
             ),
+            ("constexpr int a(int b) { return b; }", "without __host__ __device__"),
+            ("__host__ __device__ constexpr int A = 1;", "`=` where `(`"),
+            ("__device__ constexpr int a(int b) { return b; }", "`__device__` where `constexpr`"),
             ("__host__ __device__ constexpr int a(int b) { int c = b; return c; }", "`int` where `return`"),
             ("constexpr int A = 1", "`the end` where `;`"),
             ("__host__ __device__ constexpr int a(int a", "`the end` where `,`"),

@@ -3,7 +3,7 @@
 use super::cases::{CASES, Case};
 use super::recording::{Recording, compare, record, recorded};
 use super::sources::{asked, primitives};
-use lora_emulator::{Emulator, KernelLibrary, LaunchRequest, Schedule, TensorMap, available};
+use lora_emulator::{Emulator, KernelLibrary, Schedule, TensorMap, available};
 use lora_kernels::cuda::executor::Executor;
 use lora_kernels::cuda::kernel::Kernel;
 use lora_kernels::cuda::step::{Launch, Step};
