@@ -1,4 +1,5 @@
-//! Compiles `kernels/*.cu` with nvcc and hands the images to the crate as `OUT_DIR/kernel_images.rs`.
+//! Hands the constants of `kernels/` to the crate as `OUT_DIR/kernel_constants.rs`; compiles the `.cu` files there with nvcc and
+//! hands the images to the crate as `OUT_DIR/kernel_images.rs`, if it is built with its feature `cuda`.
 //!
 //! Without nvcc the crate builds all the same, with no kernels and one warning. Environment:
 //!
@@ -8,6 +9,8 @@
 //! - `LORA_KERNELS_SWEEP=1`: compile the variants that `benches/sweep.rs` compares, too.
 //! - `LORA_KERNELS_IMAGE_CACHE`: folder that keeps compiled images over builds and checkouts.
 
+#[path = "build/constants.rs"]
+mod constants;
 #[path = "build/images.rs"]
 mod images;
 #[path = "build/nvcc.rs"]
@@ -31,10 +34,6 @@ const VARIABLES: &[&str] = &[
 ];
 
 fn main() -> ExitCode {
-    if env::var_os("CARGO_FEATURE_CUDA").is_none() {
-        println!("cargo::rerun-if-changed=build.rs");
-        return ExitCode::SUCCESS;
-    }
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
@@ -50,6 +49,10 @@ fn run() -> Result<(), String> {
     let out = PathBuf::from(variable("OUT_DIR")?);
     let sources = sources::Sources::read(&kernels)?;
     announce(&root, &sources);
+    write_constants(&out, &sources)?;
+    if env::var_os("CARGO_FEATURE_CUDA").is_none() {
+        return Ok(());
+    }
 
     let mut built = Vec::new();
     let missing = match compiler() {
@@ -93,11 +96,20 @@ fn variable(name: &str) -> Result<String, String> {
     env::var(name).map_err(|error| format!("{name}: {error}"))
 }
 
+fn write_constants(out: &Path, sources: &sources::Sources) -> Result<(), String> {
+    let mut text = String::new();
+    for (path, header) in sources.ending_with(constants::SUFFIX) {
+        text += &constants::module(path, header)?;
+    }
+    let path = out.join("kernel_constants.rs");
+    std::fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
 fn write_module(out: &Path, images: &[images::Image], missing: &str) -> Result<(), String> {
-    let mut text = String::from("/// Name of the source file and its fatbin.\n");
+    let mut text = String::from("/// Source file, relative to `kernels/`, and its fatbin.\n");
     text += "pub(crate) static IMAGES: &[(&str, &[u8])] = &[\n";
     for image in images {
-        text += &format!("    ({:?}, include_bytes!({:?})),\n", image.name, image.path);
+        text += &format!("    ({:?}, include_bytes!({:?})),\n", image.file, image.path);
     }
     text += "];\n/// Why there are no images; empty if there are.\n";
     text += &format!("pub(crate) const MISSING: &str = {missing:?};\n");

@@ -10,8 +10,8 @@ use std::sync::Mutex;
 
 /// A compiled kernel file.
 pub struct Image {
-    /// The kernel file's name without extension.
-    pub name: String,
+    /// The kernel file, relative to the folder of kernels.
+    pub file: String,
     /// The fatbin.
     pub path: PathBuf,
 }
@@ -19,7 +19,7 @@ pub struct Image {
 /// Compiles what is not in the cache, as many at a time as Cargo allows.
 pub fn build(nvcc: &Nvcc, sources: &Sources, cache: &Path) -> Result<Vec<Image>, String> {
     fs::create_dir_all(cache).map_err(|error| format!("{}: {error}", cache.display()))?;
-    let kernels = sources.kernels();
+    let kernels = sources.kernels()?;
     let images: Vec<Image> = kernels.iter().map(|kernel| image(nvcc, sources, kernel, cache)).collect();
     let pending = Mutex::new(kernels.iter().zip(&images).filter(|(_, image)| !image.path.exists()));
     let jobs = std::env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1);
@@ -28,7 +28,7 @@ pub fn build(nvcc: &Nvcc, sources: &Sources, cache: &Path) -> Result<Vec<Image>,
             loop {
                 let next = pending.lock().map_err(|error| error.to_string())?.next();
                 let Some((kernel, image)) = next else { return Ok(()) };
-                compile(nvcc, kernel, &image.path)?;
+                compile(nvcc, sources.root(), kernel, &image.path)?;
             }
         };
         let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(worker)).collect();
@@ -45,12 +45,14 @@ fn image(nvcc: &Nvcc, sources: &Sources, kernel: &Path, cache: &Path) -> Image {
     nvcc.identity().hash(&mut hasher);
     sources.closure(kernel).hash(&mut hasher);
     let path = cache.join(format!("{name}-{:016x}.fatbin", hasher.finish()));
-    Image { name, path }
+    let file = kernel.strip_prefix(sources.root()).unwrap_or(kernel);
+    let parts: Vec<_> = file.iter().map(|part| part.to_string_lossy()).collect();
+    Image { file: parts.join("/"), path }
 }
 
-fn compile(nvcc: &Nvcc, kernel: &Path, image: &Path) -> Result<(), String> {
+fn compile(nvcc: &Nvcc, include: &Path, kernel: &Path, image: &Path) -> Result<(), String> {
     // Renamed when complete, so that an interrupted build leaves no half image under the final name.
     let partial = image.with_extension(format!("{}.partial", std::process::id()));
-    output(nvcc.command().arg("-o").arg(&partial).arg(kernel))?;
+    output(nvcc.command().arg("-I").arg(include).arg("-o").arg(&partial).arg(kernel))?;
     fs::rename(&partial, image).map_err(|error| format!("{}: {error}", image.display()))
 }

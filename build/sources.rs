@@ -35,12 +35,29 @@ impl Sources {
         self.texts.keys().map(PathBuf::as_path)
     }
 
-    /// The files that nvcc compiles: `.cu` directly under the root.
-    pub fn kernels(&self) -> Vec<&Path> {
-        self.files()
-            .filter(|path| path.extension().is_some_and(|extension| extension == "cu"))
-            .filter(|path| path.parent() == Some(&self.root))
-            .collect()
+    /// The files whose names end so, with their texts.
+    pub fn ending_with(&self, end: &str) -> impl Iterator<Item = (&Path, &str)> {
+        let files = self.texts.iter().filter(move |(path, _)| path.to_string_lossy().ends_with(end));
+        files.map(|(path, text)| (path.as_path(), text.as_str()))
+    }
+
+    /// The files that nvcc compiles: all `.cu`. Their names differ, in whatever folder they are: images, mutants and tables of
+    /// instructions go by them.
+    pub fn kernels(&self) -> Result<Vec<&Path>, String> {
+        let is_kernel = |path: &&Path| path.extension().is_some_and(|extension| extension == "cu");
+        let kernels: Vec<&Path> = self.files().filter(is_kernel).collect();
+        for (n, kernel) in kernels.iter().enumerate() {
+            let same_name = |other: &&&Path| other.file_name() == kernel.file_name();
+            if let Some(other) = kernels[..n].iter().find(same_name) {
+                return Err(format!("{} and {} have one name", other.display(), kernel.display()));
+            }
+        }
+        Ok(kernels)
+    }
+
+    /// The folder that includes are relative to.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// The texts of `kernel` and of all files that it includes, in a fixed order.
@@ -96,17 +113,20 @@ mod tests {
             ("arch/mechanism.cuh", "  #  include \"../element.cuh\"\n"),
             ("element.cuh", "// includes nothing\n#include \"kernel.cu\"\n"),
             ("unrelated.cuh", "// unrelated\n"),
-            ("arch/not_compiled.cu", "// below the folder of kernels\n"),
+            ("arch/other.cu", "// in a folder\n"),
         ];
         for (name, text) in files {
             fs::write(root.join(name), text).unwrap();
         }
         let sources = Sources::read(&root).unwrap();
         let closure = sources.closure(&root.join("kernel.cu"));
-        let kernels = sources.kernels();
-        assert_eq!(kernels, [root.join("kernel.cu")]);
+        let kernels = sources.kernels().unwrap();
+        assert_eq!(kernels, [root.join("arch/other.cu"), root.join("kernel.cu")]);
         assert_eq!(closure, [files[1].1, files[2].1, files[0].1]);
         assert_eq!(sources.files().count(), files.len());
+        fs::write(root.join("other.cu"), "// the same name in another folder\n").unwrap();
+        let message = Sources::read(&root).unwrap().kernels().unwrap_err();
+        assert!(message.contains("arch/other.cu") && message.contains("one name"), "{message}");
         fs::remove_dir_all(root).unwrap();
     }
 }

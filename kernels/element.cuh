@@ -3,6 +3,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include "arch/kernel.cuh"
+#include "element_constants.cuh"
 
 __device__ __forceinline__ float to_float(float value) { return value; }
 __device__ __forceinline__ float to_float(__half value) { return __half2float(value); }
@@ -15,11 +16,6 @@ template <> __device__ __forceinline__ __half from_float<__half>(float value) { 
 template <> __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float value) {
     return __float2bfloat16_rn(value);
 }
-
-// Codes of element types in argument structs.
-constexpr uint32_t DTYPE_F32 = 0;
-constexpr uint32_t DTYPE_F16 = 1;
-constexpr uint32_t DTYPE_BF16 = 2;
 
 __device__ __forceinline__ float load_element(uint64_t address, int64_t index, uint32_t dtype) {
     if (dtype == DTYPE_F32) return reinterpret_cast<const float*>(address)[index];

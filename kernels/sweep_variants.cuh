@@ -18,7 +18,7 @@
 #define WEIGHT_UPDATE_VARIANT(tile_rows, tile_columns, thread_rows, thread_columns, depth)
 #endif
 
-// Rows and columns of a tile of X, and tiles in flight. A block has 2 * rows threads.
+// Rows and columns of a tile of X, and tiles in flight.
 SHRINK_VARIANT(16, 64, 64, 2)
 SHRINK_VARIANT(16, 64, 64, 4)
 SHRINK_VARIANT(16, 64, 64, 6)
@@ -34,7 +34,7 @@ SHRINK_VARIANT(64, 64, 128, 2)
 SHRINK_VARIANT(64, 128, 64, 3)
 SHRINK_VARIANT(64, 128, 64, 4)
 
-// The same; a block has 2 * columns threads.
+// The same.
 BACKWARD_A_VARIANT(16, 64, 64, 2)
 BACKWARD_A_VARIANT(16, 64, 64, 4)
 BACKWARD_A_VARIANT(16, 64, 64, 6)
@@ -49,7 +49,7 @@ BACKWARD_A_VARIANT(64, 64, 64, 4)
 BACKWARD_A_VARIANT(64, 128, 64, 2)
 BACKWARD_A_VARIANT(64, 64, 128, 3)
 
-// Rows and columns of a tile of the result. A block has 2 * rows threads.
+// Rows and columns of a tile of the result.
 EXPAND_VARIANT(16, 32, 64)
 EXPAND_VARIANT(16, 32, 128)
 EXPAND_VARIANT(16, 64, 32)

@@ -57,7 +57,7 @@ class Packing(unittest.TestCase):
 
     def test_a_path_of_this_machine_is_refused(self):
         module.refuse_paths(self.content, {"/home/me/lora": "/lora-kernels"})
-        (self.content / "tests/operations").write_bytes(b"\x7fELF\0/home/me/lora/kernels/expand.cu\0")
+        (self.content / "tests/operations").write_bytes(b"\x7fELF\0/home/me/lora/kernels/skinny/expand.cu\0")
         module.refuse_paths(self.content, {"/home/me/lora": "/lora-kernels"})
         (self.content / "tests/operations").write_bytes(b"\x7fELF\0/home/me/lora/kernels\0")
         with self.assertRaisesRegex(SystemExit, "tests/operations contains the path /home/me/lora"):

@@ -57,6 +57,12 @@ impl Dropout {
         Ok(Dropout { threshold, seed, offset })
     }
 
+    /// The same probability with other random numbers.
+    #[must_use]
+    pub(crate) fn with_numbers(self, seed: u64, offset: u64) -> Self {
+        Dropout { seed, offset, ..self }
+    }
+
     /// Draws below this are dropped: the probability in units of 1/65536.
     pub fn threshold(&self) -> u32 {
         self.threshold

@@ -19,8 +19,10 @@ use common::products::{self, Padded};
 use common::report::Report;
 use common::{clocks, drivers, rotation, traffic};
 use half::bf16;
-use lora_kernels::cuda::plan::{backward::backward, forward::forward, weights};
+use lora_kernels::cuda::kernel;
+use lora_kernels::cuda::plan::{Settings, backward::backward, forward::forward, weights};
 use lora_kernels::cuda::step::{F32Math, Launch, Operand, Step};
+use lora_kernels::cuda::target::Target;
 use lora_kernels::memory::{Raw, RawBuffer};
 use lora_kernels::ops::{Backward, Output};
 use lora_kernels::{Adapter, DType, Forward, Layout, MatrixMut, MatrixRef, WeightUpdate};
@@ -31,6 +33,11 @@ const M: usize = 64;
 const K: usize = 256;
 const N: usize = 192;
 const R: usize = 16;
+
+const SETTINGS: Settings = Settings {
+    target: Target { compute_capability: (8, 0), shared_bytes_per_block: 163 << 10 },
+    f32_math: F32Math::Exact,
+};
 
 fn buffer(address: u64) -> RawBuffer {
     RawBuffer { address: address << 32, len: 1 << 20, dtype: DType::Bf16 }
@@ -52,7 +59,7 @@ fn adapter() -> Adapter<'static, Raw> {
 fn traffic_of(steps: &[Step]) -> Vec<(&str, u64)> {
     let traffic = steps.iter().map(|step| {
         let name = match step {
-            Step::Launch(launch) => traffic::operation(&launch.kernel),
+            Step::Launch(launch) => launch.kernel.operation(),
             Step::Product(_) => "product",
             Step::Zero(_) => "zero",
         };
@@ -85,7 +92,7 @@ fn the_forwards_traffic_is_x_and_y_and_little_more() {
         y: write(5, M, N),
         s: Some(write(6, M, R)),
     };
-    let plan = forward(&op.into(), F32Math::Exact, 0).unwrap();
+    let plan = forward(&op.into(), SETTINGS, 0).unwrap();
     // Two of the four tiles of K each: two slabs of S.
     let slabs = 2 * M * R * 4;
     let expected = [
@@ -112,7 +119,7 @@ fn the_backwards_traffic_counts_all_partial_sums() {
         db: Some(Output::overwrite(write(9, R, N))),
         dbias: Some(Output::overwrite(write(10, 1, N))),
     };
-    let plan = backward(&op.into(), F32Math::Exact, 0).unwrap();
+    let plan = backward(&op.into(), SETTINGS, 0).unwrap();
     // One slab of dS and of dB, two of dbias, one of dA.
     let (ds, db, dbias, da) = (M * R * 4, N * R * 4, 2 * N * 4, K * R * 4);
     let expected = [
@@ -152,19 +159,13 @@ fn packing_reads_and_writes_the_factor_once() {
         db: None,
         dbias: None,
     };
-    let plan = backward(&op.into(), F32Math::Exact, 0).unwrap();
+    let plan = backward(&op.into(), SETTINGS, 0).unwrap();
     assert_eq!(traffic_of(&plan.steps)[0], ("pack", 2 * 2 * (R * N) as u64));
 }
 
 #[test]
 fn an_unknown_kernel_has_no_traffic() {
-    let launch = Launch {
-        kernel: "fingerprint_f32".into(),
-        grid: [1; 3],
-        block: [1; 3],
-        shared_bytes: 0,
-        arguments: Vec::new(),
-    };
+    let launch = Launch::new(kernel::FINGERPRINT, [1; 3], 0, Vec::new());
     assert_eq!(traffic::bytes::<f32>(&Step::Launch(launch)), None);
 }
 

@@ -15,7 +15,6 @@ use common::sweep::launch::{Candidate, Output, candidates};
 use common::sweep::ranking::{Contest, Entry, Verdict, document, standings};
 use common::sweep::steps::{USES, Use};
 use common::sweep::table::{compiled, variants_of};
-use common::traffic;
 use lora_emulator::{Emulator, KernelLibrary, available};
 use lora_kernels::DType;
 use lora_kernels::cuda::arguments::products::{BackwardAArguments, BackwardDyArguments, ShrinkArguments};
@@ -42,7 +41,7 @@ fn layer(problem: Problem) -> Addresses {
 /// Where the planner puts the partial sums.
 fn slabs_of(launch: &Launch) -> u64 {
     let arguments = launch.arguments.as_slice();
-    match traffic::operation(&launch.kernel) {
+    match launch.kernel.operation() {
         "shrink" => bytemuck::pod_read_unaligned::<ShrinkArguments>(arguments).slabs,
         "backward_a" => bytemuck::pod_read_unaligned::<BackwardAArguments>(arguments).slabs,
         "backward_dy" => bytemuck::pod_read_unaligned::<BackwardDyArguments>(arguments).ds_slabs,
@@ -62,7 +61,7 @@ fn the_usual_kernels_first_launch_is_the_planners() {
     for problem in problems {
         for used in USES {
             let (_, planned) = used.steps(&layer(problem), 1 << 50).unwrap();
-            let variants = variants_of(&planned.kernel);
+            let variants = variants_of(planned.kernel);
             let found = candidates(&planned, &variants[0], slabs_of(&planned));
             assert_eq!(found[0].launch, planned, "{problem} {used:?}");
             assert!(variants[0].is_usual && found[0].is_planned);
@@ -76,10 +75,10 @@ fn the_usual_kernels_first_launch_is_the_planners() {
 fn cuts_cover_the_summed_dimension_once() {
     for used in USES {
         let (_, planned) = used.steps(&layer(problem(2048, 4096, 4096, 16)), 0).unwrap();
-        for variant in variants_of(&planned.kernel) {
+        for variant in variants_of(planned.kernel) {
             let mut seen = BTreeSet::new();
             let found = candidates(&planned, &variant, 1 << 20);
-            assert!(!found.is_empty(), "{}", variant.kernel);
+            assert!(!found.is_empty(), "{:?}", variant.kernel);
             for candidate in found {
                 assert!(seen.insert((candidate.splits, candidate.groups)), "{candidate:?} is there twice");
                 let slabs = candidate.outputs.iter().filter_map(|output| match *output {
@@ -105,7 +104,7 @@ fn prepare(emulator: &mut Emulator, used: Use, problem: Problem) -> Vec<Candidat
     let workspace = emulator.workspace(bytes).unwrap();
     let (before, planned) = used.steps(&layer, workspace).unwrap();
     let all = |slabs| {
-        let variants = variants_of(&planned.kernel);
+        let variants = variants_of(planned.kernel);
         variants.iter().flat_map(|variant| candidates(&planned, variant, slabs)).collect::<Vec<_>>()
     };
     let slab_bytes = all(0).iter().map(Candidate::slab_bytes).max().unwrap_or(0);
@@ -135,12 +134,12 @@ fn every_variant_computes_what_the_planners_kernel_computes() {
             for candidate in &all {
                 let found = outcome(&mut emulator, candidate).unwrap();
                 assert_eq!(found.difference(&right), None, "{problem} {used:?}\n{candidate:?}");
-                launched.insert(candidate.launch.kernel.clone());
+                launched.insert(candidate.launch.kernel.symbol());
             }
         }
     }
     let missed: Vec<_> =
-        compiled().into_iter().filter(|variant| !launched.contains(&variant.kernel)).collect();
+        compiled().iter().filter(|variant| !launched.contains(variant.kernel.symbol())).collect();
     assert!(missed.is_empty(), "no problem launches {missed:?}");
 }
 

@@ -4,7 +4,7 @@ use lora_kernels::cuda::arguments::products::{
     BackwardAArguments, BackwardDyArguments, ExpandArguments, FinalizeArguments, PackArguments,
     ShrinkArguments, View, dtype_code,
 };
-use lora_kernels::cuda::arguments::weights::{DeltaTerm, WeightUpdateArguments};
+use lora_kernels::cuda::arguments::weights::{DeltaTerm, KEEP_NOTHING, WeightUpdateArguments};
 use lora_kernels::cuda::step::{Launch, Operand, Step};
 use lora_kernels::{DType, Element};
 
@@ -28,7 +28,7 @@ pub fn bytes<T: Element>(step: &Step) -> Option<u64> {
 fn launch_bytes<T: Element>(launch: &Launch) -> Option<u64> {
     let size = size_of::<T>() as u64;
     let arguments = launch.arguments.as_slice();
-    Some(match operation(&launch.kernel) {
+    Some(match launch.kernel.operation() {
         "shrink" => {
             let ShrinkArguments { x, a, split, slab_columns, .. } = bytemuck::pod_read_unaligned(arguments);
             size * (elements(x) + elements(a)) + slabs(split.blocks, x.rows, slab_columns)
@@ -74,17 +74,15 @@ fn launch_bytes<T: Element>(launch: &Launch) -> Option<u64> {
             moved.sum()
         }
         "weight_update" => {
-            let WeightUpdateArguments { w, remove, add, .. } = bytemuck::pod_read_unaligned(arguments);
+            let arguments: WeightUpdateArguments = bytemuck::pod_read_unaligned(arguments);
+            let WeightUpdateArguments { w, remove, add, keep, parts, .. } = arguments;
+            if keep != KEEP_NOTHING || parts != 0 {
+                return None;
+            }
             2 * size * elements(w) + term(remove) + term(add)
         }
         _ => return None,
     })
-}
-
-/// The kernel's name without element type and rank.
-pub fn operation(kernel: &str) -> &str {
-    let end = ["_f32", "_tf32", "_f16", "_bf16"].iter().filter_map(|dtype| kernel.find(dtype)).min();
-    &kernel[..end.unwrap_or(kernel.len())]
 }
 
 fn elements(view: View) -> u64 {

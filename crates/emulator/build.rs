@@ -1,4 +1,4 @@
-//! Compiles kernels/*.cu for the emulator, if there is a compiler that can.
+//! Compiles the .cu files of kernels/ for the emulator, if there is a compiler that can.
 
 #[path = "src/library/toolchain.rs"]
 mod toolchain;

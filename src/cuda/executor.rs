@@ -1,21 +1,13 @@
 //! Who runs the steps.
 
 use super::step::Step;
+use super::target::Target;
 use crate::Result;
-
-/// What the planner needs to know of a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DeviceProperties {
-    /// Compute capability, for example (9, 0).
-    pub compute_capability: (u32, u32),
-    /// Shared memory that one block may ask for, in bytes.
-    pub shared_bytes_per_block: u32,
-}
 
 /// Runs steps in order on one device. The driver's executor and the emulator implement it.
 pub trait Executor {
-    /// The device.
-    fn properties(&self) -> DeviceProperties;
+    /// What the planner may know of the device.
+    fn target(&self) -> Target;
 
     /// The address of scratch memory of at least this many bytes, aligned to 256, kept until a larger one is asked for.
     ///

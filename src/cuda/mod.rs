@@ -1,16 +1,21 @@
 //! The CUDA backend.
 //!
 //! [`plan`] turns a checked operation into [`step`]s: kernel launches, library products, fills. It is pure: no driver,
-//! no GPU. An [`executor::Executor`] runs steps; the [`engine::Engine`] puts both together and is what a GPU and an
-//! emulator share. The driver's executor and the safe handle `Cuda` are in `driver`, with the feature `cuda`.
+//! no GPU. What it may know of a card is a [`target`], what it launches are [`kernel`]s, whose numbers are
+//! [`constants`]. An [`executor::Executor`] runs steps; the [`engine::Engine`] puts both together and is what a GPU
+//! and an emulator share. The driver's executor and the safe handle `Cuda` are in `driver`, with the feature `cuda`.
 
 pub mod arguments;
+pub mod constants;
 #[cfg(feature = "cuda")]
 pub mod driver;
 pub mod engine;
 pub mod executor;
+pub mod kernel;
 pub mod plan;
 pub mod step;
+pub mod target;
+pub mod tensor_map;
 
 /// The version of cudarc whose streams and slices this backend takes.
 #[cfg(feature = "cuda")]

@@ -3,8 +3,10 @@
 use super::cases::{CASES, Case};
 use super::recording::{Recording, compare, record, recorded};
 use super::sources::{asked, primitives};
-use lora_emulator::{Emulator, KernelLibrary, LaunchRequest, Schedule, TensorMap, available};
+use lora_emulator::{Emulator, KernelLibrary, Schedule, TensorMap, available};
 use lora_kernels::cuda::executor::Executor;
+use lora_kernels::cuda::kernel::Kernel;
+use lora_kernels::cuda::step::{Launch, Step};
 
 fn run(emulator: &mut Emulator, case: &Case) -> Vec<u32> {
     let input = emulator.allocate("input", 4 * case.input.words().len());
@@ -12,18 +14,13 @@ fn run(emulator: &mut Emulator, case: &Case) -> Vec<u32> {
     emulator.write(input, bytemuck::cast_slice(&case.input.words())).unwrap();
     emulator.write(output, &vec![0; 4 * case.output_words]).unwrap();
     let arguments = case.arguments(input, output, TensorMap::encode).unwrap();
-    for kernel in case.after.into_iter().chain([case.kernel]) {
-        let launch = LaunchRequest {
-            kernel,
-            grid: [case.blocks, 1, 1],
-            block: [case.threads, 1, 1],
-            shared_bytes: case.shared_bytes,
-            arguments: &arguments,
-            tensor_maps: &[],
-            cluster: [1; 3],
-            programmatic: case.after.is_some() && kernel == case.kernel,
+    for symbol in case.after.into_iter().chain([case.kernel]) {
+        let kernel = Kernel::new(case.file.name(), symbol, case.threads);
+        let launch = Launch {
+            programmatic: case.after.is_some() && symbol == case.kernel,
+            ..Launch::new(kernel, [case.blocks, 1, 1], case.shared_bytes, arguments.clone())
         };
-        emulator.run_request(&launch).unwrap_or_else(|error| panic!("{error}"));
+        emulator.run(&Step::Launch(launch)).unwrap_or_else(|error| panic!("{error}"));
     }
     let mut words = vec![0; case.output_words];
     emulator.read(output, bytemuck::cast_slice_mut(&mut words)).unwrap();

@@ -15,7 +15,8 @@ use half::{bf16, f16};
 use lora_kernels::cuda::cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use lora_kernels::cuda::driver::DriverExecutor;
 use lora_kernels::cuda::executor::Executor;
-use lora_kernels::cuda::plan::{Plan, backward::backward, forward::forward, weights};
+use lora_kernels::cuda::kernel::Kernel;
+use lora_kernels::cuda::plan::{Plan, Settings, backward::backward, forward::forward, weights};
 use lora_kernels::cuda::step::{F32Math, Step};
 use lora_kernels::memory::RawBuffer;
 use lora_kernels::{DType, Dropout};
@@ -108,12 +109,12 @@ impl Bench {
         self.measure_products::<T>(&sets)?;
         for probability in PROBABILITIES {
             let dropout = (probability > 0.0).then(|| Dropout::new(probability, 7, 0)).transpose()?;
-            let plans = self
-                .plans(&sets, |set, base| Ok(forward(&set.forward(dropout).into(), F32Math::Exact, base)?))?;
+            let settings = Settings { target: self.executor.target(), f32_math: F32Math::Exact };
+            let plans =
+                self.plans(&sets, |set, base| Ok(forward(&set.forward(dropout).into(), settings, base)?))?;
             self.time_steps::<T>(problem, "forward", probability, &plans)?;
-            let plans = self.plans(&sets, |set, base| {
-                Ok(backward(&set.backward(dropout).into(), F32Math::Exact, base)?)
-            })?;
+            let plans =
+                self.plans(&sets, |set, base| Ok(backward(&set.backward(dropout).into(), settings, base)?))?;
             self.time_steps::<T>(problem, "backward", probability, &plans)?;
         }
         let plans = self.plans(&sets, |set, _| {
@@ -228,7 +229,7 @@ impl Bench {
                 })?;
                 times.push(milliseconds * 1e3 / plans.len() as f64);
             }
-            let row = Row { problem, dtype: T::DTYPE, pass, probability, kernel: &launch.kernel, bytes };
+            let row = Row { problem, dtype: T::DTYPE, pass, probability, kernel: launch.kernel, bytes };
             self.report(&row, quartiles(times));
         }
         Ok(())
@@ -236,17 +237,18 @@ impl Bench {
 
     fn report(&mut self, row: &Row<'_>, [low, median, high]: [f64; 3]) {
         let &Row { problem, dtype, pass, probability, kernel, bytes } = row;
+        let symbol = kernel.symbol();
         let speed = speed(bytes, median);
         println!(
-            "{:<22} {probability:>4}  {kernel:<26} {median:>10.2} {:>10.3} {speed:>8.0}  {:.0}%",
+            "{:<22} {probability:>4}  {symbol:<26} {median:>10.2} {:>10.3} {speed:>8.0}  {:.0}%",
             problem.to_string(),
             bytes as f64 / 1e6,
             speed / self.copy * 100.0
         );
         let Problem { m, k, n, r } = problem;
         self.rows.push(json!({
-            "kernel": kernel,
-            "operation": traffic::operation(kernel),
+            "kernel": symbol,
+            "operation": kernel.operation(),
             "pass": pass,
             "m": m, "k": k, "n": n, "r": r,
             "dtype": dtype.to_string(),
@@ -266,7 +268,7 @@ struct Row<'a> {
     dtype: DType,
     pass: &'a str,
     probability: f32,
-    kernel: &'a str,
+    kernel: Kernel,
     bytes: u64,
 }
 

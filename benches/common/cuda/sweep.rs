@@ -104,7 +104,7 @@ impl Sweep {
     fn contest(&mut self, used: Use, checked: &Addresses, sets: &[Addresses]) -> Result<Contest> {
         let workspace = self.executor.workspace(used.workspace_bytes(checked)?)?;
         let (before, planned) = used.steps(checked, workspace)?;
-        let variants = variants_of(&planned.kernel);
+        let variants = variants_of(planned.kernel);
         let all: Vec<Candidate> =
             variants.iter().flat_map(|variant| candidates(&planned, variant, 0)).collect();
         let slab_bytes = all.iter().map(Candidate::slab_bytes).max().unwrap_or(0);
@@ -132,7 +132,7 @@ impl Sweep {
                     Err(error) => Verdict::Wrong(error.to_string()),
                     Ok(outcome) => match &right {
                         None => {
-                            ensure!(outcome.says_something(), "{}: nothing to compare", planned.kernel);
+                            ensure!(outcome.says_something(), "{:?}: nothing to compare", planned.kernel);
                             right = Some(outcome);
                             self.time(timed.iter().map(|set| &set[index]))?
                         }

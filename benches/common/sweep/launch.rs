@@ -2,20 +2,22 @@
 //! trying. Nothing here is compiled into kernels.
 
 use super::table::{Tiling, Variant};
+use lora_kernels::cuda::arguments::Arguments;
 use lora_kernels::cuda::arguments::products::{
     BackwardAArguments, BackwardDyArguments, ExpandArguments, ShrinkArguments, Split, View,
 };
 use lora_kernels::cuda::arguments::weights::WeightUpdateArguments;
+use lora_kernels::cuda::constants::product::{
+    EXPAND_STAGES, TILE, backward_a_shared_bytes, backward_dy_shared_bytes, expand_shared_bytes,
+    shrink_shared_bytes,
+};
+use lora_kernels::cuda::plan::{MOST_COLUMN_GROUPS, MOST_SLABS};
 use lora_kernels::cuda::step::Launch;
 
 /// Bytes of an element.
 const SIZE: usize = 2;
-/// Rows and columns of dY in a tile.
-const DY_TILE: usize = 64;
 /// Thread blocks that are too few, or far more than a card takes at a time, are not tried.
 const BLOCKS: std::ops::RangeInclusive<usize> = 64..=2112;
-/// As in the planner: more slabs cost more to add than their blocks save.
-const MOST_SLABS: usize = 64;
 
 /// A launch of a variant.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,12 +71,12 @@ fn shrink(planned: &Launch, variant: &Variant, slabs: u64) -> Vec<Candidate> {
     let arguments: ShrinkArguments = bytemuck::pod_read_unaligned(&planned.arguments);
     let (m, k) = extents(arguments.x);
     let others = m.div_ceil(rows) * arguments.rank_chunks as usize;
-    let shared = stages * (tile(rows, columns) + tile(variant.rank, columns));
+    let shared = shrink_shared_bytes(variant.rank, rows, columns, stages, SIZE);
     let make = |split: Split| {
         let arguments = ShrinkArguments { slabs, split, ..arguments };
         let len = m * arguments.slab_columns as usize;
         let output = Output::Slabs { address: slabs, count: split.blocks as usize, len };
-        let launch = launch(variant, others * split.blocks as usize, 2 * rows, shared, &arguments);
+        let launch = launch(variant, others * split.blocks as usize, shared, &arguments);
         Candidate { splits: split.blocks, outputs: vec![output], ..candidate(variant, launch) }
     };
     splits(variant, arguments.split, k.div_ceil(columns), others)
@@ -88,12 +90,12 @@ fn backward_a(planned: &Launch, variant: &Variant, slabs: u64) -> Vec<Candidate>
     let arguments: BackwardAArguments = bytemuck::pod_read_unaligned(&planned.arguments);
     let (m, k) = extents(arguments.x);
     let others = k.div_ceil(columns) * arguments.rank_chunks as usize;
-    let shared = stages * (tile(rows, columns) + tile(rows, variant.rank));
+    let shared = backward_a_shared_bytes(variant.rank, rows, columns, stages, SIZE);
     let make = |split: Split| {
         let arguments = BackwardAArguments { slabs, split, ..arguments };
         let len = k * arguments.slab_columns as usize;
         let output = Output::Slabs { address: slabs, count: split.blocks as usize, len };
-        let launch = launch(variant, others * split.blocks as usize, 2 * columns, shared, &arguments);
+        let launch = launch(variant, others * split.blocks as usize, shared, &arguments);
         Candidate { splits: split.blocks, outputs: vec![output], ..candidate(variant, launch) }
     };
     splits(variant, arguments.split, m.div_ceil(rows), others)
@@ -107,9 +109,8 @@ fn backward_dy(planned: &Launch, variant: &Variant, slabs: u64) -> Vec<Candidate
     let arguments: BackwardDyArguments = bytemuck::pod_read_unaligned(&planned.arguments);
     let (m, n) = extents(arguments.dy);
     let rank_chunks = arguments.rank_chunks as usize;
-    let chunks = n.div_ceil(tiles * DY_TILE);
-    let shared =
-        tile(variant.rank, tiles * DY_TILE) + stages * (tile(DY_TILE, DY_TILE) + tile(DY_TILE, variant.rank));
+    let chunks = n.div_ceil(tiles * TILE);
+    let shared = backward_dy_shared_bytes(variant.rank, tiles, stages, SIZE);
     let make = |chunks_per_group: usize, split: Split| {
         let groups = chunks.div_ceil(chunks_per_group);
         let slab_columns = arguments.slab_columns as usize;
@@ -134,16 +135,16 @@ fn backward_dy(planned: &Launch, variant: &Variant, slabs: u64) -> Vec<Candidate
             chunks_per_group: chunks_per_group as u32,
             ..arguments
         };
-        let launch = launch(variant, rank_chunks * groups * split_blocks, 128, shared, &arguments);
+        let launch = launch(variant, rank_chunks * groups * split_blocks, shared, &arguments);
         Candidate { splits: split.blocks, groups: groups as u32, outputs, ..candidate(variant, launch) }
     };
-    let row_tiles = m.div_ceil(DY_TILE);
+    let row_tiles = m.div_ceil(TILE);
     let mut found: Vec<Candidate> = Vec::new();
     if variant.is_usual {
         let planned = make(arguments.chunks_per_group as usize, arguments.split);
         found.push(Candidate { is_planned: true, ..planned });
     }
-    for most_groups in [32, 16, 8] {
+    for most_groups in [1, 2, 4].map(|part| MOST_COLUMN_GROUPS / part) {
         let chunks_per_group = chunks.div_ceil(most_groups);
         let others = chunks.div_ceil(chunks_per_group) * rank_chunks;
         for split in cuts(row_tiles, others) {
@@ -163,11 +164,9 @@ fn expand(planned: &Launch, variant: &Variant) -> Candidate {
     let arguments: ExpandArguments = bytemuck::pod_read_unaligned(&planned.arguments);
     let (m, n) = extents(arguments.out);
     let rank = variant.rank;
-    // S, and B as [rank, columns] or [columns, rank].
-    let stage = tile(rows, rank) + tile(rank, columns).max(tile(columns, rank));
-    let passes = (arguments.s.columns as usize).div_ceil(rank).min(2);
-    let shared = (passes * stage).max(rows * (columns * 4 + 16));
-    let launch = launch(variant, m.div_ceil(rows) * n.div_ceil(columns), 2 * rows, shared, &arguments);
+    let stages = (arguments.s.columns as usize).div_ceil(rank).min(EXPAND_STAGES);
+    let shared = expand_shared_bytes(rank, rows, columns, stages, SIZE);
+    let launch = launch(variant, m.div_ceil(rows) * n.div_ceil(columns), shared, &arguments);
     let output = match arguments.accumulate {
         0 => Output::Matrix { address: arguments.out.address, bytes: m * n * SIZE },
         _ => Output::Updated { address: arguments.out.address, bytes: m * n * SIZE },
@@ -176,14 +175,11 @@ fn expand(planned: &Launch, variant: &Variant) -> Candidate {
 }
 
 fn weight_update(planned: &Launch, variant: &Variant) -> Candidate {
-    let Tiling::WeightUpdate { rows, columns, thread_rows, thread_columns, .. } = variant.tiling else {
-        unreachable!("matched before")
-    };
+    let Tiling::WeightUpdate { rows, columns, .. } = variant.tiling else { unreachable!("matched before") };
     let arguments: WeightUpdateArguments = bytemuck::pod_read_unaligned(&planned.arguments);
     let (stored_rows, stored_columns) = extents(arguments.w);
     let blocks = stored_rows.div_ceil(rows) * stored_columns.div_ceil(columns);
-    let threads = rows / thread_rows * (columns / thread_columns);
-    let launch = launch(variant, blocks, threads, 0, &arguments);
+    let launch = launch(variant, blocks, 0, &arguments);
     let output = Output::Updated { address: arguments.w.address, bytes: stored_rows * stored_columns * SIZE };
     Candidate { outputs: vec![output], is_planned: variant.is_usual, ..candidate(variant, launch) }
 }
@@ -199,29 +195,14 @@ fn candidate(variant: &Variant, launch: Launch) -> Candidate {
     }
 }
 
-fn launch(
-    variant: &Variant,
-    blocks: usize,
-    threads: usize,
-    shared_bytes: usize,
-    arguments: &impl bytemuck::NoUninit,
-) -> Launch {
-    Launch {
-        kernel: variant.kernel.clone(),
-        grid: [blocks as u32, 1, 1],
-        block: [threads as u32, 1, 1],
-        shared_bytes: shared_bytes as u32,
-        arguments: bytemuck::bytes_of(arguments).to_vec(),
-    }
+fn launch<A: Arguments>(variant: &Variant, blocks: usize, shared_bytes: usize, arguments: &A) -> Launch {
+    let bytes = bytemuck::bytes_of(arguments).to_vec();
+    let launch = Launch::new(variant.kernel, [blocks as u32, 1, 1], shared_bytes as u32, bytes);
+    Launch { inputs: A::INPUTS, ..launch }
 }
 
 fn extents(view: View) -> (usize, usize) {
     (view.rows as usize, view.columns as usize)
-}
-
-/// Bytes in shared memory, each row padded by 16.
-fn tile(rows: usize, columns: usize) -> usize {
-    rows * (columns * SIZE + 16)
 }
 
 /// The planner's cut, for its own kernel, and the others; whether each is the planner's.

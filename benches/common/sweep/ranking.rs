@@ -42,7 +42,7 @@ pub struct Entry {
 impl Entry {
     pub fn new(candidate: &Candidate, verdict: Verdict) -> Self {
         Entry {
-            kernel: candidate.launch.kernel.clone(),
+            kernel: candidate.launch.kernel.symbol().into(),
             splits: candidate.splits,
             groups: candidate.groups,
             blocks: candidate.launch.grid[0],

@@ -51,7 +51,7 @@
 //! - Atomic operations with release and acquire semantics, or relaxed ones between fences of device scope.
 //! - `cp.async` writes its destination and reads its source from the instruction until the thread waits for the group; TMA and
 //!   wgmma until the mbarrier or the group says so. Meanwhile nobody may touch them, whenever the bytes really move.
-//! - The end of a kernel; where the next one is launched programmatically, its wait for that ([`Emulator::run_request`]).
+//! - The end of a kernel; where the next one is launched programmatically, its wait for that ([`Emulator`]).
 //!
 //! Beside races, it holds kernels to rules that hardware does not enforce, each with kernels that break it in `tests/rules`:
 //!
@@ -97,7 +97,6 @@ pub use error::{Error, Result};
 pub use fault::{Fault, FaultKind, SourceLine};
 pub use library::kernel_library::{KernelLibrary, LibraryBuilder};
 pub use machine::emulator::{Emulator, WORKSPACE, available};
-pub use machine::request::LaunchRequest;
 pub use machine::schedule::{Completion, Schedule, ThreadOrder};
 pub use mechanisms::tensor_map::{Swizzle, TensorMap};
 pub use memory::traffic::{StepRecord, Traffic};

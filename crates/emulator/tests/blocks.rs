@@ -7,7 +7,15 @@ use lora_kernels::cuda::executor::Executor;
 use support::{arguments, device, download, fault, launch, schedules, upload};
 
 /// Runs a kernel that reads `x` and writes `y` under every schedule, and compares `y`.
-fn passes(test: &str, kernel: &str, blocks: u32, threads: u32, shared: u32, x: &[f32], expected: &[f32]) {
+fn passes(
+    test: &str,
+    kernel: &'static str,
+    blocks: u32,
+    threads: u32,
+    shared: u32,
+    x: &[f32],
+    expected: &[f32],
+) {
     let Some(mut emulator) = device(test) else { return };
     for schedule in schedules() {
         emulator.set_schedule(schedule);
@@ -23,7 +31,7 @@ fn passes(test: &str, kernel: &str, blocks: u32, threads: u32, shared: u32, x: &
 /// Runs a kernel with a planted fault under every schedule; at least one that finds it must name it right.
 fn is_caught(
     test: &str,
-    kernel: &str,
+    kernel: &'static str,
     blocks: u32,
     threads: u32,
     n: u32,

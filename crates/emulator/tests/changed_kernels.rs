@@ -2,7 +2,7 @@
 //!
 //! `list` prints every case's number, its milliseconds with the kernels as they are, what it launches, and its description.
 //! `run` takes `LORA_EMULATOR_CHANGED`, a directory with all kernels; `LORA_EMULATOR_FILES`, those to compile anew, with commas
-//! between them; `LORA_EMULATOR_CASES`, numbers of cases with commas, `NUMBER*SCHEDULES` for more schedules than the first. It
+//! between them; `LORA_EMULATOR_KERNELS`, those of their kernels that are needed; `LORA_EMULATOR_CASES`, numbers of cases with commas, `NUMBER*SCHEDULES` for more schedules than the first. It
 //! exits with 0 if all pass, with 3 and the first message if one does not, and with 4 if the kernels do not compile.
 
 #[path = "mutants/cases.rs"]
@@ -48,10 +48,14 @@ fn list() {
 fn run() {
     let files = setting("LORA_EMULATOR_FILES");
     let builder = KernelLibrary::builder().directory(setting("LORA_EMULATOR_CHANGED"));
-    let library = builder.files(files.split(',')).keep_others().build().unwrap_or_else(|error| {
-        println!("{error}");
-        exit(4)
-    });
+    let kernels = setting("LORA_EMULATOR_KERNELS");
+    let library =
+        builder.files(files.split(',')).kernels(kernels.split(',')).keep_others().build().unwrap_or_else(
+            |error| {
+                println!("{error}");
+                exit(4)
+            },
+        );
     let schedules = Schedule::matrix(10);
     let all = all();
     let mut device = Device::new(library);

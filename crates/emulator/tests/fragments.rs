@@ -13,7 +13,7 @@ fn integers<T: Element>(count: usize, seed: u32) -> Vec<T> {
     (0..count as u32).map(|i| T::from_f32((draw(i) % 9) as f32 - 4.0)).collect()
 }
 
-fn multiplies<T: Element>(kernel: &str, k: usize) {
+fn multiplies<T: Element>(kernel: &'static str, k: usize) {
     let Some(mut emulator) = device(kernel) else { return };
     let (a, b, c) = (integers::<T>(16 * k, 1), integers::<T>(k * 8, 2), integers::<f32>(16 * 8, 3));
     let mut expected = c.clone();

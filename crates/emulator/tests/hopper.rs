@@ -5,7 +5,6 @@ mod support;
 use half::{bf16, f16};
 use lora_emulator::{FaultKind, Swizzle, TensorMap};
 use lora_kernels::cuda::executor::Executor;
-use lora_kernels::cuda::step::{Launch, Step};
 use lora_kernels::{DType, Element};
 use support::{arguments, device, download, fault, launch, schedules, upload};
 
@@ -36,7 +35,7 @@ fn swizzled(swizzle: Swizzle, row: usize, piece: usize) -> usize {
     row * row_bytes(swizzle) / 16 + permuted
 }
 
-fn boxes(kernel: &str, kinds: Option<&[FaultKind]>) {
+fn boxes(kernel: &'static str, kinds: Option<&[FaultKind]>) {
     let Some(mut emulator) = device(kernel) else { return };
     let (rows, columns, stride) = (19i32, 72i32, 80i32);
     let x: Vec<f16> = (0..rows * stride).map(|i| f16::from_f32(i as f32)).collect();
@@ -195,7 +194,7 @@ fn bits<T: Element>(values: &[T]) -> &[u16] {
 }
 
 fn products<T: Element>(
-    kernel: &str,
+    kernel: &'static str,
     n: usize,
     a_transposed: bool,
     b_transposed: bool,
@@ -279,7 +278,7 @@ fn faults_with_products_are_caught() {
 }
 
 /// Runs the pipelined product under every schedule; returns how many saw a fault or a wrong result.
-fn pipeline(kernel: &str) -> Option<usize> {
+fn pipeline(kernel: &'static str) -> Option<usize> {
     let mut emulator = device(kernel)?;
     let (m, n, k) = (128, 128, 320);
     let (a, b) = (integers::<bf16>(m * k, 1), integers::<bf16>(n * k, 2));
@@ -467,15 +466,7 @@ fn stored_matrices() {
 fn the_rest() {
     let Some(mut emulator) = device("the_rest") else { return };
     let to = emulator.allocate("y", 128);
-    let step = |kernel: &str| {
-        Step::Launch(Launch {
-            kernel: kernel.into(),
-            grid: [1, 1, 1],
-            block: [32, 1, 1],
-            shared_bytes: 0,
-            arguments: arguments(&[0, to], &[]),
-        })
-    };
+    let step = |kernel| launch(kernel, 1, 32, 0, arguments(&[0, to], &[]));
     emulator.run(&step("grid_dependency")).unwrap();
     assert_eq!(download::<f32>(&mut emulator, to, 32), [1.0; 32]);
     let fault = fault(&mut emulator, &step("waits_at_uninitialised_mbarrier"));

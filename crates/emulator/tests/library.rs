@@ -78,7 +78,7 @@ fn launches_that_do_not_fit_are_refused() {
         ("traps", 1, 32, 0, good[..20].to_vec(), "20 bytes of arguments for a struct of 24"),
         ("traps", 1, 64, 0, good.clone(), "the kernel declares 32"),
         ("traps", 1, 32, 1 << 20, good.clone(), "1048576 bytes of shared memory"),
-        ("traps", 0, 32, 0, good.clone(), "a grid of [0, 1, 1]"),
+        ("traps", 0, 32, 0, good.clone(), "`a grid` is [0, 1, 1]"),
         ("cluster_sums_right", 3, 32, 0, vec![0; 192], "clusters of 4"),
     ] {
         let fault = fault(&mut emulator, &launch(kernel, blocks, threads, shared, arguments));

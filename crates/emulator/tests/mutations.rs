@@ -12,7 +12,6 @@ use operations::Device;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 fn schedules() -> Vec<Schedule> {
@@ -21,16 +20,8 @@ fn schedules() -> Vec<Schedule> {
 
 /// Compiles the mutant's kernel file without the kernels that are not launched; all other files are as they are.
 fn build(mutant: &Mutant) -> Arc<KernelLibrary> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../kernels").join(mutant.kernel);
-    let text = std::fs::read_to_string(&file).unwrap();
-    let mut builder = KernelLibrary::builder().files([mutant.kernel]).keep_others();
-    for line in text.lines().filter(|line| line.starts_with("LORA_KERNEL(")) {
-        let is_launched =
-            mutant.launched.iter().any(|name| line.starts_with(&format!("LORA_KERNEL({name},")));
-        if !is_launched {
-            builder = builder.replace(mutant.kernel, line, "");
-        }
-    }
+    let files = KernelLibrary::builder().files([mutant.kernel]);
+    let mut builder = files.kernels(mutant.launched).keep_others();
     for (file, from, to) in mutant.changes {
         builder = builder.replace(*file, *from, *to);
     }

@@ -1,20 +1,21 @@
-//! Arguments of the skinny products: `kernels/product_arguments.cuh`.
+//! Arguments of the skinny products: `kernels/skinny/product_arguments.cuh`.
 
+use super::Arguments;
+use crate::cuda::constants::element::{self, VECTOR_BYTES};
+pub use crate::cuda::constants::product::MAX_SEGMENTS;
 use crate::dropout::Dropout;
 use crate::matrix::MatrixRef;
 use crate::memory::Raw;
 use crate::{DType, MatrixMut};
 use bytemuck::{Pod, Zeroable};
-
-/// Matrices that one launch of `finalize` or `pack` serves.
-pub const MAX_SEGMENTS: usize = 8;
+use std::mem::offset_of;
 
 /// The code that kernels know an element type by.
 pub fn dtype_code(dtype: DType) -> u32 {
     match dtype {
-        DType::F32 => 0,
-        DType::F16 => 1,
-        DType::Bf16 => 2,
+        DType::F32 => element::DTYPE_F32,
+        DType::F16 => element::DTYPE_F16,
+        DType::Bf16 => element::DTYPE_BF16,
     }
 }
 
@@ -58,11 +59,11 @@ impl View {
         }
     }
 
-    /// Whether rows lie so that kernels copy them in vectors of 16 bytes.
+    /// Whether rows lie so that kernels copy them in vectors.
     pub fn has_vector_rows(&self, dtype: DType) -> bool {
         self.column_stride == 1
-            && self.address.is_multiple_of(16)
-            && self.row_stride % (16 / dtype.size() as i64) == 0
+            && self.address.is_multiple_of(VECTOR_BYTES as u64)
+            && self.row_stride % (VECTOR_BYTES / dtype.size()) as i64 == 0
     }
 }
 
@@ -142,6 +143,16 @@ pub struct ShrinkArguments {
     pub slab_columns: u32,
 }
 
+impl Arguments for ShrinkArguments {
+    const INPUTS: &'static [usize] = &[
+        offset_of!(ShrinkArguments, x.address),
+        offset_of!(ShrinkArguments, a.address),
+        offset_of!(ShrinkArguments, mask.seed),
+        offset_of!(ShrinkArguments, mask.offset),
+        offset_of!(ShrinkArguments, slabs),
+    ];
+}
+
 /// K2: partial sums of dS = dY·Bᵀ, dB = Sᵀ·dY and the column sums of dY. A slab address of 0 means not wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -170,6 +181,17 @@ pub struct BackwardDyArguments {
     pub slab_columns: u32,
 }
 
+impl Arguments for BackwardDyArguments {
+    const INPUTS: &'static [usize] = &[
+        offset_of!(BackwardDyArguments, dy.address),
+        offset_of!(BackwardDyArguments, b.address),
+        offset_of!(BackwardDyArguments, s.address),
+        offset_of!(BackwardDyArguments, ds_slabs),
+        offset_of!(BackwardDyArguments, db_slabs),
+        offset_of!(BackwardDyArguments, dbias_slabs),
+    ];
+}
+
 /// K3: partial sums of drop(X)ᵀ·dS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -188,6 +210,16 @@ pub struct BackwardAArguments {
     pub rank_chunks: u32,
     /// `rank_chunks` times the kernel's rank.
     pub slab_columns: u32,
+}
+
+impl Arguments for BackwardAArguments {
+    const INPUTS: &'static [usize] = &[
+        offset_of!(BackwardAArguments, x.address),
+        offset_of!(BackwardAArguments, ds.address),
+        offset_of!(BackwardAArguments, mask.seed),
+        offset_of!(BackwardAArguments, mask.offset),
+        offset_of!(BackwardAArguments, slabs),
+    ];
 }
 
 /// K4: out = mask ⊙ scale·(S·B) + bias (+ out).
@@ -214,6 +246,17 @@ pub struct ExpandArguments {
     pub scale: f32,
     /// Zero.
     pub padding: u32,
+}
+
+impl Arguments for ExpandArguments {
+    const INPUTS: &'static [usize] = &[
+        offset_of!(ExpandArguments, s.address),
+        offset_of!(ExpandArguments, b.address),
+        offset_of!(ExpandArguments, out.address),
+        offset_of!(ExpandArguments, mask.seed),
+        offset_of!(ExpandArguments, mask.offset),
+        offset_of!(ExpandArguments, bias),
+    ];
 }
 
 /// Some columns of a sum of slabs, and the matrix that receives them.
@@ -260,6 +303,25 @@ pub struct FinalizeArguments {
     pub segments: [FinalizeSegment; MAX_SEGMENTS],
 }
 
+impl Arguments for FinalizeArguments {
+    const INPUTS: &'static [usize] = &with_segments(
+        offset_of!(FinalizeArguments, slabs),
+        offset_of!(FinalizeArguments, segments) + offset_of!(FinalizeSegment, address),
+        size_of::<FinalizeSegment>(),
+    );
+}
+
+/// A place, and those of the same field in all segments.
+const fn with_segments(first: usize, field: usize, segment_bytes: usize) -> [usize; 1 + MAX_SEGMENTS] {
+    let mut places = [first; 1 + MAX_SEGMENTS];
+    let mut segment = 0;
+    while segment < MAX_SEGMENTS {
+        places[1 + segment] = field + segment * segment_bytes;
+        segment += 1;
+    }
+    places
+}
+
 /// A matrix that becomes some rows of the packed matrix.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -288,12 +350,20 @@ pub struct PackArguments {
     pub segments: [PackSegment; MAX_SEGMENTS],
 }
 
+impl Arguments for PackArguments {
+    const INPUTS: &'static [usize] = &with_segments(
+        offset_of!(PackArguments, out),
+        offset_of!(PackArguments, segments) + offset_of!(PackSegment, source.address),
+        size_of::<PackSegment>(),
+    );
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::mem::size_of;
 
-    /// The same sizes stand as assertions in `kernels/product_arguments.cuh`.
+    /// The same sizes stand as assertions in `kernels/skinny/product_arguments.cuh`.
     #[test]
     fn structs_have_the_size_that_kernels_expect() {
         assert_eq!(size_of::<View>(), 40);

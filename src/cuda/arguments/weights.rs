@@ -1,10 +1,13 @@
-//! Arguments of the kernels that change or identify weights: `kernels/weight_arguments.cuh`.
+//! Arguments of the kernels that change or identify weights: `kernels/weights/weight_arguments.cuh`.
 
+use super::Arguments;
 use super::products::{View, dtype_code};
+pub use crate::cuda::constants::weight::{KEEP_BACKUP, KEEP_CODES, KEEP_NOTHING};
 use crate::memory::Raw;
 use crate::restore::Escape;
 use crate::{Adapter, Layout};
 use bytemuck::{Pod, Zeroable};
+use std::mem::offset_of;
 
 /// Δ = s·A·B, oriented as the weight is stored. The default is no adapter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
@@ -105,13 +108,6 @@ pub struct Sums {
     pub new: u64,
 }
 
-/// No record.
-pub const KEEP_NOTHING: u32 = 0;
-/// A record with [`RestoreMethod::Codes`](crate::restore::RestoreMethod::Codes).
-pub const KEEP_CODES: u32 = 1;
-/// A record with [`RestoreMethod::Backup`](crate::restore::RestoreMethod::Backup).
-pub const KEEP_BACKUP: u32 = 2;
-
 /// K6: an update of a weight in place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
 #[repr(C)]
@@ -154,6 +150,23 @@ pub struct WeightUpdateArguments {
     pub dry_run: u32,
 }
 
+impl Arguments for WeightUpdateArguments {
+    const INPUTS: &'static [usize] = &[
+        offset_of!(WeightUpdateArguments, w.address),
+        offset_of!(WeightUpdateArguments, remove.left.address),
+        offset_of!(WeightUpdateArguments, remove.right.address),
+        offset_of!(WeightUpdateArguments, add.left.address),
+        offset_of!(WeightUpdateArguments, add.right.address),
+        offset_of!(WeightUpdateArguments, kept),
+        offset_of!(WeightUpdateArguments, old_escapes),
+        offset_of!(WeightUpdateArguments, new_escapes),
+        offset_of!(WeightUpdateArguments, new_escape_count),
+        offset_of!(WeightUpdateArguments, parts),
+        offset_of!(WeightUpdateArguments, sums),
+        offset_of!(WeightUpdateArguments, seed),
+    ];
+}
+
 /// Δ as a matrix.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
 #[repr(C)]
@@ -166,6 +179,14 @@ pub struct DeltaArguments {
     pub vector_rows: u32,
     /// Zero.
     pub padding: u32,
+}
+
+impl Arguments for DeltaArguments {
+    const INPUTS: &'static [usize] = &[
+        offset_of!(DeltaArguments, target.address),
+        offset_of!(DeltaArguments, term.left.address),
+        offset_of!(DeltaArguments, term.right.address),
+    ];
 }
 
 /// The sum that identifies a matrix.
@@ -182,6 +203,11 @@ pub struct FingerprintArguments {
     pub stored_bits: u32,
 }
 
+impl Arguments for FingerprintArguments {
+    const INPUTS: &'static [usize] =
+        &[offset_of!(FingerprintArguments, matrix.address), offset_of!(FingerprintArguments, sum)];
+}
+
 /// The sums over a record's codes, or over the old weights that it keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -196,12 +222,20 @@ pub struct CodesArguments {
     pub escapes: u64,
 }
 
+impl Arguments for CodesArguments {
+    const INPUTS: &'static [usize] = &[
+        offset_of!(CodesArguments, codes),
+        offset_of!(CodesArguments, sum),
+        offset_of!(CodesArguments, escapes),
+    ];
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::mem::size_of;
 
-    /// The same sizes stand as assertions in `kernels/weight_arguments.cuh`.
+    /// The same sizes stand as assertions in `kernels/weights/weight_arguments.cuh`.
     #[test]
     fn structs_have_the_size_that_kernels_expect() {
         assert_eq!(size_of::<DeltaTerm>(), 88);

@@ -6,8 +6,9 @@ use super::kernels::Kernels;
 use super::probe;
 use super::workspace::Workspace;
 use crate::Result;
-use crate::cuda::executor::{DeviceProperties, Executor};
+use crate::cuda::executor::Executor;
 use crate::cuda::step::{Step, Zero};
+use crate::cuda::target::Target;
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use cudarc::driver::{CudaStream, result};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ pub struct DriverExecutor {
     cublaslt: Option<CublasLt>,
     kernels: Kernels,
     workspace: Workspace,
-    properties: DeviceProperties,
+    target: Target,
     stream: Arc<CudaStream>,
 }
 
@@ -40,7 +41,7 @@ impl DriverExecutor {
                 .map(i32::unsigned_abs)
                 .map_err(failure::driver("cuDeviceGetAttribute"))
         };
-        let properties = DeviceProperties {
+        let target = Target {
             compute_capability: (
                 attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
                 attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
@@ -49,13 +50,13 @@ impl DriverExecutor {
                 Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
             )?,
         };
-        probe::recent_enough(properties.compute_capability)?;
+        probe::recent_enough(target.compute_capability)?;
         probe::libraries_and_kernels()?;
         Ok(DriverExecutor {
             cublaslt: None,
-            kernels: Kernels::default(),
+            kernels: Kernels::new(target),
             workspace: Workspace::default(),
-            properties,
+            target,
             stream,
         })
     }
@@ -88,8 +89,8 @@ impl DriverExecutor {
 }
 
 impl Executor for DriverExecutor {
-    fn properties(&self) -> DeviceProperties {
-        self.properties
+    fn target(&self) -> Target {
+        self.target
     }
 
     fn workspace(&mut self, bytes: usize) -> Result<u64> {

@@ -1,15 +1,17 @@
 //! The compiled kernels: loaded into the device's context when they are first launched.
 
 use super::failure;
+use super::launch;
 use super::workspace::refuse_while_capturing;
+use crate::cuda::kernel::Kernel;
 use crate::cuda::step::Launch;
+use crate::cuda::target::Target;
 use crate::{Error, Result};
 use cudarc::driver::sys::{CUfunction_attribute, CUresult};
-use cudarc::driver::{CudaFunction, CudaModule, CudaStream, result};
+use cudarc::driver::{CudaFunction, CudaModule, CudaStream};
 use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::ffi::c_void;
 use std::sync::Arc;
 
 include!(concat!(env!("OUT_DIR"), "/kernel_images.rs"));
@@ -17,10 +19,13 @@ include!(concat!(env!("OUT_DIR"), "/kernel_images.rs"));
 type Modules = HashMap<&'static str, Arc<CudaModule>>;
 
 /// The functions that were launched so far, and the modules they come from.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Kernels {
     modules: Modules,
-    functions: HashMap<String, Function>,
+    functions: HashMap<Kernel, Function>,
+    target: Target,
+    /// Arguments of the current launch, with tensor maps encoded.
+    arguments: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -31,51 +36,47 @@ struct Function {
 }
 
 impl Kernels {
+    /// Nothing is loaded yet.
+    pub fn new(target: Target) -> Self {
+        Kernels { modules: HashMap::new(), functions: HashMap::new(), target, arguments: Vec::new() }
+    }
+
     /// Launches on `stream`, in whose context all earlier launches were.
     pub fn launch(&mut self, stream: &Arc<CudaStream>, launch: &Launch) -> Result<()> {
-        let function = match self.functions.get_mut(&launch.kernel) {
-            Some(function) => function,
-            None => {
-                let function = load(&mut self.modules, stream, &launch.kernel)?;
-                self.functions.entry(launch.kernel.clone()).or_insert(function)
-            }
+        launch.check(self.target)?;
+        let function = match self.functions.entry(launch.kernel) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(load(&mut self.modules, stream, launch.kernel)?),
         };
         function.allow_shared_bytes(launch.shared_bytes)?;
-        function.launch(stream, launch)
+        launch::encode_arguments(launch, &mut self.arguments)?;
+        launch::launch(&function.handle, stream, launch, &self.arguments)
     }
 }
 
-fn load(modules: &mut Modules, stream: &Arc<CudaStream>, kernel: &str) -> Result<Function> {
+fn load(modules: &mut Modules, stream: &Arc<CudaStream>, kernel: Kernel) -> Result<Function> {
     refuse_while_capturing(stream, "a kernel")?;
-    for (name, image) in images_for(kernel) {
-        let module = match modules.entry(name) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => {
-                let module = stream.context().load_module(Ptx::from_binary(image.to_vec()));
-                entry.insert(module.map_err(failure::driver("cuModuleLoadData"))?)
-            }
-        };
-        match module.load_function(kernel) {
-            Ok(handle) => return Ok(Function { handle, allowed_shared_bytes: 0 }),
-            Err(error) if error.0 == CUresult::CUDA_ERROR_NOT_FOUND => {}
-            Err(error) => return Err(failure::driver("cuModuleGetFunction")(error)),
+    let (file, image) =
+        IMAGES.iter().find(|(file, _)| *file == kernel.file()).ok_or_else(|| unknown(kernel))?;
+    let module = match modules.entry(file) {
+        Entry::Occupied(entry) => entry.into_mut(),
+        Entry::Vacant(entry) => {
+            let module = stream.context().load_module(Ptx::from_binary(image.to_vec()));
+            entry.insert(module.map_err(failure::driver("cuModuleLoadData"))?)
         }
+    };
+    match module.load_function(kernel.symbol()) {
+        Ok(handle) => Ok(Function { handle, allowed_shared_bytes: 0 }),
+        Err(error) if error.0 == CUresult::CUDA_ERROR_NOT_FOUND => Err(unknown(kernel)),
+        Err(error) => Err(failure::driver("cuModuleGetFunction")(error)),
     }
-    Err(unknown(kernel))
 }
 
-/// All images, the likeliest to hold the kernel first: kernels are named after their files.
-fn images_for(kernel: &str) -> Vec<(&'static str, &'static [u8])> {
-    let common = |name: &str| name.bytes().zip(kernel.bytes()).take_while(|(a, b)| a == b).count();
-    let mut images = IMAGES.to_vec();
-    images.sort_by_key(|(name, _)| std::cmp::Reverse(common(name)));
-    images
-}
-
-fn unknown(kernel: &str) -> Error {
-    let names: Vec<_> = IMAGES.iter().map(|(name, _)| *name).collect();
+fn unknown(kernel: Kernel) -> Error {
     Error::CudaUnavailable(format!(
-        "kernel {kernel} is in none of the compiled files {names:?}; build lora-kernels again"
+        "kernel {} of {} was not compiled into lora-kernels; build it again",
+        kernel.symbol(),
+        kernel.file()
     ))
 }
 
@@ -91,23 +92,28 @@ impl Function {
         self.allowed_shared_bytes = bytes;
         Ok(())
     }
+}
 
-    fn launch(&self, stream: &CudaStream, launch: &Launch) -> Result<()> {
-        let [grid, block] = [launch.grid, launch.block].map(|[x, y, z]| (x, y, z));
-        let mut arguments = [launch.arguments.as_ptr().cast_mut().cast::<c_void>()];
-        // SAFETY: the function's module is kept alive by `handle`. Its only parameter is the struct whose bytes the
-        // planner wrote into `arguments`; the driver copies them before the call returns. That the addresses in them
-        // are live is what the callers of the engine vouch for.
-        unsafe {
-            result::launch_kernel(
-                self.handle.cu_function(),
-                grid,
-                block,
-                launch.shared_bytes,
-                stream.cu_stream(),
-                &mut arguments,
-            )
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::kernel;
+
+    #[test]
+    fn every_kernel_has_an_image() {
+        if IMAGES.is_empty() {
+            eprintln!("SKIPPED every_kernel_has_an_image: {MISSING}");
+            return;
         }
-        .map_err(failure::driver("cuLaunchKernel"))
+        for kernel in kernel::all() {
+            let image = IMAGES.iter().find(|(file, _)| *file == kernel.file());
+            assert!(image.is_some(), "{kernel:?}");
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_is_missing_is_named_with_its_file() {
+        let message = unknown(Kernel::new("folder/file.cu", "symbol", 32)).to_string();
+        assert!(message.contains("symbol") && message.contains("folder/file.cu"), "{message}");
     }
 }

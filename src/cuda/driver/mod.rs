@@ -8,6 +8,7 @@ mod executor;
 mod failure;
 mod handle;
 mod kernels;
+mod launch;
 mod memory;
 mod probe;
 mod raw;

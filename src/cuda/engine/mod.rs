@@ -4,6 +4,9 @@ mod products;
 mod weights;
 
 use super::executor::Executor;
+use super::plan::Settings;
+use super::plan::reuse::Plans;
+pub use super::plan::weights::RawCodes;
 use super::step::F32Math;
 
 /// Plans operations and runs them on an executor. The caller vouches for the addresses.
@@ -11,21 +14,14 @@ use super::step::F32Math;
 pub struct Engine<E> {
     executor: E,
     f32_math: F32Math,
-}
-
-/// Where the codes of a restore record lie in device memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RawCodes {
-    /// First byte.
-    pub address: u64,
-    /// Number of bytes.
-    pub bytes: u64,
+    /// Of operations on products, for calls of the same shape.
+    plans: Plans,
 }
 
 impl<E: Executor> Engine<E> {
     /// An engine with true `f32` products.
     pub fn new(executor: E) -> Self {
-        Engine { executor, f32_math: F32Math::Exact }
+        Engine { executor, f32_math: F32Math::Exact, plans: Plans::default() }
     }
 
     /// Chooses how `f32` matrices are multiplied.
@@ -36,6 +32,11 @@ impl<E: Executor> Engine<E> {
     /// The executor.
     pub fn executor(&self) -> &E {
         &self.executor
+    }
+
+    /// What plans depend on beside the operation.
+    pub fn settings(&self) -> Settings {
+        Settings { target: self.executor.target(), f32_math: self.f32_math }
     }
 
     /// The executor, for allocations and copies.

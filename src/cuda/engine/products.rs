@@ -2,7 +2,8 @@
 
 use super::Engine;
 use crate::cuda::executor::Executor;
-use crate::cuda::plan::{Plan, backward::backward, forward::forward, frozen::frozen};
+use crate::cuda::plan::frozen::frozen;
+use crate::cuda::plan::reuse::Operation;
 use crate::memory::Raw;
 use crate::ops::check::frozen_layer;
 use crate::ops::{BackwardSiblings, ForwardSiblings};
@@ -18,8 +19,7 @@ impl<E: Executor> Engine<E> {
     /// An argument does not fit, or the executor failed.
     pub unsafe fn forward_siblings(&mut self, op: ForwardSiblings<'_, Raw>) -> Result<()> {
         op.check()?;
-        let f32_math = self.f32_math;
-        self.run_plan(|workspace| forward(&op, f32_math, workspace))
+        self.run(op)
     }
 
     /// The backward on raw device memory.
@@ -31,8 +31,7 @@ impl<E: Executor> Engine<E> {
     /// An argument does not fit, or the executor failed.
     pub unsafe fn backward_siblings(&mut self, op: BackwardSiblings<'_, Raw>) -> Result<()> {
         op.check()?;
-        let f32_math = self.f32_math;
-        self.run_plan(|workspace| backward(&op, f32_math, workspace))
+        self.run(op)
     }
 
     /// Y = X·W, a layer without adapter, on raw device memory.
@@ -52,13 +51,14 @@ impl<E: Executor> Engine<E> {
         self.executor.run(&frozen(x, w, &y, self.f32_math))
     }
 
-    /// Plans once to learn how much scratch memory is needed, and again for where it is.
-    fn run_plan(&mut self, plan: impl Fn(u64) -> Result<Plan>) -> Result<()> {
-        let sized = plan(0)?;
-        let plan = match sized.workspace_bytes {
-            0 => sized,
-            bytes => plan(self.executor.workspace(bytes)?)?,
+    /// Plans a checked operation, unless one of its shape was planned before, and runs its steps.
+    fn run(&mut self, op: impl Operation) -> Result<()> {
+        let settings = self.settings();
+        let plan = self.plans.of(op, settings)?;
+        let workspace = match plan.workspace_bytes() {
+            0 => 0,
+            bytes => self.executor.workspace(bytes)?,
         };
-        plan.steps.iter().try_for_each(|step| self.executor.run(step))
+        plan.steps(workspace).iter().try_for_each(|step| self.executor.run(step))
     }
 }

@@ -1,9 +1,9 @@
 //! Weight updates, deltas and fingerprints.
 
-use super::{Engine, RawCodes};
+use super::Engine;
 use crate::cuda::arguments::weights::{EscapeEntry, MeasuredPart, Sums};
 use crate::cuda::executor::Executor;
-use crate::cuda::plan::weights::{self as plan, UpdateMemory};
+use crate::cuda::plan::weights::{self as plan, RawCodes, UpdateMemory};
 use crate::cuda::step::{Step, Zero};
 use crate::fingerprint::{self, Fingerprint};
 use crate::memory::Raw;

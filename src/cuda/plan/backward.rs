@@ -1,10 +1,10 @@
 //! Steps of the backward: dS, dB and dbias of each layer from one read of its dY, dA of all layers from one read of X,
 //! then the layers' part of dX, to which the library adds dY·Wᵀ.
 
-use super::Plan;
-use super::products::{Arithmetic, Destination, Epilogue, Planner, Slabs, WantedFromDy, check_rank, operand};
+use super::frozen::{self, Onto};
+use super::products::{Destination, Epilogue, Planner, Slabs, WantedFromDy, check_rank};
+use super::{Plan, Settings};
 use crate::cuda::arguments::products::{DropoutMask, View};
-use crate::cuda::step::F32Math;
 use crate::memory::Raw;
 use crate::ops::{BackwardProjection, BackwardSiblings, Output, WriteMode};
 use crate::{DType, Error, Result};
@@ -12,13 +12,13 @@ use crate::{DType, Error, Result};
 /// Plans a checked backward with scratch memory from `workspace_base`, a multiple of 256.
 ///
 /// # Errors
-/// [`Error::Unsupported`] if a grid would be larger than CUDA allows.
-pub fn backward(op: &BackwardSiblings<'_, Raw>, f32_math: F32Math, workspace_base: u64) -> Result<Plan> {
+/// [`Error::Unsupported`] if a grid would be larger than CUDA allows, or the device too small for a block.
+pub fn backward(op: &BackwardSiblings<'_, Raw>, settings: Settings, workspace_base: u64) -> Result<Plan> {
     let Some(dtype) = element_type(op) else {
         return Ok(Plan::default());
     };
     check_rank(op.projections.iter().map(|p| p.adapter.rank()).fold(0, usize::saturating_add))?;
-    let mut planner = Planner::new(Arithmetic { dtype, f32_math }, workspace_base);
+    let mut planner = Planner::new(dtype, settings, workspace_base);
     let rows = op.projections.first().map(|projection| projection.dy.rows());
     if rows == Some(0) {
         zero_gradients(&mut planner, op)?;
@@ -106,7 +106,8 @@ pub fn backward(op: &BackwardSiblings<'_, Raw>, f32_math: F32Math, workspace_bas
             planner.expand(ds, a, (&dx.matrix).into(), epilogue)?;
         }
         for p in &op.projections {
-            planner.add_product(operand(p.dy), operand(p.w.t()), operand(dx.matrix.as_ref()));
+            let product = frozen::product(p.dy, p.w.t(), dx.matrix.as_ref(), Onto::C, settings.f32_math);
+            planner.steps.push(product);
         }
     }
     planner.finish()
@@ -122,7 +123,7 @@ fn from_dy(
     if ds.is_none() && s.is_none() && p.dbias.is_none() {
         return Ok(());
     }
-    let dtype = planner.arithmetic.dtype;
+    let dtype = planner.dtype;
     let rank = p.adapter.rank();
     let b = ds.map(|_| planner.packed(&[p.adapter.b])).transpose()?;
     let wanted = WantedFromDy { ds: b, db: s, dbias: p.dbias.is_some() };

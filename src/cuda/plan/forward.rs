@@ -1,21 +1,21 @@
 //! Steps of the forward: S for all layers from one read of X, then for each layer S·B + bias written to Y, to which
 //! the library adds X·W.
 
-use super::Plan;
-use super::products::{Arithmetic, Destination, Epilogue, Planner, check_rank, operand};
+use super::frozen::{self, Onto};
+use super::products::{Destination, Epilogue, Planner, check_rank};
+use super::{Plan, Settings};
 use crate::Result;
 use crate::cuda::arguments::products::{DropoutMask, View};
-use crate::cuda::step::F32Math;
 use crate::memory::Raw;
 use crate::ops::ForwardSiblings;
 
 /// Plans a checked forward with scratch memory from `workspace_base`, a multiple of 256.
 ///
 /// # Errors
-/// [`crate::Error::Unsupported`] if a grid would be larger than CUDA allows.
-pub fn forward(op: &ForwardSiblings<'_, Raw>, f32_math: F32Math, workspace_base: u64) -> Result<Plan> {
-    let arithmetic = Arithmetic { dtype: op.x.dtype(), f32_math };
-    let mut planner = Planner::new(arithmetic, workspace_base);
+/// [`crate::Error::Unsupported`] if a grid would be larger than CUDA allows, or the device too small for a block.
+pub fn forward(op: &ForwardSiblings<'_, Raw>, settings: Settings, workspace_base: u64) -> Result<Plan> {
+    let dtype = op.x.dtype();
+    let mut planner = Planner::new(dtype, settings, workspace_base);
     if op.x.rows() == 0 || op.projections.is_empty() {
         return planner.finish();
     }
@@ -41,7 +41,7 @@ pub fn forward(op: &ForwardSiblings<'_, Raw>, f32_math: F32Math, workspace_base:
         .zip(&s)
         .map(|(projection, &view)| {
             let scale = projection.adapter.scale * keep_scale;
-            let destination = Destination { view, dtype: arithmetic.dtype, scale, accumulate: false };
+            let destination = Destination { view, dtype, scale, accumulate: false };
             (projection.adapter.rank(), Some(destination))
         })
         .collect();
@@ -53,7 +53,8 @@ pub fn forward(op: &ForwardSiblings<'_, Raw>, f32_math: F32Math, workspace_base:
         let epilogue =
             Epilogue { mask: DropoutMask::default(), scale: 1.0, bias: projection.bias, accumulate: false };
         planner.expand(s, b, (&projection.y).into(), epilogue)?;
-        planner.add_product(operand(op.x), operand(projection.w), operand(projection.y.as_ref()));
+        let (w, y) = (projection.w, projection.y.as_ref());
+        planner.steps.push(frozen::product(op.x, w, y, Onto::C, settings.f32_math));
     }
     planner.finish()
 }

@@ -1,25 +1,61 @@
-//! The step of the frozen layer alone.
+//! The one door to the product with a frozen weight: whoever needs X·W or dY·Wᵀ asks here, and no plan of an operation looks at
+//! the architecture.
+//!
+//! Today every such product is the library's. What else may stand here, chosen by [`Settings::target`](super::Settings) and the shape:
+//! one product over K + r, for operands that have S and B appended to X and W, and a GEMM of our own whose epilogue takes the
+//! rank-r part. Either takes over what [`Planner::expand`](super::products::Planner::expand) has written before.
 
-use super::products::operand;
-use crate::cuda::step::{F32Math, Product, Step};
+use crate::cuda::step::{F32Math, Operand, Product, Step};
 use crate::memory::Raw;
 use crate::{MatrixMut, MatrixRef};
 
-/// Plans Y = X·W, checked before: one product of the library's that overwrites Y.
+/// What becomes of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Onto {
+    /// It replaces C (β = 0).
+    Nothing,
+    /// It is added to C (β = 1).
+    C,
+}
+
+/// The step that computes A·B, of one element type with C, and puts it onto C.
+pub(super) fn product(
+    a: MatrixRef<'_, Raw>,
+    b: MatrixRef<'_, Raw>,
+    c: MatrixRef<'_, Raw>,
+    onto: Onto,
+    f32_math: F32Math,
+) -> Step {
+    Step::Product(Product {
+        a: operand(a),
+        b: operand(b),
+        c: operand(c),
+        dtype: c.dtype(),
+        accumulate: onto == Onto::C,
+        f32_math,
+    })
+}
+
+/// Plans Y = X·W, checked before: the layer without adapter.
 pub fn frozen(
     x: MatrixRef<'_, Raw>,
     w: MatrixRef<'_, Raw>,
     y: &MatrixMut<'_, Raw>,
     f32_math: F32Math,
 ) -> Step {
-    Step::Product(Product {
-        a: operand(x),
-        b: operand(w),
-        c: operand(y.as_ref()),
-        dtype: x.dtype(),
-        accumulate: false,
-        f32_math,
-    })
+    product(x, w, y.as_ref(), Onto::Nothing, f32_math)
+}
+
+/// A matrix as the library takes it.
+fn operand(matrix: MatrixRef<'_, Raw>) -> Operand {
+    let layout = matrix.layout();
+    Operand {
+        address: matrix.buffer().address,
+        rows: layout.rows() as u64,
+        cols: layout.cols() as u64,
+        stride: layout.stride() as u64,
+        transposed: layout.is_transposed(),
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,23 @@ pub mod frozen;
 #[cfg(test)]
 mod product_tests;
 mod products;
+pub mod reuse;
+#[cfg(test)]
+mod reuse_tests;
 pub mod weights;
 mod workspace;
 
+pub use products::{MOST_COLUMN_GROUPS, MOST_SLABS};
 pub use workspace::Plan;
+
+use super::step::F32Math;
+use super::target::Target;
+
+/// What a plan depends on beside the operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The kind of device.
+    pub target: Target,
+    /// How `f32` matrices are multiplied.
+    pub f32_math: F32Math,
+}

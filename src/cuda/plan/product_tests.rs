@@ -1,13 +1,14 @@
 //! What forward and backward plans look like, with no device.
 
-use super::Plan;
 use super::backward::backward;
 use super::forward::forward;
+use super::{Plan, Settings};
 use crate::cuda::arguments::products::{
     BackwardAArguments, BackwardDyArguments, ExpandArguments, FinalizeArguments, PackArguments,
     ShrinkArguments,
 };
 use crate::cuda::step::{F32Math, Launch, Step};
+use crate::cuda::target::Target;
 use crate::memory::{Raw, RawBuffer};
 use crate::ops::{BackwardProjection, BackwardSiblings, ForwardSiblings, Output, Projection};
 use crate::{Adapter, DType, Dropout, Layout, MatrixMut, MatrixRef};
@@ -20,6 +21,10 @@ const Y: u64 = 0x5000_0000;
 const S: u64 = 0x6000_0000;
 const BIAS: u64 = 0x7000_0000;
 const WORKSPACE: u64 = 0x10_0000_0000;
+
+/// The cards with the least shared memory for a block: compute capability 8.6, 8.9 and 12.0.
+const SMALLEST: Target = Target { compute_capability: (8, 6), shared_bytes_per_block: 99 << 10 };
+const EXACT: Settings = Settings { target: SMALLEST, f32_math: F32Math::Exact };
 
 fn buffer(address: u64, layout: Layout, dtype: DType) -> RawBuffer {
     RawBuffer { address, len: layout.span(), dtype }
@@ -91,12 +96,12 @@ impl Layer {
 
 fn plan_forward(op: &ForwardSiblings<'_, Raw>) -> Plan {
     op.check().unwrap();
-    forward(op, F32Math::Exact, WORKSPACE).unwrap()
+    forward(op, EXACT, WORKSPACE).unwrap()
 }
 
 fn plan_backward(op: &BackwardSiblings<'_, Raw>) -> Plan {
     op.check().unwrap();
-    backward(op, F32Math::Exact, WORKSPACE).unwrap()
+    backward(op, EXACT, WORKSPACE).unwrap()
 }
 
 /// Names of the kernels; "product" for the library's.
@@ -104,7 +109,7 @@ fn names(plan: &Plan) -> Vec<&str> {
     plan.steps
         .iter()
         .map(|step| match step {
-            Step::Launch(launch) => launch.kernel.as_str(),
+            Step::Launch(launch) => launch.kernel.symbol(),
             Step::Product(_) => "product",
             Step::Zero(_) => "zero",
         })
@@ -113,7 +118,7 @@ fn names(plan: &Plan) -> Vec<&str> {
 
 fn launches<'a>(plan: &'a Plan, prefix: &str) -> Vec<&'a Launch> {
     let launch = |step: &'a Step| match step {
-        Step::Launch(launch) if launch.kernel.starts_with(prefix) => Some(launch),
+        Step::Launch(launch) if launch.kernel.symbol().starts_with(prefix) => Some(launch),
         _ => None,
     };
     plan.steps.iter().filter_map(launch).collect()
@@ -189,12 +194,12 @@ fn ranks_choose_the_kernel_and_the_passes() {
         let layer = Layer { rank, dtype: DType::F32, ..LAYER };
         let plan = plan_forward(&layer.forward(1, layer.adapter(DType::F32)));
         let launch = launches(&plan, "shrink")[0];
-        assert_eq!(launch.kernel, kernel);
+        assert_eq!(launch.kernel.symbol(), kernel);
         assert_eq!(arguments::<ShrinkArguments>(launch).rank_chunks, passes);
     }
     let layer = Layer { dtype: DType::F32, ..LAYER };
     let op = layer.forward(1, layer.adapter(DType::F32));
-    let plan = forward(&op, F32Math::Tf32, WORKSPACE).unwrap();
+    let plan = forward(&op, Settings { f32_math: F32Math::Tf32, ..EXACT }, WORKSPACE).unwrap();
     assert_eq!(names(&plan)[0], "shrink_tf32_rank16");
 }
 
@@ -306,25 +311,30 @@ fn no_layers_make_dx_zero() {
 }
 
 #[test]
-fn shared_memory_fits_every_card() {
+fn shared_memory_fits_every_card_and_no_less() {
+    let mut most = 0;
     for dtype in [DType::F32, DType::F16] {
         for rank in [16, 32, 64, 512] {
             let layer = Layer { rank, dtype, ..LAYER };
             let forward = plan_forward(&layer.forward(1, layer.adapter(dtype)));
             for plan in [forward, plan_backward(&layer.backward(1))] {
-                for launch in launches(&plan, "") {
-                    assert!(launch.shared_bytes <= 99 * 1024, "{} at rank {rank}", launch.kernel);
-                }
+                most = launches(&plan, "").iter().map(|launch| launch.shared_bytes).fold(most, u32::max);
             }
         }
     }
+    assert_eq!(most, SMALLEST.shared_bytes_per_block, "f32 at rank 64 uses all of it");
+
+    let layer = Layer { rank: 64, dtype: DType::F32, ..LAYER };
+    let target = Target { shared_bytes_per_block: most - 1, ..SMALLEST };
+    let error = backward(&layer.backward(1), Settings { target, ..EXACT }, WORKSPACE).unwrap_err();
+    assert!(error.to_string().contains("backward_dy_f32_rank64"), "{error}");
 }
 
 #[test]
 fn a_plan_is_the_same_wherever_its_workspace_is() {
     let op = LAYER.backward(3);
     let there = plan_backward(&op);
-    let here = backward(&op, F32Math::Exact, 0).unwrap();
+    let here = backward(&op, EXACT, 0).unwrap();
     assert_eq!(here.workspace_bytes, there.workspace_bytes);
     assert_eq!(names(&here), names(&there));
     let address = |plan: &Plan| arguments::<BackwardDyArguments>(launches(plan, "backward_dy")[2]).db_slabs;
@@ -336,6 +346,6 @@ fn a_plan_is_the_same_wherever_its_workspace_is() {
 fn a_grid_too_large_for_cuda_is_an_error() {
     let layer = Layer { m: 1 << 36, k: 1, n: 1 << 12, ..LAYER };
     let op = layer.forward(1, layer.adapter(layer.dtype));
-    let error = forward(&op, F32Math::Exact, 0).unwrap_err();
+    let error = forward(&op, EXACT, 0).unwrap_err();
     assert!(error.to_string().contains("thread blocks"), "{error}");
 }

@@ -1,55 +1,42 @@
 //! Steps that forward and backward share: launches of the skinny product kernels.
 //!
-//! The tile sizes here are those of `kernels/tile.cuh` and of the kernels themselves. How the work is split depends on
-//! the shapes alone, so that results do not depend on the card.
+//! How the work is split depends on the shapes alone, so that results do not depend on the card.
 
+use super::Settings;
 use super::workspace::Workspace;
+use crate::cuda::arguments::Arguments;
 use crate::cuda::arguments::products::{
     BackwardAArguments, BackwardDyArguments, DropoutMask, ExpandArguments, FinalizeArguments,
     FinalizeSegment, MAX_SEGMENTS, PackArguments, PackSegment, ShrinkArguments, Split, View, dtype_code,
 };
-use crate::cuda::step::{F32Math, Launch, Operand, Product, Step};
+use crate::cuda::constants::element::VECTOR_BYTES;
+use crate::cuda::constants::product::{
+    EXPAND_STAGES, FINALIZE_THREADS, PACK_TILE, TILE, backward_a_shared_bytes, backward_dy_shared_bytes,
+    chunk_tiles, expand_shared_bytes, pipeline_depth, shrink_shared_bytes,
+};
+use crate::cuda::kernel::{self, Kernel, ProductKernels, RANKS};
+use crate::cuda::step::{Launch, Step};
 use crate::memory::Raw;
 use crate::{DType, Error, MatrixRef, Result};
 
-const TILE: usize = 64;
-const THREADS: u32 = 128;
-const FINALIZE_THREADS: usize = 256;
-const PACK_THREADS: u32 = 256;
-const PACK_TILE: usize = 32;
+/// Slabs of one sum: more cost more to add than their blocks save.
+pub const MOST_SLABS: usize = 64;
+/// Column groups of dY, each with a slab of dS: more would cost more memory than their blocks are worth.
+pub const MOST_COLUMN_GROUPS: usize = 32;
 
-/// How a layer's products are computed.
+/// How far a sum is cut.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Arithmetic {
-    pub dtype: DType,
-    pub f32_math: F32Math,
+struct Cut {
+    /// Blocks that are aimed at, over all ranges.
+    blocks: usize,
+    /// Tiles that a range has at least.
+    tiles: usize,
 }
 
-impl Arithmetic {
-    fn name(self) -> &'static str {
-        match (self.dtype, self.f32_math) {
-            (DType::F16, _) => "f16",
-            (DType::Bf16, _) => "bf16",
-            (DType::F32, F32Math::Exact) => "f32",
-            (DType::F32, F32Math::Tf32) => "tf32",
-        }
-    }
-
-    /// Tiles in flight.
-    fn stages(self) -> usize {
-        if self.dtype.size() == 2 { 3 } else { 2 }
-    }
-
-    /// Bytes of a tile in shared memory, each row padded by 16 bytes.
-    fn tile_bytes(self, rows: usize, columns: usize) -> usize {
-        rows * (columns * self.dtype.size() + 16)
-    }
-
-    /// Elements from one row to the next, so that rows are aligned to 16 bytes.
-    fn aligned_stride(self, columns: usize) -> usize {
-        columns.next_multiple_of(16 / self.dtype.size())
-    }
-}
+/// Of products that read X: four blocks for each multiprocessor of the largest cards.
+const CUT_OF_X: Cut = Cut { blocks: 512, tiles: 2 };
+/// Of the product that reads dY, whose blocks need more shared memory and begin by loading B.
+const CUT_OF_DY: Cut = Cut { blocks: 256, tiles: 4 };
 
 /// The ranks that a kernel handles in one pass, and how many passes it takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,11 +47,8 @@ struct RankPasses {
 
 impl RankPasses {
     fn of(rank: usize) -> Self {
-        let per_pass = match rank {
-            0..=16 => 16,
-            17..=32 => 32,
-            _ => 64,
-        };
+        let [.., largest] = RANKS;
+        let per_pass = RANKS.into_iter().find(|&each| rank <= each).unwrap_or(largest);
         RankPasses { rank: per_pass, chunks: rank.div_ceil(per_pass) }
     }
 
@@ -73,11 +57,9 @@ impl RankPasses {
     }
 }
 
-/// Divides `tiles` so that about `target` blocks run, given that `others` blocks share each range.
-fn split(tiles: usize, others: usize, target: usize, least_tiles: usize) -> Result<Split> {
-    /// More slabs than this cost more to add than their blocks save.
-    const MOST: usize = 64;
-    let wanted = (target / others.max(1)).min(tiles / least_tiles).clamp(1, MOST);
+/// Divides `tiles`, given that `others` blocks share each range.
+fn split(tiles: usize, others: usize, cut: Cut) -> Result<Split> {
+    let wanted = (cut.blocks / others.max(1)).min(tiles / cut.tiles).clamp(1, MOST_SLABS);
     let tiles_each = tiles.div_ceil(wanted);
     let tiles_32 = u32::try_from(tiles_each).map_err(|_| {
         Error::Unsupported(format!("a product over {tiles} tiles: more than 2^32 for a block"))
@@ -145,29 +127,46 @@ pub(super) struct Destination {
 pub(super) struct Planner {
     pub steps: Vec<Step>,
     pub workspace: Workspace,
-    pub arithmetic: Arithmetic,
+    /// The layer's element type.
+    pub dtype: DType,
+    settings: Settings,
 }
 
 impl Planner {
-    pub fn new(arithmetic: Arithmetic, workspace_base: u64) -> Self {
-        Planner { steps: Vec::new(), workspace: Workspace::new(workspace_base), arithmetic }
+    pub fn new(dtype: DType, settings: Settings, workspace_base: u64) -> Self {
+        Planner { steps: Vec::new(), workspace: Workspace::new(workspace_base), dtype, settings }
     }
 
     pub fn finish(self) -> Result<super::Plan> {
+        for step in &self.steps {
+            if let Step::Launch(launch) = step {
+                launch.check(self.settings.target)?;
+            }
+        }
         Ok(super::Plan { workspace_bytes: self.workspace.bytes()?, steps: self.steps })
+    }
+
+    /// Tiles in flight.
+    fn depth(&self) -> usize {
+        pipeline_depth(self.dtype.size())
+    }
+
+    /// Elements from one row to the next, so that rows are copied in vectors.
+    fn aligned_stride(&self, columns: usize) -> usize {
+        columns.next_multiple_of(VECTOR_BYTES / self.dtype.size())
     }
 
     /// A matrix in scratch memory whose rows are aligned.
     pub fn matrix(&mut self, rows: usize, columns: usize) -> View {
-        let stride = self.arithmetic.aligned_stride(columns);
-        let address = self.workspace.take(product([rows, stride, self.arithmetic.dtype.size()]));
+        let stride = self.aligned_stride(columns);
+        let address = self.workspace.take(product([rows, stride, self.dtype.size()]));
         View::row_major(address, rows, columns, stride)
     }
 
     /// Matrices \[rᵢ, features\] one below the other, in the layer's element type and contiguous along the features:
     /// packed into scratch memory, unless a single one already is so.
     pub fn packed(&mut self, matrices: &[MatrixRef<'_, Raw>]) -> Result<View> {
-        let dtype = self.arithmetic.dtype;
+        let dtype = self.dtype;
         if let [matrix] = matrices {
             let view = View::from(*matrix);
             if matrix.dtype() == dtype && view.has_vector_rows(dtype) {
@@ -199,14 +198,14 @@ impl Planner {
                 segment_count: group.len() as u32,
                 segments,
             };
-            self.launch("pack".into(), grid, PACK_THREADS, 0, &arguments);
+            self.launch(kernel::PACK, grid, 0, &arguments);
         }
         Ok(packed)
     }
 
     /// B \[r, out\] as [`Planner::expand`] takes it: in the layer's element type, and contiguous along either side.
     pub fn expandable(&mut self, b: MatrixRef<'_, Raw>) -> Result<View> {
-        let dtype = self.arithmetic.dtype;
+        let dtype = self.dtype;
         let view = View::from(b);
         if b.dtype() == dtype && view.t().has_vector_rows(dtype) {
             return Ok(view);
@@ -219,9 +218,9 @@ impl Planner {
         let passes = RankPasses::of(a.rows as usize);
         let (rows, features) = (x.rows as usize, x.columns as usize);
         let others = product([rows.div_ceil(TILE), passes.chunks]);
-        let split = split(features.div_ceil(TILE), others, 512, 2)?;
+        let split = split(features.div_ceil(TILE), others, CUT_OF_X)?;
         let slabs = Slabs::new(&mut self.workspace, split.blocks as usize, rows, passes.slab_columns());
-        let stage = self.arithmetic.tile_bytes(TILE, TILE) + self.arithmetic.tile_bytes(passes.rank, TILE);
+        let shared = shrink_shared_bytes(passes.rank, TILE, TILE, self.depth(), self.dtype.size());
         let arguments = ShrinkArguments {
             x,
             a,
@@ -232,7 +231,7 @@ impl Planner {
             slab_columns: slabs.columns as u32,
         };
         let grid = blocks(product([others, split.blocks as usize]))?;
-        self.launch_product("shrink", passes, grid, self.arithmetic.stages() * stage, &arguments);
+        self.launch_product(&kernel::SHRINK, passes, grid, shared, &arguments);
         Ok(slabs)
     }
 
@@ -241,9 +240,9 @@ impl Planner {
         let passes = RankPasses::of(ds.columns as usize);
         let (rows, features) = (x.rows as usize, x.columns as usize);
         let others = product([features.div_ceil(TILE), passes.chunks]);
-        let split = split(rows.div_ceil(TILE), others, 512, 2)?;
+        let split = split(rows.div_ceil(TILE), others, CUT_OF_X)?;
         let slabs = Slabs::new(&mut self.workspace, split.blocks as usize, features, passes.slab_columns());
-        let stage = self.arithmetic.tile_bytes(TILE, TILE) + self.arithmetic.tile_bytes(TILE, passes.rank);
+        let shared = backward_a_shared_bytes(passes.rank, TILE, TILE, self.depth(), self.dtype.size());
         let arguments = BackwardAArguments {
             x,
             ds,
@@ -254,26 +253,19 @@ impl Planner {
             slab_columns: slabs.columns as u32,
         };
         let grid = blocks(product([others, split.blocks as usize]))?;
-        self.launch_product("backward_a", passes, grid, self.arithmetic.stages() * stage, &arguments);
+        self.launch_product(&kernel::BACKWARD_A, passes, grid, shared, &arguments);
         Ok(slabs)
     }
 
     /// Partial sums of what is wanted from dY, which is read once for ranks up to 64.
     pub fn backward_dy(&mut self, dy: View, rank: usize, wanted: WantedFromDy) -> Result<DySlabs> {
-        /// More slabs of dS than this would cost more memory than their blocks are worth.
-        const MOST_GROUPS: usize = 32;
         let passes = RankPasses::of(rank);
-        let size = self.arithmetic.dtype.size();
-        let chunk_tiles = match (passes.rank, size) {
-            (16, _) => 8,
-            (32, _) | (64, 2) => 4,
-            _ => 2,
-        };
+        let chunk_tiles = chunk_tiles(passes.rank, self.dtype.size());
         let (rows, columns) = (dy.rows as usize, dy.columns as usize);
         let chunks = columns.div_ceil(TILE * chunk_tiles);
-        let chunks_per_group = chunks.div_ceil(MOST_GROUPS);
+        let chunks_per_group = chunks.div_ceil(MOST_COLUMN_GROUPS);
         let groups = chunks.div_ceil(chunks_per_group);
-        let split = split(rows.div_ceil(TILE), product([groups, passes.chunks]), 256, 4)?;
+        let split = split(rows.div_ceil(TILE), product([groups, passes.chunks]), CUT_OF_DY)?;
         let split_blocks = split.blocks as usize;
 
         let slab_columns = passes.slab_columns();
@@ -281,11 +273,7 @@ impl Planner {
         let db = wanted.db.map(|_| Slabs::new(&mut self.workspace, split_blocks, columns, slab_columns));
         let dbias = wanted.dbias.then(|| Slabs::new(&mut self.workspace, 2 * split_blocks, columns, 1));
 
-        // The padding of S is left out for f32; see the kernel.
-        let s_padding = if size == 2 { 16 } else { 0 };
-        let stage = self.arithmetic.tile_bytes(TILE, TILE) + TILE * (passes.rank * size + s_padding);
-        let shared =
-            self.arithmetic.tile_bytes(passes.rank, chunk_tiles * TILE) + self.arithmetic.stages() * stage;
+        let shared = backward_dy_shared_bytes(passes.rank, chunk_tiles, self.depth(), self.dtype.size());
         let address = |slabs: Option<Slabs>| slabs.map_or(0, |slabs| slabs.address);
         let arguments = BackwardDyArguments {
             dy,
@@ -301,16 +289,15 @@ impl Planner {
             slab_columns: slab_columns as u32,
         };
         let grid = blocks(product([passes.chunks, groups, split_blocks]))?;
-        self.launch_product("backward_dy", passes, grid, shared, &arguments);
+        self.launch_product(&kernel::BACKWARD_DY, passes, grid, shared, &arguments);
         Ok(DySlabs { ds, db, dbias })
     }
 
     /// out = mask ⊙ scale·(S·B) + bias (+ out). Writes `out` once.
     pub fn expand(&mut self, s: View, b: View, out: View, epilogue: Epilogue<'_>) -> Result<()> {
         let passes = RankPasses::of(s.columns as usize);
-        // S [64, rank], and B as [rank, 64] or [64, rank], of which the second is not smaller.
-        let stage = 2 * self.arithmetic.tile_bytes(TILE, passes.rank);
-        let product_bytes = TILE * (TILE * 4 + 16);
+        let stages = passes.chunks.min(EXPAND_STAGES);
+        let shared = expand_shared_bytes(passes.rank, TILE, TILE, stages, self.dtype.size());
         let bias = epilogue.bias.map(|bias| (View::from(bias), bias.dtype()));
         let arguments = ExpandArguments {
             s,
@@ -325,8 +312,7 @@ impl Planner {
             padding: 0,
         };
         let grid = blocks(product([out.rows, out.columns].map(|size| (size as usize).div_ceil(TILE))))?;
-        let shared = (passes.chunks.min(2) * stage).max(product_bytes);
-        self.launch_product("expand", passes, grid, shared, &arguments);
+        self.launch_product(&kernel::EXPAND, passes, grid, shared, &arguments);
         Ok(())
     }
 
@@ -364,51 +350,37 @@ impl Planner {
                 segments,
             };
             let grid = blocks(product([slabs.rows, columns as usize]).div_ceil(FINALIZE_THREADS))?;
-            self.launch("finalize".into(), grid, FINALIZE_THREADS as u32, 0, &arguments);
+            self.launch(kernel::FINALIZE, grid, 0, &arguments);
         }
         Ok(())
     }
 
-    /// C += A·B by the library.
-    pub fn add_product(&mut self, a: Operand, b: Operand, c: Operand) {
-        self.steps.push(Step::Product(Product {
-            a,
-            b,
-            c,
-            dtype: self.arithmetic.dtype,
-            accumulate: true,
-            f32_math: self.arithmetic.f32_math,
-        }));
-    }
-
-    fn launch_product<A: bytemuck::Pod>(
+    fn launch_product(
         &mut self,
-        operation: &str,
+        kernels: &ProductKernels,
         passes: RankPasses,
         grid: [u32; 3],
         shared_bytes: usize,
-        arguments: &A,
+        arguments: &impl Arguments,
     ) {
-        let kernel = format!("{operation}_{}_rank{}", self.arithmetic.name(), passes.rank);
-        self.launch(kernel, grid, THREADS, shared_bytes, arguments);
+        let kernel = kernels.of(self.dtype, self.settings.f32_math, passes.rank);
+        self.launch(kernel, grid, shared_bytes, arguments);
     }
 
-    fn launch<A: bytemuck::Pod>(
-        &mut self,
-        kernel: String,
-        grid: [u32; 3],
-        threads: u32,
-        shared_bytes: usize,
-        arguments: &A,
-    ) {
-        self.steps.push(Step::Launch(Launch {
-            kernel,
-            grid,
-            block: [threads, 1, 1],
-            shared_bytes: shared_bytes as u32,
-            arguments: bytemuck::bytes_of(arguments).to_vec(),
-        }));
+    fn launch(&mut self, kernel: Kernel, grid: [u32; 3], shared_bytes: usize, arguments: &impl Arguments) {
+        self.steps.push(launch(kernel, grid, shared_bytes, arguments));
     }
+}
+
+/// The launch of a kernel with its argument struct.
+pub(super) fn launch<A: Arguments>(
+    kernel: Kernel,
+    grid: [u32; 3],
+    shared_bytes: usize,
+    arguments: &A,
+) -> Step {
+    let bytes = bytemuck::bytes_of(arguments).to_vec();
+    Step::Launch(Launch { inputs: A::INPUTS, ..Launch::new(kernel, grid, shared_bytes as u32, bytes) })
 }
 
 /// What [`Planner::backward_dy`] computes.
@@ -436,16 +408,4 @@ pub(super) struct Epilogue<'a> {
     pub scale: f32,
     pub bias: Option<MatrixRef<'a, Raw>>,
     pub accumulate: bool,
-}
-
-/// A matrix as the library takes it.
-pub(super) fn operand(matrix: MatrixRef<'_, Raw>) -> Operand {
-    let layout = matrix.layout();
-    Operand {
-        address: matrix.buffer().address,
-        rows: layout.rows() as u64,
-        cols: layout.cols() as u64,
-        stride: layout.stride() as u64,
-        transposed: layout.is_transposed(),
-    }
 }

@@ -1,29 +1,36 @@
 //! Steps of weight updates, deltas and fingerprints.
 
-use super::products::check_rank;
+use super::products::{check_rank, launch};
 use super::workspace::Workspace;
+use crate::cuda::arguments::Arguments;
 use crate::cuda::arguments::products::{View, dtype_code};
 use crate::cuda::arguments::weights::{
     CodesArguments, DeltaArguments, DeltaTerm, EscapeEntry, FingerprintArguments, KEEP_BACKUP, KEEP_CODES,
     KEEP_NOTHING, MeasuredPart, Sums, WeightUpdateArguments, stored_view,
 };
-use crate::cuda::engine::RawCodes;
-use crate::cuda::step::{Launch, Step};
+use crate::cuda::constants::element::VECTOR_BYTES;
+use crate::cuda::constants::weight::{
+    FINGERPRINT_THREADS, THREAD_COLUMNS, THREAD_ROWS, TILE_COLUMNS, TILE_ROWS,
+};
+use crate::cuda::kernel::{self, Kernel};
+use crate::cuda::step::Step;
 use crate::memory::Raw;
 use crate::ops::{Delta, WeightUpdate};
 use crate::restore::RestoreMethod;
 use crate::{Adapter, Error, Layout, MatrixRef, Result, Rounding, Shape};
 use std::mem::offset_of;
 
-/// Rows of W, as stored, that one block of the update kernels works on.
-const TILE_ROWS: usize = 64;
-/// Columns of W, as stored, that one block of the update kernels works on.
-const TILE_COLUMNS: usize = 64;
-/// Rows and columns of one thread.
-const THREAD_TILE: usize = 4;
-const THREADS: u32 = 256;
 /// Blocks of a fingerprint: enough to fill a card.
 const MOST_FINGERPRINT_BLOCKS: usize = 1024;
+
+/// Where the codes of a restore record lie in device memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RawCodes {
+    /// First byte.
+    pub address: u64,
+    /// Number of bytes.
+    pub bytes: u64,
+}
 
 /// Scratch memory of an update.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,11 +43,11 @@ pub struct UpdateMemory {
     pub parts: u64,
     /// [`EscapeEntry`]s to restore from, sorted by index.
     pub old_escapes: u64,
-    /// How many.
+    /// How many [`EscapeEntry`]s there are to restore from.
     pub old_escape_count: usize,
     /// Room for new [`EscapeEntry`]s.
     pub new_escapes: u64,
-    /// For how many.
+    /// How many new [`EscapeEntry`]s there is room for.
     pub new_escape_capacity: usize,
 }
 
@@ -96,6 +103,8 @@ pub fn update(
     let transposed = layout.is_transposed();
     let w = stored_view(op.w.as_ref().buffer().address, layout);
     let term = |adapter| DeltaTerm::new(adapter, transposed);
+    // A thread's neighbours along a row of W [in, out], which is how records count.
+    let run = if transposed { THREAD_ROWS } else { THREAD_COLUMNS };
     let kept = record.map_or(0, |(_, codes)| codes.address);
     let arguments = WeightUpdateArguments {
         w,
@@ -118,7 +127,7 @@ pub fn update(
         },
         transposed: transposed.into(),
         vector_rows: w.has_vector_rows(dtype).into(),
-        vector_kept: (kept.is_multiple_of(16) && layout.cols().is_multiple_of(THREAD_TILE)).into(),
+        vector_kept: (kept.is_multiple_of(VECTOR_BYTES as u64) && layout.cols().is_multiple_of(run)).into(),
         stochastic: matches!(op.rounding, Rounding::Stochastic { .. }).into(),
         keep: match record {
             None => KEEP_NOTHING,
@@ -127,12 +136,12 @@ pub fn update(
         },
         dry_run: dry_run.into(),
     };
-    let variant = match (op.report, record) {
-        (true, _) => "_measured",
-        (false, Some(_)) => "_recorded",
-        (false, None) => "",
+    let kernels = match (op.report, record) {
+        (true, _) => kernel::WEIGHT_UPDATE_MEASURED,
+        (false, Some(_)) => kernel::WEIGHT_UPDATE_RECORDED,
+        (false, None) => kernel::WEIGHT_UPDATE,
     };
-    Ok(launch(format!("weight_update{variant}_{dtype}"), blocks(layout)?, &arguments))
+    Ok(launch_blocks(kernels.of(dtype), blocks(layout)?, &arguments))
 }
 
 /// The launch that writes Δ.
@@ -149,7 +158,7 @@ pub fn delta(op: &Delta<'_, Raw>) -> Result<Step> {
         vector_rows: target.has_vector_rows(dtype).into(),
         padding: 0,
     };
-    Ok(launch(format!("delta_{dtype}"), blocks(layout)?, &arguments))
+    Ok(launch_blocks(kernel::DELTA.of(dtype), blocks(layout)?, &arguments))
 }
 
 /// The launches that add to `a` and `b` of the [`Sums`] at `sums`: the values of an adapter.
@@ -165,14 +174,14 @@ pub fn weight_fingerprint(matrix: MatrixRef<'_, Raw>, sums: u64) -> Step {
 
 /// The launch that adds to `codes` and `escapes` of the [`Sums`] at `sums`: the first `bytes` of a record's codes.
 pub fn codes_fingerprint(codes: RawCodes, bytes: usize, sums: u64) -> Step {
-    let blocks = bytes.div_ceil(8).div_ceil(THREADS as usize).min(MOST_FINGERPRINT_BLOCKS);
+    let blocks = bytes.div_ceil(8).div_ceil(FINGERPRINT_THREADS).min(MOST_FINGERPRINT_BLOCKS);
     let arguments = CodesArguments {
         codes: codes.address,
         bytes: bytes as u64,
         sum: sums + offset_of!(Sums, codes) as u64,
         escapes: sums + offset_of!(Sums, escapes) as u64,
     };
-    launch("fingerprint_codes".into(), blocks as u32, &arguments)
+    launch_blocks(kernel::FINGERPRINT_CODES, blocks as u32, &arguments)
 }
 
 fn fingerprint(matrix: MatrixRef<'_, Raw>, sum: u64, stored_bits: bool) -> Step {
@@ -187,7 +196,7 @@ fn fingerprint(matrix: MatrixRef<'_, Raw>, sum: u64, stored_bits: bool) -> Step 
         dtype: dtype_code(matrix.dtype()),
         stored_bits: stored_bits.into(),
     };
-    launch("fingerprint".into(), blocks as u32, &arguments)
+    launch_blocks(kernel::FINGERPRINT, blocks as u32, &arguments)
 }
 
 /// Blocks of the update kernels for a weight of this layout: one for each tile.
@@ -202,19 +211,14 @@ pub fn blocks(layout: Layout) -> Result<u32> {
     })
 }
 
-fn launch(kernel: String, blocks: u32, arguments: &impl bytemuck::NoUninit) -> Step {
-    Step::Launch(Launch {
-        kernel,
-        grid: [blocks, 1, 1],
-        block: [THREADS, 1, 1],
-        shared_bytes: 0,
-        arguments: bytemuck::bytes_of(arguments).to_vec(),
-    })
+fn launch_blocks(kernel: Kernel, blocks: u32, arguments: &impl Arguments) -> Step {
+    launch(kernel, [blocks, 1, 1], 0, arguments)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cuda::step::Launch;
     use crate::memory::RawBuffer;
     use crate::{DType, MatrixMut};
 
@@ -253,7 +257,7 @@ mod tests {
         let op = merge(Layout::packed(300, 70).expect("small").t(), 0x1000);
         let (launch, arguments) =
             launched(update(&op, None, &UpdateMemory::default(), false).expect("small"));
-        assert_eq!((launch.kernel.as_str(), launch.grid), ("weight_update_bf16", [10, 1, 1]));
+        assert_eq!((launch.kernel.symbol(), launch.grid), ("weight_update_bf16", [10, 1, 1]));
         assert_eq!((arguments.w.rows, arguments.w.columns, arguments.transposed), (300, 70, 1));
         assert_eq!(
             (arguments.add.left.address, arguments.add.left.rows, arguments.add.left.columns),
@@ -283,13 +287,13 @@ mod tests {
         assert_eq!((memory.parts, memory.new_escape_capacity), (0, 640 / 64 + 1024));
         assert!(bytes >= 1034 * 16 + 3 * 16);
         let (launch, arguments) = launched(update(&op, record, &memory, true).expect("small"));
-        assert_eq!(launch.kernel, "weight_update_recorded_bf16");
+        assert_eq!(launch.kernel.symbol(), "weight_update_recorded_bf16");
         assert_eq!((arguments.keep, arguments.dry_run, arguments.vector_kept), (KEEP_CODES, 1, 1));
         op.report = true;
         let (memory, _) = update_memory(&op, None, 0, 0x10000).expect("small");
         assert_ne!(memory.parts, 0);
         let (launch, arguments) = launched(update(&op, None, &memory, false).expect("small"));
-        assert_eq!((launch.kernel.as_str(), arguments.keep), ("weight_update_measured_bf16", KEEP_NOTHING));
+        assert_eq!((launch.kernel.symbol(), arguments.keep), ("weight_update_measured_bf16", KEEP_NOTHING));
     }
 
     #[test]

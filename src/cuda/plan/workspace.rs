@@ -12,9 +12,7 @@ pub struct Plan {
     pub workspace_bytes: usize,
 }
 
-/// Hands out scratch memory from one block.
-///
-/// A plan is made twice: from base 0 to learn how much is needed, then from where the memory is.
+/// Hands out scratch memory from one block, whose place need not be known: addresses are only counted on from the base.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Workspace {
     base: u64,

@@ -5,7 +5,20 @@
 
 #define LORA_KERNEL(name, Arguments, threads) LORA_CLUSTER_KERNEL(name, Arguments, threads, 1)
 
-#define LORA_CLUSTER_KERNEL(name, Arguments, threads, cluster)                                                      \
+// With LORA_ONLY, kernels for which LORA_ONLY_name is `~, EMULATOR_KERNEL` are compiled; the others become templates that nobody
+// asks for.
+#ifdef LORA_ONLY
+#define LORA_CLUSTER_KERNEL(name, Arguments, threads, cluster) \
+    EMULATOR_CHOICE(LORA_ONLY_##name, EMULATOR_LEFT_OUT, ~)(name, Arguments, threads, cluster)
+#define EMULATOR_CHOICE(...) EMULATOR_SECOND(__VA_ARGS__)
+#define EMULATOR_SECOND(first, second, ...) second
+#define EMULATOR_LEFT_OUT(name, Arguments, threads, cluster) \
+    template <class> void name(const Arguments& arguments)
+#else
+#define LORA_CLUSTER_KERNEL(name, Arguments, threads, cluster) EMULATOR_KERNEL(name, Arguments, threads, cluster)
+#endif
+
+#define EMULATOR_KERNEL(name, Arguments, threads, cluster)                                                          \
     extern "C" void name(const Arguments& arguments);                                                               \
     static const emulator::Registration name##_registration(                                                        \
         #name, [](const void* bytes) { name(*static_cast<const Arguments*>(bytes)); }, sizeof(Arguments), threads, \

@@ -296,10 +296,20 @@ impl LibraryBuilder {
         self
     }
 
-    /// Compiles these files only.
+    /// Compiles these files only, named relative to the directory, or by their names alone.
     #[must_use]
     pub fn files<S: Into<String>>(mut self, files: impl IntoIterator<Item = S>) -> Self {
         self.files.extend(files.into_iter().map(Into::into));
+        self
+    }
+
+    /// Compiles these kernels of the files only.
+    #[must_use]
+    pub fn kernels<S: AsRef<str>>(mut self, kernels: impl IntoIterator<Item = S>) -> Self {
+        self.defines.push("LORA_ONLY".into());
+        let chosen =
+            kernels.into_iter().map(|kernel| format!("LORA_ONLY_{}=~,EMULATOR_KERNEL", kernel.as_ref()));
+        self.defines.extend(chosen);
         self
     }
 
@@ -318,7 +328,8 @@ impl LibraryBuilder {
         self
     }
 
-    /// Replaces a text in a file, named relative to the directory (headers as well). It must occur exactly once.
+    /// Replaces a text in a file (headers as well), named relative to the directory or by its name alone. It must occur exactly
+    /// once.
     #[must_use]
     pub fn replace(
         mut self,
@@ -351,7 +362,7 @@ impl LibraryBuilder {
             copy.clone()
         };
         for (file, from, to) in &self.replacements {
-            let path = directory.join(file);
+            let path = find(&directory, file).map_err(failed)?;
             let text = std::fs::read_to_string(&path)
                 .map_err(|error| Error::Library(format!("{}: {error}", path.display())))?;
             let occurrences = text.matches(from).count();
@@ -365,7 +376,8 @@ impl LibraryBuilder {
         let sources = if self.files.is_empty() {
             kernel_files(&directory).map_err(failed)?
         } else {
-            self.files.iter().map(|file| directory.join(file)).collect()
+            let files = self.files.iter().map(|file| find(&directory, file));
+            files.collect::<std::io::Result<_>>().map_err(failed)?
         };
         let compiled = match self.keeps_others {
             true => Some(standard_objects(&standard, &sources).map_err(failed)?),
@@ -384,6 +396,22 @@ impl LibraryBuilder {
         .map_err(Error::Library)?;
         KernelLibrary::load(&library, Some(temporary)).map(Arc::new)
     }
+}
+
+/// The file at this path in a directory, or of this name in one of its folders.
+fn find(directory: &Path, file: &str) -> std::io::Result<PathBuf> {
+    let path = directory.join(file);
+    if path.exists() {
+        return Ok(path);
+    }
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path().join(file);
+        if path.exists() {
+            return Ok(path);
+        }
+    }
+    let message = format!("{}: there is no {file}", directory.display());
+    Err(std::io::Error::new(std::io::ErrorKind::NotFound, message))
 }
 
 /// The objects that the build script left beside the standard library, but for those of `replaced` files.

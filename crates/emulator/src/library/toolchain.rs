@@ -110,12 +110,14 @@ fn finish((line, child): (String, Child)) -> Result<(), String> {
     Err(format!("{line}\n{}", String::from_utf8_lossy(&output.stderr)))
 }
 
-/// The kernel files of a directory, in the order of their names.
+/// The kernel files of a directory and of the folders in it, in the order of their paths.
 pub(crate) fn kernel_files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "cu") {
+        if path.is_dir() {
+            files.extend(kernel_files(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "cu") {
             files.push(path);
         }
     }

@@ -5,15 +5,16 @@ use crate::fault::{Fault, FaultKind, Place, RawFault};
 use crate::library::kernel_library::KernelLibrary;
 use crate::machine::launch::{Launch, Pool, Setup, Work};
 use crate::machine::product;
-use crate::machine::request::LaunchRequest;
+use crate::machine::request;
 use crate::machine::run;
 use crate::machine::schedule::Schedule;
 use crate::memory::clock::Actor;
 use crate::memory::global::{GlobalMemory, OutOfBounds};
 use crate::memory::shadow::Fresh;
 use crate::memory::traffic::{StepRecord, Traffic};
-use lora_kernels::cuda::executor::{DeviceProperties, Executor};
+use lora_kernels::cuda::executor::Executor;
 use lora_kernels::cuda::step::{self, Step};
+use lora_kernels::cuda::target::Target;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -25,13 +26,17 @@ const RESIDENT_LIMIT: usize = 132;
 pub const WORKSPACE: &str = "workspace";
 
 /// A device that exists in this process only.
+///
+/// Kernels run one after the other here, but one that is launched programmatically may start before the kernels before it have
+/// ended: until a thread, or one it has met in a barrier, has waited for them, what it does must not conflict with what they
+/// did. Fills and copies end such a chain. Library products do not: nobody knows when their kernels let others start.
 #[derive(Debug)]
 pub struct Emulator {
     library: Arc<KernelLibrary>,
     memory: GlobalMemory,
     pool: Pool,
     schedule: Schedule,
-    properties: DeviceProperties,
+    target: Target,
     workspace: Option<(u64, usize)>,
     resident_limit: usize,
     /// Blocks of the kernels, since the last time that everything before had ended, that a programmatic launch may overlap.
@@ -56,7 +61,7 @@ impl Emulator {
             memory: GlobalMemory::default(),
             pool: Pool::default(),
             schedule: Schedule::default(),
-            properties: DeviceProperties { compute_capability: (9, 0), shared_bytes_per_block: 227 << 10 },
+            target: Target { compute_capability: (9, 0), shared_bytes_per_block: 227 << 10 },
             workspace: None,
             resident_limit: RESIDENT_LIMIT,
             overlapping_blocks: 0,
@@ -84,8 +89,8 @@ impl Emulator {
     }
 
     /// Changes what the planner is told of the device, and the limit on a block's shared memory.
-    pub fn set_properties(&mut self, properties: DeviceProperties) {
-        self.properties = properties;
+    pub fn set_target(&mut self, target: Target) {
+        self.target = target;
     }
 
     /// Changes how many blocks the device holds at a time: blocks that wait for later ones than these wait for ever. At first
@@ -116,23 +121,8 @@ impl Emulator {
     /// # Errors
     /// As for [`Executor::run`]; blocks that are not in the grid, or cut a cluster.
     pub fn run_blocks(&mut self, launch: &step::Launch, blocks: Range<u64>) -> lora_kernels::Result<()> {
-        let result = self.launch(&LaunchRequest::from(launch), blocks.clone());
-        self.finish(&launch.kernel, blocks.end.saturating_sub(blocks.start), result)
-    }
-
-    /// Runs a launch with what [`step::Launch`] does not say.
-    ///
-    /// Kernels run one after the other here, but one that is launched programmatically may start before the kernels before
-    /// it have ended: until a thread, or one it has met in a barrier, has waited for them, what it does must not conflict
-    /// with what they did. Other steps and copies end such a chain, but for library products: nobody knows when their kernels
-    /// let others start.
-    ///
-    /// # Errors
-    /// As for [`Executor::run`].
-    pub fn run_request(&mut self, request: &LaunchRequest<'_>) -> lora_kernels::Result<()> {
-        let blocks = request.blocks();
-        let result = self.launch(request, 0..blocks);
-        self.finish(request.kernel, blocks, result)
+        let result = self.launch(launch, blocks.clone());
+        self.finish(launch.kernel.symbol(), blocks.end.saturating_sub(blocks.start), result)
     }
 
     /// Frees the buffer that starts at an address; false if there is none.
@@ -183,15 +173,13 @@ impl Emulator {
 
     fn launch(
         &mut self,
-        step: &LaunchRequest<'_>,
+        step: &step::Launch,
         run: Range<u64>,
     ) -> std::result::Result<Work, (RawFault, Option<Place>)> {
         let invalid = |message: String| (RawFault::new(FaultKind::InvalidLaunch, message), None);
-        let Some(mut kernel) = self.library.kernel(step.kernel) else {
+        let Some(mut kernel) = self.library.kernel(step.kernel.symbol()) else {
             return Err(invalid("there is no such kernel".into()));
         };
-        kernel.cluster = step.cluster(kernel.cluster).map_err(invalid)?;
-        let arguments = step.filled_arguments().map_err(invalid)?;
         if step.arguments.len() != kernel.argument_bytes {
             return Err(invalid(format!(
                 "{} bytes of arguments for a struct of {}",
@@ -199,21 +187,18 @@ impl Emulator {
                 kernel.argument_bytes
             )));
         }
-        let threads = step.block.iter().map(|&extent| u64::from(extent)).product::<u64>();
-        if threads != u64::from(kernel.threads) || threads == 0 || threads > 1024 {
+        let threads = step.kernel.threads();
+        if threads != kernel.threads || threads == 0 || threads > 1024 {
             return Err(invalid(format!(
-                "{threads} threads in a block of {:?}, where the kernel declares {}",
-                step.block, kernel.threads
+                "{threads} threads in a block, where the kernel declares {}",
+                kernel.threads
             )));
         }
-        if step.shared_bytes > self.properties.shared_bytes_per_block {
-            return Err(invalid(format!(
-                "{} bytes of shared memory, where the device allows {}",
-                step.shared_bytes, self.properties.shared_bytes_per_block
-            )));
-        }
+        step.check(self.target).map_err(|error| invalid(error.to_string()))?;
+        kernel.cluster = request::cluster(step, kernel.cluster).map_err(invalid)?;
+        let arguments = request::arguments(step).map_err(invalid)?;
         let [x, y, z] = step.grid;
-        let all = step.blocks();
+        let all = request::blocks(step);
         if all == 0 || y > 65535 || z > 65535 || x > i32::MAX as u32 {
             return Err(invalid(format!("a grid of {:?}", step.grid)));
         }
@@ -252,9 +237,9 @@ impl Emulator {
             kernel,
             grid: step.grid,
             blocks: run,
-            dimensions: step.block,
+            dimensions: [threads, 1, 1],
             shared_bytes: step.shared_bytes as usize,
-            shared_limit: self.properties.shared_bytes_per_block as usize,
+            shared_limit: self.target.shared_bytes_per_block as usize,
             resident_limit: self.resident_limit,
             first_block: first_block as u32,
             programmatic: step.programmatic,
@@ -352,8 +337,8 @@ fn out_of_bounds(call: &'static str, error: OutOfBounds) -> lora_kernels::Error 
 }
 
 impl Executor for Emulator {
-    fn properties(&self) -> DeviceProperties {
-        self.properties
+    fn target(&self) -> Target {
+        self.target
     }
 
     /// Fresh poison for every use.
@@ -379,7 +364,11 @@ impl Executor for Emulator {
             result.map(|()| Work::default()).map_err(|fault| (fault, None))
         };
         match step {
-            Step::Launch(launch) => self.run_request(&LaunchRequest::from(launch)),
+            Step::Launch(launch) => {
+                let blocks = request::blocks(launch);
+                let result = self.launch(launch, 0..blocks);
+                self.finish(launch.kernel.symbol(), blocks, result)
+            }
             Step::Product(product) => {
                 self.overlapping_blocks = 1;
                 let result = product::run(&mut self.memory, product);

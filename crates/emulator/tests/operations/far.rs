@@ -12,7 +12,9 @@ use lora_kernels::cuda::arguments::weights::{
     CodesArguments, DeltaArguments, DeltaTerm, EscapeEntry, FingerprintArguments, KEEP_BACKUP, KEEP_CODES,
     WeightUpdateArguments,
 };
+use lora_kernels::cuda::constants::product::THREADS;
 use lora_kernels::cuda::executor::Executor;
+use lora_kernels::cuda::kernel;
 use lora_kernels::cuda::step::Launch;
 use lora_kernels::{DType, Dropout};
 use std::ops::Range;
@@ -224,14 +226,10 @@ impl Stage<'_> {
 
     /// Runs one block of a grid.
     fn run(&mut self, kernel: &str, grid: i64, block: i64, arguments: &impl bytemuck::NoUninit) {
-        let threads = self.emulator.library().threads(kernel).expect("a kernel");
-        let launch = Launch {
-            kernel: kernel.into(),
-            grid: [grid as u32, 1, 1],
-            block: [threads, 1, 1],
-            shared_bytes: if threads == 128 { SHARED } else { 0 },
-            arguments: bytemuck::bytes_of(arguments).to_vec(),
-        };
+        let kernel = kernel::all().find(|each| each.symbol() == kernel).expect("a kernel");
+        let shared_bytes = if kernel.threads() == THREADS as u32 { SHARED } else { 0 };
+        let bytes = bytemuck::bytes_of(arguments).to_vec();
+        let launch = Launch::new(kernel, [grid as u32, 1, 1], shared_bytes, bytes);
         let blocks = block as u64..block as u64 + 1;
         self.emulator.run_blocks(&launch, blocks).unwrap_or_else(|error| panic!("{error}"));
     }

@@ -3,6 +3,7 @@
 
 use lora_emulator::{Emulator, Fault, KernelLibrary, Schedule, available};
 use lora_kernels::cuda::executor::Executor;
+use lora_kernels::cuda::kernel::Kernel;
 use lora_kernels::cuda::step::{Launch, Step};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -28,9 +29,15 @@ pub fn arguments(addresses: &[u64], numbers: &[u32]) -> Vec<u8> {
     addresses.chain(numbers.iter().flat_map(|number| number.to_le_bytes())).collect()
 }
 
-pub fn launch(kernel: &str, blocks: u32, threads: u32, shared_bytes: u32, arguments: Vec<u8>) -> Step {
-    let kernel = kernel.to_owned();
-    Step::Launch(Launch { kernel, grid: [blocks, 1, 1], block: [threads, 1, 1], shared_bytes, arguments })
+pub fn launch(
+    kernel: &'static str,
+    blocks: u32,
+    threads: u32,
+    shared_bytes: u32,
+    arguments: Vec<u8>,
+) -> Step {
+    let kernel = Kernel::new("a test's", kernel, threads);
+    Step::Launch(Launch::new(kernel, [blocks, 1, 1], shared_bytes, arguments))
 }
 
 pub fn upload<T: bytemuck::Pod>(emulator: &mut Emulator, name: &str, values: &[T]) -> u64 {

@@ -3,19 +3,11 @@
 #include "arch/cp_async.cuh"
 #include "element.cuh"
 #include "philox.cuh"
-#include "product_arguments.cuh"
+#include "skinny/product_arguments.cuh"
+#include "skinny/product_constants.cuh"
 
-constexpr int THREADS = 128;
-// Rows and columns of a tile of the large operand. Each of the four warps owns 16 rows.
-constexpr int TILE = 64;
-// Columns that one thread copies at a time, and that share one call of the random generator.
-constexpr int UNIT = 8;
-
-template <class T> constexpr int STAGES = sizeof(T) == 2 ? 3 : 2;
-
-// A tile of ROWS x COLUMNS elements, stored row by row. Padding of 16 bytes a row spreads the rows that ldmatrix
-// reads together over all banks.
-template <class T, int ROWS_, int COLUMNS_, int PADDING = 16 / sizeof(T), int BLOCK_ = THREADS>
+// A tile of ROWS x COLUMNS elements, stored row by row, each row with some padding after it.
+template <class T, int ROWS_, int COLUMNS_, int PADDING = PADDING_BYTES / sizeof(T), int BLOCK_ = THREADS>
 struct Tile {
     using Element = T;
     static constexpr int ROWS = ROWS_;
@@ -34,7 +26,7 @@ struct Tile {
 // Whether rows can be copied in vectors of 16 bytes.
 template <class T>
 __device__ __forceinline__ bool has_vector_rows(const View& view) {
-    return view.column_stride == 1 && view.address % 16 == 0 && view.row_stride * int64_t(sizeof(T)) % 16 == 0;
+    return view.column_stride == 1 && view.address % VECTOR_BYTES == 0 && view.row_stride * int64_t(sizeof(T)) % VECTOR_BYTES == 0;
 }
 
 __device__ __forceinline__ View transposed(const View& view) {
@@ -73,7 +65,7 @@ __device__ __forceinline__ void load_tile(typename Shape::Element* tile, const V
         // All units of a thread lie below its first.
         const Unit first = unit_of_thread<Shape>(0, view);
         constexpr int ROW_STEP = Shape::BLOCK / (Shape::COLUMNS / UNIT);
-        constexpr int VECTOR = 16 / sizeof(T);
+        constexpr int VECTOR = VECTOR_BYTES / sizeof(T);
         const int rows = count_inside(view.rows, row + first.row, Shape::ROWS);
         const int columns = count_inside(view.columns, column + first.column, UNIT);
         const T* source = base + (row + first.row) * view.row_stride + column + first.column;

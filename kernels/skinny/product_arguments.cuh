@@ -1,5 +1,6 @@
 // Arguments of the skinny products; mirrored by src/cuda/arguments/products.rs.
 #pragma once
+#include "skinny/product_constants.cuh"
 #include "view.cuh"
 
 // Dropout of elements whose 16-bit draw is below `threshold`; 0 keeps all.
@@ -68,8 +69,6 @@ struct ExpandArguments {
     uint32_t padding;
 };
 static_assert(sizeof(ExpandArguments) == 176, "mirrored in Rust");
-
-constexpr int MAX_SEGMENTS = 8;
 
 // Columns [first_column, first_column + columns) of a reduced slab go to one matrix.
 struct FinalizeSegment {

@@ -1,6 +1,7 @@
 // K4: out = mask ⊙ scale · (S · B) + bias (+ out), rounded once: Y before the frozen product, and dX.
-#include "tile.cuh"
-#include "warp_product.cuh"
+#include "skinny/product_kernels.cuh"
+#include "skinny/tile.cuh"
+#include "skinny/warp_product.cuh"
 
 // Eight elements that go to memory together.
 template <class T>
@@ -8,19 +9,23 @@ struct alignas(16) Vector {
     T element[UNIT];
 };
 
-// A block writes a tile of ROWS x COLUMNS with 2 * ROWS threads.
+// A block writes a tile of ROWS x COLUMNS with two threads for each row.
 template <class Mode, int RANK, int ROWS = TILE, int COLUMNS = TILE>
 __device__ __forceinline__ void expand(const ExpandArguments& arguments) {
     using T = typename Mode::Element;
-    constexpr int PADDING = 16 / sizeof(T), BLOCK = 2 * ROWS;
+    constexpr int PADDING = PADDING_BYTES / sizeof(T), BLOCK = block_threads(ROWS);
     using STile = Tile<T, ROWS, RANK, PADDING, BLOCK>;
     using BTile = Tile<T, RANK, COLUMNS, PADDING, BLOCK>;
-    using OutTile = Tile<float, ROWS, COLUMNS, 4, BLOCK>;
+    using OutTile = Tile<float, ROWS, COLUMNS, PADDING_BYTES / sizeof(float), BLOCK>;
     LORA_DYNAMIC_SHARED(shared);
     T* const stages = reinterpret_cast<T*>(shared);
     // Room for B as [rank][column] or as [column][rank].
     using TransposedBTile = Tile<T, COLUMNS, RANK, PADDING, BLOCK>;
     constexpr int STAGE = STile::ELEMENTS + (TransposedBTile::ELEMENTS > BTile::ELEMENTS ? TransposedBTile::ELEMENTS : BTile::ELEMENTS);
+    constexpr size_t STAGE_BYTES = STAGE * sizeof(T), PRODUCT_BYTES = OutTile::ELEMENTS * sizeof(float);
+    static_assert((EXPAND_STAGES * STAGE_BYTES > PRODUCT_BYTES ? EXPAND_STAGES * STAGE_BYTES : PRODUCT_BYTES) ==
+                      expand_shared_bytes(RANK, ROWS, COLUMNS, EXPAND_STAGES, sizeof(T)),
+                  "as planned");
 
     const View& out = arguments.out;
     const int64_t column_tiles = (out.columns + COLUMNS - 1) / COLUMNS;
@@ -34,7 +39,7 @@ __device__ __forceinline__ void expand(const ExpandArguments& arguments) {
     const View b_columns = transposed(arguments.b);
     const bool by_columns = arguments.b.column_stride != 1 && has_vector_rows<T>(b_columns);
     const int rank_chunks = int((arguments.s.columns + RANK - 1) / RANK);
-    pipeline<2>(
+    pipeline<EXPAND_STAGES>(
         rank_chunks,
         [&](int stage, int i) {
             load_tile<STile>(stages + stage * STAGE, arguments.s, row, int64_t(i) * RANK);
@@ -119,21 +124,10 @@ __device__ __forceinline__ void expand(const ExpandArguments& arguments) {
     }
 }
 
-LORA_KERNEL(expand_f16_rank16, ExpandArguments, THREADS) { expand<F16, 16>(arguments); }
-LORA_KERNEL(expand_f16_rank32, ExpandArguments, THREADS) { expand<F16, 32>(arguments); }
-LORA_KERNEL(expand_f16_rank64, ExpandArguments, THREADS) { expand<F16, 64>(arguments); }
-LORA_KERNEL(expand_bf16_rank16, ExpandArguments, THREADS) { expand<Bf16, 16>(arguments); }
-LORA_KERNEL(expand_bf16_rank32, ExpandArguments, THREADS) { expand<Bf16, 32>(arguments); }
-LORA_KERNEL(expand_bf16_rank64, ExpandArguments, THREADS) { expand<Bf16, 64>(arguments); }
-LORA_KERNEL(expand_f32_rank16, ExpandArguments, THREADS) { expand<F32, 16>(arguments); }
-LORA_KERNEL(expand_f32_rank32, ExpandArguments, THREADS) { expand<F32, 32>(arguments); }
-LORA_KERNEL(expand_f32_rank64, ExpandArguments, THREADS) { expand<F32, 64>(arguments); }
-LORA_KERNEL(expand_tf32_rank16, ExpandArguments, THREADS) { expand<Tf32, 16>(arguments); }
-LORA_KERNEL(expand_tf32_rank32, ExpandArguments, THREADS) { expand<Tf32, 32>(arguments); }
-LORA_KERNEL(expand_tf32_rank64, ExpandArguments, THREADS) { expand<Tf32, 64>(arguments); }
+LORA_PRODUCT_KERNELS(expand, ExpandArguments)
 
 #ifdef LORA_KERNELS_SWEEP
 #define EXPAND_VARIANT(rank, rows, columns) \
-    LORA_KERNEL(expand_bf16_rank##rank##_rows##rows##_columns##columns, ExpandArguments, 2 * rows) { expand<Bf16, rank, rows, columns>(arguments); }
+    LORA_KERNEL(expand_bf16_rank##rank##_rows##rows##_columns##columns, ExpandArguments, block_threads(rows)) { expand<Bf16, rank, rows, columns>(arguments); }
 #include "sweep_variants.cuh"
 #endif

@@ -2,15 +2,8 @@
 // the CPU, so every multiply-add is spelt out.
 #pragma once
 #include "element.cuh"
-#include "weight_arguments.cuh"
-
-constexpr int WEIGHT_THREADS = 256;
-constexpr int TILE_ROWS = 64;
-constexpr int TILE_COLUMNS = 64;
-constexpr int THREAD_ROWS = 4;
-constexpr int THREAD_COLUMNS = 4;
-// Values of k that are staged at once.
-constexpr int TILE_DEPTH = 32;
+#include "weights/weight_arguments.cuh"
+#include "weights/weight_constants.cuh"
 
 // How a block's tile of a weight is divided among its threads.
 template <int TILE_ROWS_, int TILE_COLUMNS_, int THREAD_ROWS_, int THREAD_COLUMNS_, int TILE_DEPTH_>
@@ -21,11 +14,10 @@ struct WeightTiling {
     static constexpr int THREAD_COLUMNS = THREAD_COLUMNS_;
     static constexpr int TILE_DEPTH = TILE_DEPTH_;
     static constexpr int COLUMN_THREADS = TILE_COLUMNS / THREAD_COLUMNS;
-    static constexpr int THREADS = TILE_ROWS / THREAD_ROWS * COLUMN_THREADS;
+    static constexpr int THREADS = weight_threads(TILE_ROWS, TILE_COLUMNS, THREAD_ROWS, THREAD_COLUMNS);
     static_assert(THREAD_ROWS % 4 == 0 && THREAD_COLUMNS % 4 == 0, "factors are read by four");
 };
 using UsualTiling = WeightTiling<TILE_ROWS, TILE_COLUMNS, THREAD_ROWS, THREAD_COLUMNS, TILE_DEPTH>;
-static_assert(UsualTiling::THREADS == WEIGHT_THREADS, "one part a thread");
 
 // The rows and columns of this thread: neighbours, in a tile of the weight as it is stored.
 struct ThreadPlace {

@@ -1,19 +1,21 @@
 // K1: partial sums of drop(X) · A for all layers that share X.
 //
 // A block sums over a range of column tiles of its rows of X; `finalize` adds the ranges in order and scales.
-#include "tile.cuh"
-#include "warp_product.cuh"
+#include "skinny/product_kernels.cuh"
+#include "skinny/tile.cuh"
+#include "skinny/warp_product.cuh"
 
-// Tiles of X are ROWS x COLUMNS; DEPTH of them are in flight. A block has 2 * ROWS threads.
-template <class Mode, int RANK, int ROWS = TILE, int COLUMNS = TILE, int DEPTH = STAGES<typename Mode::Element>>
+// Tiles of X are ROWS x COLUMNS; DEPTH of them are in flight. A block has two threads for each row.
+template <class Mode, int RANK, int ROWS = TILE, int COLUMNS = TILE, int DEPTH = pipeline_depth(sizeof(typename Mode::Element))>
 __device__ __forceinline__ void shrink(const ShrinkArguments& arguments) {
     using T = typename Mode::Element;
-    constexpr int PADDING = 16 / sizeof(T), BLOCK = 2 * ROWS;
+    constexpr int PADDING = PADDING_BYTES / sizeof(T), BLOCK = block_threads(ROWS);
     using XTile = Tile<T, ROWS, COLUMNS, PADDING, BLOCK>;
     using ATile = Tile<T, RANK, COLUMNS, PADDING, BLOCK>;
     LORA_DYNAMIC_SHARED(shared);
     T* const stages = reinterpret_cast<T*>(shared);
     constexpr int STAGE = XTile::ELEMENTS + ATile::ELEMENTS;
+    static_assert(DEPTH * STAGE * sizeof(T) == shrink_shared_bytes(RANK, ROWS, COLUMNS, DEPTH, sizeof(T)), "as planned");
 
     // Rank chunks come first, so that further reads of X hit the L2 cache.
     uint32_t block = blockIdx.x;
@@ -47,21 +49,10 @@ __device__ __forceinline__ void shrink(const ShrinkArguments& arguments) {
     store_to_slab(sum, slab, row + warp_row, rows, arguments.slab_columns, false);
 }
 
-LORA_KERNEL(shrink_f16_rank16, ShrinkArguments, THREADS) { shrink<F16, 16>(arguments); }
-LORA_KERNEL(shrink_f16_rank32, ShrinkArguments, THREADS) { shrink<F16, 32>(arguments); }
-LORA_KERNEL(shrink_f16_rank64, ShrinkArguments, THREADS) { shrink<F16, 64>(arguments); }
-LORA_KERNEL(shrink_bf16_rank16, ShrinkArguments, THREADS) { shrink<Bf16, 16>(arguments); }
-LORA_KERNEL(shrink_bf16_rank32, ShrinkArguments, THREADS) { shrink<Bf16, 32>(arguments); }
-LORA_KERNEL(shrink_bf16_rank64, ShrinkArguments, THREADS) { shrink<Bf16, 64>(arguments); }
-LORA_KERNEL(shrink_f32_rank16, ShrinkArguments, THREADS) { shrink<F32, 16>(arguments); }
-LORA_KERNEL(shrink_f32_rank32, ShrinkArguments, THREADS) { shrink<F32, 32>(arguments); }
-LORA_KERNEL(shrink_f32_rank64, ShrinkArguments, THREADS) { shrink<F32, 64>(arguments); }
-LORA_KERNEL(shrink_tf32_rank16, ShrinkArguments, THREADS) { shrink<Tf32, 16>(arguments); }
-LORA_KERNEL(shrink_tf32_rank32, ShrinkArguments, THREADS) { shrink<Tf32, 32>(arguments); }
-LORA_KERNEL(shrink_tf32_rank64, ShrinkArguments, THREADS) { shrink<Tf32, 64>(arguments); }
+LORA_PRODUCT_KERNELS(shrink, ShrinkArguments)
 
 #ifdef LORA_KERNELS_SWEEP
 #define SHRINK_VARIANT(rank, rows, columns, stages) \
-    LORA_KERNEL(shrink_bf16_rank##rank##_rows##rows##_columns##columns##_stages##stages, ShrinkArguments, 2 * rows) { shrink<Bf16, rank, rows, columns, stages>(arguments); }
+    LORA_KERNEL(shrink_bf16_rank##rank##_rows##rows##_columns##columns##_stages##stages, ShrinkArguments, block_threads(rows)) { shrink<Bf16, rank, rows, columns, stages>(arguments); }
 #include "sweep_variants.cuh"
 #endif

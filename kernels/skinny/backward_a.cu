@@ -1,19 +1,21 @@
 // K3: partial sums of dA = drop(X)ᵀ · dS for all layers that share X.
 //
 // A block owns the columns of a tile of X and sums over a range of row tiles; `finalize` adds the ranges in order.
-#include "tile.cuh"
-#include "warp_product.cuh"
+#include "skinny/product_kernels.cuh"
+#include "skinny/tile.cuh"
+#include "skinny/warp_product.cuh"
 
-// Tiles of X are ROWS x COLUMNS; DEPTH of them are in flight. A block has 2 * COLUMNS threads.
-template <class Mode, int RANK, int ROWS = TILE, int COLUMNS = TILE, int DEPTH = STAGES<typename Mode::Element>>
+// Tiles of X are ROWS x COLUMNS; DEPTH of them are in flight. A block has two threads for each column.
+template <class Mode, int RANK, int ROWS = TILE, int COLUMNS = TILE, int DEPTH = pipeline_depth(sizeof(typename Mode::Element))>
 __device__ __forceinline__ void backward_a(const BackwardAArguments& arguments) {
     using T = typename Mode::Element;
-    constexpr int PADDING = 16 / sizeof(T), BLOCK = 2 * COLUMNS;
+    constexpr int PADDING = PADDING_BYTES / sizeof(T), BLOCK = block_threads(COLUMNS);
     using XTile = Tile<T, ROWS, COLUMNS, PADDING, BLOCK>;
     using STile = Tile<T, ROWS, RANK, PADDING, BLOCK>;
     LORA_DYNAMIC_SHARED(shared);
     T* const stages = reinterpret_cast<T*>(shared);
     constexpr int STAGE = XTile::ELEMENTS + STile::ELEMENTS;
+    static_assert(DEPTH * STAGE * sizeof(T) == backward_a_shared_bytes(RANK, ROWS, COLUMNS, DEPTH, sizeof(T)), "as planned");
 
     // Rank chunks come first, so that further reads of X hit the L2 cache.
     uint32_t block = blockIdx.x;
@@ -47,21 +49,10 @@ __device__ __forceinline__ void backward_a(const BackwardAArguments& arguments) 
     store_to_slab(sum, slab, column + warp_column, columns, arguments.slab_columns, false);
 }
 
-LORA_KERNEL(backward_a_f16_rank16, BackwardAArguments, THREADS) { backward_a<F16, 16>(arguments); }
-LORA_KERNEL(backward_a_f16_rank32, BackwardAArguments, THREADS) { backward_a<F16, 32>(arguments); }
-LORA_KERNEL(backward_a_f16_rank64, BackwardAArguments, THREADS) { backward_a<F16, 64>(arguments); }
-LORA_KERNEL(backward_a_bf16_rank16, BackwardAArguments, THREADS) { backward_a<Bf16, 16>(arguments); }
-LORA_KERNEL(backward_a_bf16_rank32, BackwardAArguments, THREADS) { backward_a<Bf16, 32>(arguments); }
-LORA_KERNEL(backward_a_bf16_rank64, BackwardAArguments, THREADS) { backward_a<Bf16, 64>(arguments); }
-LORA_KERNEL(backward_a_f32_rank16, BackwardAArguments, THREADS) { backward_a<F32, 16>(arguments); }
-LORA_KERNEL(backward_a_f32_rank32, BackwardAArguments, THREADS) { backward_a<F32, 32>(arguments); }
-LORA_KERNEL(backward_a_f32_rank64, BackwardAArguments, THREADS) { backward_a<F32, 64>(arguments); }
-LORA_KERNEL(backward_a_tf32_rank16, BackwardAArguments, THREADS) { backward_a<Tf32, 16>(arguments); }
-LORA_KERNEL(backward_a_tf32_rank32, BackwardAArguments, THREADS) { backward_a<Tf32, 32>(arguments); }
-LORA_KERNEL(backward_a_tf32_rank64, BackwardAArguments, THREADS) { backward_a<Tf32, 64>(arguments); }
+LORA_PRODUCT_KERNELS(backward_a, BackwardAArguments)
 
 #ifdef LORA_KERNELS_SWEEP
 #define BACKWARD_A_VARIANT(rank, rows, columns, stages) \
-    LORA_KERNEL(backward_a_bf16_rank##rank##_rows##rows##_columns##columns##_stages##stages, BackwardAArguments, 2 * columns) { backward_a<Bf16, rank, rows, columns, stages>(arguments); }
+    LORA_KERNEL(backward_a_bf16_rank##rank##_rows##rows##_columns##columns##_stages##stages, BackwardAArguments, block_threads(columns)) { backward_a<Bf16, rank, rows, columns, stages>(arguments); }
 #include "sweep_variants.cuh"
 #endif

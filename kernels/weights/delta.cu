@@ -1,7 +1,7 @@
 // Δ = s·A·B as a matrix, rounded once.
-#include "delta_tile.cuh"
-#include "element_run.cuh"
-#include "weight_format.cuh"
+#include "weights/delta_tile.cuh"
+#include "weights/element_run.cuh"
+#include "weights/weight_format.cuh"
 
 template <class Weight>
 __device__ __forceinline__ void write_delta(const DeltaArguments& arguments) {

@@ -1,6 +1,7 @@
 // Arguments of the kernels that change or identify weights; mirrored by src/cuda/arguments/weights.rs.
 #pragma once
 #include "view.cuh"
+#include "weights/weight_constants.cuh"
 
 // Δ = s·A·B, oriented as the weight is stored: left [stored rows, r], right [r, stored columns].
 // Without an adapter r is 0.
@@ -29,10 +30,6 @@ struct MeasuredPart {
     uint64_t non_finite;
 };
 static_assert(sizeof(MeasuredPart) == 40, "mirrored in Rust");
-
-constexpr uint32_t KEEP_NOTHING = 0;
-constexpr uint32_t KEEP_CODES = 1;
-constexpr uint32_t KEEP_BACKUP = 2;
 
 struct WeightUpdateArguments {
     View w;                        // as stored: columns are contiguous

@@ -1,10 +1,7 @@
 // Brings the A (or B) of several adapters together: rows of one matrix [R, features], contiguous along the features,
 // in the layer's element type.
 #include "element.cuh"
-#include "product_arguments.cuh"
-
-constexpr int PACK_THREADS = 256;
-constexpr int PACK_TILE = 32;
+#include "skinny/product_arguments.cuh"
 
 // Block (x, y, z): 32 features, 32 ranks, segment.
 LORA_KERNEL(pack, PackArguments, PACK_THREADS) {

@@ -1,9 +1,7 @@
 // Fingerprints of whole matrices, and of the codes of a restore record.
-#include "fingerprint.cuh"
+#include "weights/fingerprint.cuh"
 #include "element.cuh"
-#include "weight_arguments.cuh"
-
-constexpr int FINGERPRINT_THREADS = 256;
+#include "weights/weight_arguments.cuh"
 
 __device__ __forceinline__ uint32_t identifying_bits(const FingerprintArguments& arguments, int64_t position) {
     if (arguments.stored_bits) {

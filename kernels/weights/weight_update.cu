@@ -3,12 +3,12 @@
 // The recorded kernels also restore from a record and write one; the measured ones report what rounding did as well.
 // The recorded kernels also add up the fingerprints of what they wrote. Recording takes two launches: a dry run counts and collects the escapes, so that the host can refuse before anything
 // is written.
-#include "delta_tile.cuh"
-#include "element_run.cuh"
-#include "fingerprint.cuh"
+#include "weights/delta_tile.cuh"
+#include "weights/element_run.cuh"
+#include "weights/fingerprint.cuh"
 #include "philox.cuh"
-#include "weight_format.cuh"
-#include "weight_record.cuh"
+#include "weights/weight_format.cuh"
+#include "weights/weight_record.cuh"
 
 typedef uint32_t BitsTile[THREAD_ROWS][THREAD_COLUMNS];
 typedef float SumTile[THREAD_ROWS][THREAD_COLUMNS];
@@ -393,7 +393,7 @@ LORA_KERNEL(weight_update_measured_bf16, WeightUpdateArguments, WEIGHT_THREADS) 
 #define WEIGHT_UPDATE_VARIANT(tile_rows, tile_columns, thread_rows, thread_columns, depth)                                        \
     LORA_KERNEL(                                                                                                                  \
         weight_update_bf16_rows##tile_rows##_columns##tile_columns##_thread##thread_rows##x##thread_columns##_depth##depth,      \
-        WeightUpdateArguments, tile_rows / thread_rows * (tile_columns / thread_columns)) {                                       \
+        WeightUpdateArguments, weight_threads(tile_rows, tile_columns, thread_rows, thread_columns)) {                            \
         update<WeightBf16, WeightTiling<tile_rows, tile_columns, thread_rows, thread_columns, depth>>(arguments);                \
     }
 #include "sweep_variants.cuh"

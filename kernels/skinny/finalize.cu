@@ -1,8 +1,6 @@
 // Adds partial sums in a fixed order, scales them, and rounds once to where they belong.
 #include "element.cuh"
-#include "product_arguments.cuh"
-
-constexpr int FINALIZE_THREADS = 256;
+#include "skinny/product_arguments.cuh"
 
 LORA_KERNEL(finalize, FinalizeArguments, FINALIZE_THREADS) {
     const int64_t index = int64_t(blockIdx.x) * FINALIZE_THREADS + threadIdx.x;

@@ -1,7 +1,7 @@
 // Codes and escapes of restore records: see src/restore.rs.
 #pragma once
-#include "weight_arguments.cuh"
-#include "weight_format.cuh"
+#include "weights/weight_arguments.cuh"
+#include "weights/weight_format.cuh"
 
 constexpr int ESCAPE_CODE = -128;
 

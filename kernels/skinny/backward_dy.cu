@@ -3,22 +3,21 @@
 // A block owns a group of column chunks and a range of 64-row tiles. Within a chunk (a few 64-column tiles), the
 // gradient of B stays in registers over all rows, and B stays in shared memory. Sums over a chunk's columns, the
 // parts of dS, go to the group's slab after each row tile: stored by its first chunk, added to by the others.
-#include "tile.cuh"
-#include "warp_product.cuh"
-
-// Column tiles of a chunk: as many as registers (dB) and shared memory (B) allow.
-template <class T, int RANK>
-constexpr int CHUNK_TILES = RANK == 16 ? 8 : RANK == 32 ? 4 : sizeof(T) == 2 ? 4 : 2;
+#include "skinny/product_kernels.cuh"
+#include "skinny/tile.cuh"
+#include "skinny/warp_product.cuh"
 
 // Chunks have TILES column tiles; DEPTH tiles of dY are in flight.
-template <class Mode, int RANK, int TILES = CHUNK_TILES<typename Mode::Element, RANK>,
-          int DEPTH = STAGES<typename Mode::Element>>
+template <class Mode, int RANK, int TILES = chunk_tiles(RANK, sizeof(typename Mode::Element)),
+          int DEPTH = pipeline_depth(sizeof(typename Mode::Element))>
 __device__ __forceinline__ void backward_dy(const BackwardDyArguments& arguments) {
     using T = typename Mode::Element;
     using DyTile = Tile<T, TILE, TILE>;
-    // No padding for f32: its products read S without ldmatrix, and the largest rank just fits 99 KiB so.
-    using STile = Tile<T, TILE, RANK, sizeof(T) == 2 ? 8 : 0>;
+    using STile = Tile<T, TILE, RANK, s_padding_bytes(sizeof(T)) / sizeof(T)>;
     using BTile = Tile<T, RANK, TILES * TILE>;
+    static_assert((BTile::ELEMENTS + DEPTH * (DyTile::ELEMENTS + STile::ELEMENTS)) * sizeof(T) ==
+                      backward_dy_shared_bytes(RANK, TILES, DEPTH, sizeof(T)),
+                  "as planned");
     LORA_DYNAMIC_SHARED(shared);
     T* const b = reinterpret_cast<T*>(shared);
     T* const dy_stages = b + BTile::ELEMENTS;
@@ -111,18 +110,7 @@ __device__ __forceinline__ void backward_dy(const BackwardDyArguments& arguments
     }
 }
 
-LORA_KERNEL(backward_dy_f16_rank16, BackwardDyArguments, THREADS) { backward_dy<F16, 16>(arguments); }
-LORA_KERNEL(backward_dy_f16_rank32, BackwardDyArguments, THREADS) { backward_dy<F16, 32>(arguments); }
-LORA_KERNEL(backward_dy_f16_rank64, BackwardDyArguments, THREADS) { backward_dy<F16, 64>(arguments); }
-LORA_KERNEL(backward_dy_bf16_rank16, BackwardDyArguments, THREADS) { backward_dy<Bf16, 16>(arguments); }
-LORA_KERNEL(backward_dy_bf16_rank32, BackwardDyArguments, THREADS) { backward_dy<Bf16, 32>(arguments); }
-LORA_KERNEL(backward_dy_bf16_rank64, BackwardDyArguments, THREADS) { backward_dy<Bf16, 64>(arguments); }
-LORA_KERNEL(backward_dy_f32_rank16, BackwardDyArguments, THREADS) { backward_dy<F32, 16>(arguments); }
-LORA_KERNEL(backward_dy_f32_rank32, BackwardDyArguments, THREADS) { backward_dy<F32, 32>(arguments); }
-LORA_KERNEL(backward_dy_f32_rank64, BackwardDyArguments, THREADS) { backward_dy<F32, 64>(arguments); }
-LORA_KERNEL(backward_dy_tf32_rank16, BackwardDyArguments, THREADS) { backward_dy<Tf32, 16>(arguments); }
-LORA_KERNEL(backward_dy_tf32_rank32, BackwardDyArguments, THREADS) { backward_dy<Tf32, 32>(arguments); }
-LORA_KERNEL(backward_dy_tf32_rank64, BackwardDyArguments, THREADS) { backward_dy<Tf32, 64>(arguments); }
+LORA_PRODUCT_KERNELS(backward_dy, BackwardDyArguments)
 
 #ifdef LORA_KERNELS_SWEEP
 #define BACKWARD_DY_VARIANT(rank, tiles, stages) \

@@ -1,0 +1,377 @@
+//! Plans that are used again: training and inference repeat the same shapes, and only addresses and dropout's random numbers change.
+//!
+//! A plan depends on all that [`Operation::visit`] shows, but for its inputs: addresses, of which it only sees whether vectors are
+//! aligned, and the seed and offset of dropout, which it passes on. So it is made with stand-ins for the inputs, which are found
+//! again in its steps, and kept. A later call with equal numbers fills in its own inputs: it plans nothing and allocates nothing.
+
+use super::backward::backward;
+use super::forward::forward;
+use super::{Plan, Settings};
+use crate::cuda::constants::element::VECTOR_BYTES;
+use crate::cuda::step::Step;
+use crate::memory::{Raw, RawBuffer};
+use crate::ops::{
+    Adapter, BackwardProjection, BackwardSiblings, ForwardSiblings, Output, Projection, WriteMode,
+};
+use crate::{Dropout, Error, Layout, MatrixMut, MatrixRef, Result};
+
+/// Plans that are kept. A transformer with a few sequence lengths has some dozens; one takes a few kilobytes.
+pub const MOST_PLANS: usize = 256;
+
+/// An operation whose plan can be used again.
+pub trait Operation {
+    /// Shows everything that the plan depends on to the visitor, always in the same order, and takes the inputs that it gives.
+    ///
+    /// # Errors
+    /// A matrix cannot have the address that the visitor gives it.
+    fn visit(&mut self, visitor: &mut impl Visitor) -> Result<()>;
+
+    /// The plan, with scratch memory from `workspace_base`, a multiple of 256.
+    ///
+    /// # Errors
+    /// The operation is too large for the device.
+    fn plan(&self, settings: Settings, workspace_base: u64) -> Result<Plan>;
+}
+
+/// Who looks at an operation.
+pub trait Visitor {
+    /// A part of the operation that decides what its plan is.
+    fn number(&mut self, value: u64);
+
+    /// A part that the plan passes on; it may only look at its remainder by `alignment`. Gives what to put in its place.
+    fn input(&mut self, value: u64, alignment: u64) -> u64;
+}
+
+/// A plan for inputs that are yet to be filled in.
+#[derive(Debug)]
+pub struct Template {
+    plan: Plan,
+    blanks: Vec<Blank>,
+}
+
+/// Where an input goes: at `place` of step `step`, with `offset` added.
+#[derive(Clone, Copy, Debug)]
+struct Blank {
+    step: usize,
+    place: Place,
+    input: usize,
+    offset: u64,
+}
+
+/// A `u64` of a step.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// In a launch's arguments, from this byte on.
+    Argument(usize),
+    /// The address of one of a launch's tensor maps.
+    TensorMap(usize),
+    /// The address of an operand of a product.
+    A,
+    B,
+    C,
+    /// The address of a fill.
+    Zero,
+}
+
+/// Stands for an input: its number above these bits, and below them what is added to it.
+const OFFSET_BITS: u32 = 44;
+/// More inputs than this do not fit above the offsets.
+const MOST_INPUTS: usize = (1 << (u64::BITS - OFFSET_BITS)) - 2;
+/// The stand-in of scratch memory, which is the first input.
+const WORKSPACE: u64 = 1 << OFFSET_BITS;
+
+/// Puts stand-ins in the places of inputs.
+#[derive(Debug)]
+struct StandIns {
+    /// By the number of the input.
+    given: Vec<u64>,
+}
+
+impl Visitor for StandIns {
+    fn number(&mut self, _: u64) {}
+
+    fn input(&mut self, value: u64, alignment: u64) -> u64 {
+        let stand_in = WORKSPACE * (self.given.len() as u64 + 1) + value % alignment;
+        self.given.push(stand_in);
+        stand_in
+    }
+}
+
+impl Template {
+    /// Plans an operation.
+    ///
+    /// # Errors
+    /// The operation is too large for the device, or has more than about a million matrices.
+    fn new(mut op: impl Operation, settings: Settings, inputs: usize) -> Result<Self> {
+        if inputs > MOST_INPUTS {
+            return Err(Error::Unsupported(format!(
+                "an operation on {inputs} matrices: more than {MOST_INPUTS}"
+            )));
+        }
+        let mut stand_ins = StandIns { given: vec![WORKSPACE] };
+        op.visit(&mut stand_ins)?;
+        let plan = op.plan(settings, WORKSPACE)?;
+        if plan.workspace_bytes as u64 >= WORKSPACE {
+            return Err(Error::OutOfMemory { needed: plan.workspace_bytes, purpose: "the workspace" });
+        }
+        let mut blanks = Vec::new();
+        for (number, step) in plan.steps.iter().enumerate() {
+            for place in places(step) {
+                let value = read(step, place);
+                // What is not there is 0.
+                let Some(input) = (value >> OFFSET_BITS).checked_sub(1) else { continue };
+                let input = input as usize;
+                let offset = value.wrapping_sub(stand_ins.given[input]);
+                blanks.push(Blank { step: number, place, input, offset });
+            }
+        }
+        Ok(Template { plan, blanks })
+    }
+}
+
+/// The `u64`s of a step that may be inputs.
+fn places(step: &Step) -> Vec<Place> {
+    match step {
+        Step::Launch(launch) => {
+            let arguments = launch.inputs.iter().map(|&place| Place::Argument(place));
+            arguments.chain((0..launch.tensor_maps.len()).map(Place::TensorMap)).collect()
+        }
+        Step::Product(_) => vec![Place::A, Place::B, Place::C],
+        Step::Zero(_) => vec![Place::Zero],
+    }
+}
+
+fn read(step: &Step, place: Place) -> u64 {
+    match (step, place) {
+        (Step::Launch(launch), Place::Argument(place)) => {
+            bytemuck::pod_read_unaligned(&launch.arguments[place..place + size_of::<u64>()])
+        }
+        (Step::Launch(launch), Place::TensorMap(index)) => launch.tensor_maps[index].1.address,
+        (Step::Product(product), Place::A) => product.a.address,
+        (Step::Product(product), Place::B) => product.b.address,
+        (Step::Product(product), Place::C) => product.c.address,
+        (Step::Zero(zero), Place::Zero) => zero.address,
+        (Step::Launch(_) | Step::Product(_) | Step::Zero(_), _) => 0,
+    }
+}
+
+fn write(step: &mut Step, place: Place, value: u64) {
+    match (step, place) {
+        (Step::Launch(launch), Place::Argument(place)) => {
+            launch.arguments[place..place + size_of::<u64>()].copy_from_slice(&value.to_ne_bytes());
+        }
+        (Step::Launch(launch), Place::TensorMap(index)) => launch.tensor_maps[index].1.address = value,
+        (Step::Product(product), Place::A) => product.a.address = value,
+        (Step::Product(product), Place::B) => product.b.address = value,
+        (Step::Product(product), Place::C) => product.c.address = value,
+        (Step::Zero(zero), Place::Zero) => zero.address = value,
+        (Step::Launch(_) | Step::Product(_) | Step::Zero(_), _) => {}
+    }
+}
+
+/// The plans of the last operations, for those that come again.
+#[derive(Debug, Default)]
+pub struct Plans {
+    /// The last used comes first.
+    kept: Vec<Kept>,
+    description: Description,
+}
+
+#[derive(Debug)]
+struct Kept {
+    key: Box<[u64]>,
+    template: Template,
+}
+
+/// Writes down an operation: what makes two alike, and their inputs, after a place for that of scratch memory.
+#[derive(Debug, Default)]
+struct Description {
+    key: Vec<u64>,
+    inputs: Vec<u64>,
+}
+
+impl Visitor for Description {
+    fn number(&mut self, value: u64) {
+        self.key.push(value);
+    }
+
+    fn input(&mut self, value: u64, alignment: u64) -> u64 {
+        self.key.push(value % alignment);
+        self.inputs.push(value);
+        value
+    }
+}
+
+/// A plan whose inputs are known but for the place of scratch memory.
+#[derive(Debug)]
+pub struct Ready<'a> {
+    template: &'a mut Template,
+    inputs: &'a mut [u64],
+}
+
+impl Plans {
+    /// The plan of a checked operation: a kept one, or a new one that is kept from now on.
+    ///
+    /// # Errors
+    /// The operation is too large for the device.
+    pub fn of(&mut self, mut op: impl Operation, settings: Settings) -> Result<Ready<'_>> {
+        let Plans { kept, description } = self;
+        description.key.clear();
+        description.inputs.clear();
+        description.inputs.push(0);
+        let Settings { target, f32_math } = settings;
+        let (major, minor) = target.compute_capability;
+        for number in [f32_math as u32, major, minor, target.shared_bytes_per_block] {
+            description.number(number.into());
+        }
+        op.visit(description)?;
+        match kept.iter().position(|kept| *kept.key == description.key) {
+            Some(index) => kept[..=index].rotate_right(1),
+            None => {
+                let template = Template::new(op, settings, description.inputs.len())?;
+                kept.truncate(MOST_PLANS - 1);
+                kept.insert(0, Kept { key: description.key.clone().into(), template });
+            }
+        }
+        Ok(Ready { template: &mut kept[0].template, inputs: &mut description.inputs })
+    }
+}
+
+#[cfg(test)]
+impl Plans {
+    /// How many are kept.
+    pub fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Whether the plan of an operation like this is kept.
+    pub fn holds(&mut self, op: impl Operation, settings: Settings) -> bool {
+        let keys = |plans: &Plans| plans.kept.iter().map(|kept| kept.key.clone()).collect::<Vec<_>>();
+        let before = keys(self);
+        self.of(op, settings).is_ok() && before.contains(&self.kept[0].key)
+    }
+}
+
+impl<'a> Ready<'a> {
+    /// Bytes of scratch memory that the steps use.
+    pub fn workspace_bytes(&self) -> usize {
+        self.template.plan.workspace_bytes
+    }
+
+    /// The steps, with scratch memory from here on.
+    pub fn steps(self, workspace: u64) -> &'a [Step] {
+        let Template { plan, blanks } = self.template;
+        self.inputs[0] = workspace;
+        for &Blank { step, place, input, offset } in &*blanks {
+            write(&mut plan.steps[step], place, self.inputs[input].wrapping_add(offset));
+        }
+        &plan.steps
+    }
+}
+
+/// What operations differ in; the first number that they show.
+#[derive(Clone, Copy)]
+enum Kind {
+    Forward,
+    Backward,
+}
+
+// Fields are named one by one, so that a new one cannot be forgotten.
+
+impl Operation for ForwardSiblings<'_, Raw> {
+    fn visit(&mut self, visitor: &mut impl Visitor) -> Result<()> {
+        let ForwardSiblings { x, dropout, projections } = self;
+        visitor.number(Kind::Forward as u64);
+        visit_matrix(x, visitor)?;
+        visit_dropout(dropout, visitor);
+        visitor.number(projections.len() as u64);
+        for Projection { w, adapter, bias, y, s } in projections {
+            visit_matrix(w, visitor)?;
+            visit_adapter(adapter, visitor)?;
+            visit_optional(bias, visitor, visit_matrix)?;
+            visit_matrix_mut(y, visitor)?;
+            visit_optional(s, visitor, visit_matrix_mut)?;
+        }
+        Ok(())
+    }
+
+    fn plan(&self, settings: Settings, workspace_base: u64) -> Result<Plan> {
+        forward(self, settings, workspace_base)
+    }
+}
+
+impl Operation for BackwardSiblings<'_, Raw> {
+    fn visit(&mut self, visitor: &mut impl Visitor) -> Result<()> {
+        let BackwardSiblings { x, dropout, dx, projections } = self;
+        visitor.number(Kind::Backward as u64);
+        visit_optional(x, visitor, visit_matrix)?;
+        visit_dropout(dropout, visitor);
+        visit_optional(dx, visitor, visit_output)?;
+        visitor.number(projections.len() as u64);
+        for BackwardProjection { w, adapter, dy, s, da, db, dbias } in projections {
+            visit_matrix(w, visitor)?;
+            visit_adapter(adapter, visitor)?;
+            visit_matrix(dy, visitor)?;
+            visit_optional(s, visitor, visit_matrix)?;
+            for output in [da, db, dbias] {
+                visit_optional(output, visitor, visit_output)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn plan(&self, settings: Settings, workspace_base: u64) -> Result<Plan> {
+        backward(self, settings, workspace_base)
+    }
+}
+
+fn visit_optional<T, V: Visitor>(
+    value: &mut Option<T>,
+    visitor: &mut V,
+    visit: impl Fn(&mut T, &mut V) -> Result<()>,
+) -> Result<()> {
+    visitor.number(value.is_some().into());
+    value.as_mut().map_or(Ok(()), |value| visit(value, visitor))
+}
+
+fn visit_buffer(buffer: RawBuffer, layout: Layout, visitor: &mut impl Visitor) -> RawBuffer {
+    let [rows, cols, stride] = [layout.rows(), layout.cols(), layout.stride()].map(|extent| extent as u64);
+    for number in [buffer.dtype as u64, rows, cols, stride, layout.is_transposed().into()] {
+        visitor.number(number);
+    }
+    RawBuffer { address: visitor.input(buffer.address, VECTOR_BYTES as u64), ..buffer }
+}
+
+fn visit_matrix(matrix: &mut MatrixRef<'_, Raw>, visitor: &mut impl Visitor) -> Result<()> {
+    let layout = matrix.layout();
+    *matrix = MatrixRef::from_buffer(visit_buffer(matrix.buffer(), layout, visitor), layout)?;
+    Ok(())
+}
+
+fn visit_matrix_mut(matrix: &mut MatrixMut<'_, Raw>, visitor: &mut impl Visitor) -> Result<()> {
+    let layout = matrix.layout();
+    *matrix = MatrixMut::from_buffer(visit_buffer(matrix.as_ref().buffer(), layout, visitor), layout)?;
+    Ok(())
+}
+
+fn visit_output(output: &mut Output<'_, Raw>, visitor: &mut impl Visitor) -> Result<()> {
+    let Output { matrix, mode } = output;
+    visitor.number((*mode == WriteMode::Accumulate).into());
+    visit_matrix_mut(matrix, visitor)
+}
+
+fn visit_adapter(adapter: &mut Adapter<'_, Raw>, visitor: &mut impl Visitor) -> Result<()> {
+    let Adapter { a, b, scale } = adapter;
+    visitor.number(scale.to_bits().into());
+    visit_matrix(a, visitor)?;
+    visit_matrix(b, visitor)
+}
+
+fn visit_dropout(dropout: &mut Option<Dropout>, visitor: &mut impl Visitor) {
+    visitor.number(dropout.is_some().into());
+    visitor.number(dropout.map_or(0, |dropout| dropout.threshold().into()));
+    if let Some(dropout) = dropout {
+        let (seed, offset) = (dropout.seed(), dropout.offset());
+        *dropout = dropout.with_numbers(visitor.input(seed, 1), visitor.input(offset, 1));
+    }
+}
