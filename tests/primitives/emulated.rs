@@ -14,13 +14,13 @@ fn run(emulator: &mut Emulator, case: &Case) -> Vec<u32> {
     emulator.write(input, bytemuck::cast_slice(&case.input.words())).unwrap();
     emulator.write(output, &vec![0; 4 * case.output_words]).unwrap();
     let arguments = case.arguments(input, output, TensorMap::encode).unwrap();
-    for kernel in case.after.into_iter().chain([case.kernel]) {
-        let value = Kernel::new(case.file.name(), kernel, case.threads);
-        let launch = Launch::new(value, [case.blocks, 1, 1], case.shared_bytes, arguments.clone());
-        let programmatic = case.after.is_some() && kernel == case.kernel;
-        emulator
-            .run(&Step::Launch(Launch { programmatic, ..launch }))
-            .unwrap_or_else(|error| panic!("{error}"));
+    for symbol in case.after.into_iter().chain([case.kernel]) {
+        let kernel = Kernel::new(case.file.name(), symbol, case.threads);
+        let launch = Launch {
+            programmatic: case.after.is_some() && symbol == case.kernel,
+            ..Launch::new(kernel, [case.blocks, 1, 1], case.shared_bytes, arguments.clone())
+        };
+        emulator.run(&Step::Launch(launch)).unwrap_or_else(|error| panic!("{error}"));
     }
     let mut words = vec![0; case.output_words];
     emulator.read(output, bytemuck::cast_slice_mut(&mut words)).unwrap();

@@ -51,7 +51,7 @@
 //! - Atomic operations with release and acquire semantics, or relaxed ones between fences of device scope.
 //! - `cp.async` writes its destination and reads its source from the instruction until the thread waits for the group; TMA and
 //!   wgmma until the mbarrier or the group says so. Meanwhile nobody may touch them, whenever the bytes really move.
-//! - The end of a kernel; where the next one is launched programmatically, its wait for that ([`Emulator::run_request`]).
+//! - The end of a kernel; where the next one is launched programmatically, its wait for that ([`Emulator`]).
 //!
 //! Beside races, it holds kernels to rules that hardware does not enforce, each with kernels that break it in `tests/rules`:
 //!

@@ -27,10 +27,9 @@ pub const WORKSPACE: &str = "workspace";
 
 /// A device that exists in this process only.
 ///
-/// Kernels run one after the other here, but one that is launched programmatically may start before the kernels before
-/// it have ended: until a thread, or one it has met in a barrier, has waited for them, what it does must not conflict
-/// with what they did. Other steps and copies end such a chain, but for library products: nobody knows when their kernels
-/// let others start.
+/// Kernels run one after the other here, but one that is launched programmatically may start before the kernels before it have
+/// ended: until a thread, or one it has met in a barrier, has waited for them, what it does must not conflict with what they
+/// did. Fills and copies end such a chain. Library products do not: nobody knows when their kernels let others start.
 #[derive(Debug)]
 pub struct Emulator {
     library: Arc<KernelLibrary>,
@@ -181,9 +180,6 @@ impl Emulator {
         let Some(mut kernel) = self.library.kernel(step.kernel.symbol()) else {
             return Err(invalid("there is no such kernel".into()));
         };
-        step.check(self.target).map_err(|error| invalid(error.to_string()))?;
-        kernel.cluster = request::cluster(step, kernel.cluster).map_err(invalid)?;
-        let arguments = request::filled_arguments(step).map_err(invalid)?;
         if step.arguments.len() != kernel.argument_bytes {
             return Err(invalid(format!(
                 "{} bytes of arguments for a struct of {}",
@@ -198,6 +194,9 @@ impl Emulator {
                 kernel.threads
             )));
         }
+        step.check(self.target).map_err(|error| invalid(error.to_string()))?;
+        kernel.cluster = request::cluster(step, kernel.cluster).map_err(invalid)?;
+        let arguments = request::arguments(step).map_err(invalid)?;
         let [x, y, z] = step.grid;
         let all = request::blocks(step);
         if all == 0 || y > 65535 || z > 65535 || x > i32::MAX as u32 {

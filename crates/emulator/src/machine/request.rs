@@ -1,35 +1,46 @@
 //! What a launch asks for, in the emulator's terms.
 
 use crate::mechanisms::tensor_map::{Swizzle, TensorMap};
-use lora_kernels::cuda::step::Launch;
-use lora_kernels::cuda::tensor_map;
-use std::borrow::Cow;
+use lora_kernels::cuda::{step::Launch, tensor_map};
+
+/// Blocks of a cluster that every device with clusters takes.
+const PORTABLE_CLUSTER: u32 = 8;
 
 /// Blocks of the grid.
 pub(crate) fn blocks(launch: &Launch) -> u64 {
     launch.grid.iter().map(|&extent| u64::from(extent)).product()
 }
 
-/// Blocks of a cluster, where the kernel declares so many. All 1 leaves it to the declaration.
+/// Blocks of a cluster, where the kernel's file declares so many.
 pub(crate) fn cluster(launch: &Launch, declared: u32) -> Result<u32, String> {
-    let [asked, 1, 1] = launch.cluster else {
-        return Err(format!("clusters of {:?} blocks: here they lie along x", launch.cluster));
-    };
     let declared = declared.max(1);
-    if declared > 1 && asked > 1 && declared != asked {
-        return Err(format!("clusters of {asked} blocks, where the kernel declares {declared}"));
+    let [cluster, 1, 1] = launch.cluster else {
+        return Err(format!("clusters of {:?}, where the emulator has them along x", launch.cluster));
+    };
+    // A launch that says nothing leaves it to the declaration.
+    if cluster != 1 && declared != 1 && declared != cluster {
+        return Err(format!("clusters of {cluster} blocks, where the kernel declares {declared}"));
     }
-    Ok(declared.max(asked))
+    let blocks = cluster.max(declared);
+    if blocks > PORTABLE_CLUSTER {
+        return Err(format!(
+            "clusters of {blocks} blocks, where devices need not take more than {PORTABLE_CLUSTER}"
+        ));
+    }
+    Ok(blocks)
 }
 
-/// The arguments of a checked launch, with the tensor maps in them.
-pub(crate) fn filled_arguments(launch: &Launch) -> Result<Cow<'_, [u8]>, String> {
-    let mut bytes = Cow::Borrowed(&launch.arguments[..]);
+/// The arguments with the tensor maps in their places.
+pub(crate) fn arguments(launch: &Launch) -> Result<Vec<u8>, String> {
+    let mut arguments = launch.arguments.clone();
     for (place, map) in &launch.tensor_maps {
         let encoded = matrix_map(map)?.encode()?;
-        bytes.to_mut()[*place..][..encoded.len()].copy_from_slice(&encoded);
+        let space = arguments.get_mut(*place..).and_then(|rest| rest.get_mut(..encoded.len()));
+        let space =
+            space.ok_or_else(|| format!("a tensor map at byte {place} does not fit the arguments"))?;
+        space.copy_from_slice(&encoded);
     }
-    Ok(bytes)
+    Ok(arguments)
 }
 
 /// The map of a matrix: the emulator has no others.

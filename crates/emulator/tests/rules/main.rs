@@ -75,19 +75,18 @@ impl Case {
 
     /// Runs it on a device where x and y are at these addresses.
     fn launch(&self, emulator: &mut Emulator, x: u64, y: u64) -> lora_kernels::Result<()> {
-        let map = |address| {
-            let boxes = [8, self.box_columns()];
-            let map = TensorMap::matrix(DType::F32, address, [WORDS as u64 / 32, 32], 128, boxes);
-            TensorMap { swizzle: self.swizzle, ..map }
+        let map = |address| TensorMap {
+            swizzle: self.swizzle,
+            ..TensorMap::matrix(DType::F32, address, [WORDS as u64 / 32, 32], 128, [8, self.box_columns()])
         };
         let mut bytes = vec![0; 256];
         bytes.extend(arguments(&[x, y], &[self.n, 32 * self.box_columns()]));
         bytes.resize(320, 0);
-        let kernel = Kernel::new("tests/rules/kernels", self.kernel, self.threads);
+        let kernel = Kernel::new("a test's", self.kernel, self.threads);
         emulator.run(&Step::Launch(Launch {
-            tensor_maps: vec![(0, map(x)), (128, map(y))],
             cluster: [self.cluster, 1, 1],
             programmatic: self.programmatic,
+            tensor_maps: vec![(0, map(x)), (128, map(y))],
             ..Launch::new(kernel, [self.blocks, 1, 1], self.shared_bytes, bytes)
         }))
     }
