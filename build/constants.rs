@@ -300,9 +300,12 @@ mod tests {
             ("static_assert(1 == 1);", "`static_assert` where `constexpr`"),
             ("template <int A> constexpr int B = A;", "`template` where `constexpr`"),
             (
-                "constexpr int a(int b) { return b; } constexpr int a(int b) { return b; }",
+                "__host__ __device__ constexpr int a(int b) { return b; } constexpr int c = 1;",
                 "without a comment",
             ),
+            ("constexpr int a(int b) { return b; }", "without __host__ __device__"),
+            ("__host__ __device__ constexpr int A = 1;", "`=` where `(`"),
+            ("__device__ constexpr int a(int b) { return b; }", "`__device__` where `constexpr`"),
             ("__host__ __device__ constexpr int a(int b) { int c = b; return c; }", "`int` where `return`"),
             ("constexpr int A = 1", "`the end` where `;`"),
             ("__host__ __device__ constexpr int a(int a", "`the end` where `,`"),

@@ -47,7 +47,7 @@ pub enum Input {
     BetweenTf32,
 }
 
-pub const INPUT_WORDS: usize = 4096;
+pub const INPUT_WORDS: usize = 12288;
 
 fn small_integer(i: u32) -> f32 {
     ((i + 1_000_003).wrapping_mul(2_654_435_761) >> 20) as f32 % 9.0 - 4.0
@@ -82,39 +82,36 @@ pub struct Case {
     pub input: Input,
     pub output_words: usize,
     /// For kernels with tensor maps.
-    pub boxes: Option<Boxes>,
+    pub maps: Option<[Map; 2]>,
+    /// A kernel that is launched first, with the same arguments; this one may start before it has ended.
+    pub after: Option<&'static str>,
 }
 
-/// How a matrix of 6 × 72 16-bit elements at the input's start is cut, and where boxes go in the output.
+/// A matrix of 16-bit elements, with nothing between its rows, and the boxes that it is cut into.
 #[derive(Clone, Copy, Debug)]
-pub struct Boxes {
+pub struct Map {
+    in_output: bool,
+    /// Where it starts in the input or output.
+    first_word: usize,
+    rows: usize,
+    columns: usize,
+    box_rows: u32,
+    box_columns: u32,
     swizzle: Swizzle,
-    /// 16-bit elements in a box's row. A box has 8 rows.
-    columns: u32,
-    /// Rows of a box, all of which are in the image.
-    rows: u32,
 }
 
-const MATRIX_ROWS: usize = 6;
-const MATRIX_COLUMNS: usize = 72;
-
-impl Boxes {
-    const fn image_words(self) -> usize {
-        (self.rows * self.columns / 2) as usize
-    }
-
-    /// The matrix that is read and the one that is written, behind the image in the output.
-    fn maps(self, input: u64, output: u64) -> [TensorMap; 2] {
-        [input, output + 4 * self.image_words() as u64].map(|address| TensorMap {
-            address,
+impl Map {
+    fn tensor_map(self, input: u64, output: u64) -> TensorMap {
+        TensorMap {
+            address: if self.in_output { output } else { input } + 4 * self.first_word as u64,
             element_bytes: 2,
-            columns: MATRIX_COLUMNS as u64,
-            rows: MATRIX_ROWS as u64,
-            row_bytes: 2 * MATRIX_COLUMNS as u64,
-            box_columns: self.columns,
-            box_rows: self.rows,
+            columns: self.columns as u64,
+            rows: self.rows as u64,
+            row_bytes: 2 * self.columns as u64,
+            box_columns: self.box_columns,
+            box_rows: self.box_rows,
             swizzle: self.swizzle,
-        })
+        }
     }
 }
 
@@ -127,11 +124,11 @@ impl Case {
         encode: impl Fn(&TensorMap) -> Result<[u8; 128], String>,
     ) -> Result<Vec<u8>, String> {
         let mut bytes = Vec::new();
-        for map in self.boxes.iter().flat_map(|boxes| boxes.maps(input, output)) {
-            bytes.extend(encode(&map)?);
+        for map in self.maps.iter().flatten() {
+            bytes.extend(encode(&map.tensor_map(input, output))?);
         }
         bytes.extend([input, output].into_iter().flat_map(u64::to_le_bytes));
-        if self.boxes.is_some() {
+        if self.maps.is_some() {
             bytes.resize(384, 0);
         }
         Ok(bytes)
@@ -139,16 +136,52 @@ impl Case {
 }
 
 const fn warp(kernel: &'static str, file: File, input: Input, output_words: usize) -> Case {
-    Case { kernel, file, blocks: 1, threads: 32, shared_bytes: 0, input, output_words, boxes: None }
+    Case {
+        kernel,
+        file,
+        blocks: 1,
+        threads: 32,
+        shared_bytes: 0,
+        input,
+        output_words,
+        maps: None,
+        after: None,
+    }
 }
 
+/// Words of a matrix of 6 × 72 elements.
+const MATRIX_WORDS: usize = 6 * 36;
+
+/// A matrix of 6 × 72 elements at the input's start, and one behind the image of a box of 8 rows in the output.
 const fn boxed(kernel: &'static str, swizzle: Swizzle, columns: u32) -> Case {
-    let boxes = Boxes { swizzle, columns, rows: 8 };
+    let image_words = 4 * columns as usize;
+    let from = Map {
+        in_output: false,
+        first_word: 0,
+        rows: 6,
+        columns: 72,
+        box_rows: 8,
+        box_columns: columns,
+        swizzle,
+    };
+    let to = Map { in_output: true, first_word: image_words, ..from };
     Case {
         threads: 64,
         shared_bytes: 16 * columns,
-        boxes: Some(boxes),
-        ..warp(kernel, File::Sm90, Input::Numbers, boxes.image_words() + MATRIX_ROWS * MATRIX_COLUMNS / 2)
+        maps: Some([from, to]),
+        ..warp(kernel, File::Sm90, Input::Numbers, image_words + MATRIX_WORDS)
+    }
+}
+
+/// Factors for 128-byte swizzle at the input's start, one behind the other.
+const fn tiles(kernel: &'static str, [a, b]: [(usize, usize, u32); 2]) -> Case {
+    let first = Map { rows: a.0, columns: a.1, box_rows: a.2, ..REUSED[0] };
+    let second = Map { first_word: a.0 * a.1 / 2, rows: b.0, columns: b.1, box_rows: b.2, ..first };
+    Case {
+        threads: 256,
+        shared_bytes: 128 * 128 + 256 * 128 + 64,
+        maps: Some([first, second]),
+        ..warp(kernel, File::Sm90a, Input::Bf16, 256)
     }
 }
 
@@ -158,6 +191,33 @@ const fn product(kernel: &'static str, input: Input, output_words: usize) -> Cas
 
 use File::{Sm80, Sm90, Sm90a};
 use Input::{Bf16, F16, Numbers};
+
+const BOXES: Case = boxed("stmatrix_to_swizzled_box", Swizzle::None, 16);
+const MULTICAST: Case = Case {
+    blocks: 2,
+    threads: 32,
+    shared_bytes: 272,
+    output_words: 280,
+    ..boxed("tma_multicast", Swizzle::None, 16)
+};
+/// 128 × 64 elements of the input, and a ragged 60 × 72 behind an image of 64 × 64.
+const REUSED: [Map; 2] = {
+    let from = Map {
+        in_output: false,
+        first_word: 0,
+        rows: 128,
+        columns: 64,
+        box_rows: 64,
+        box_columns: 64,
+        swizzle: Swizzle::Bytes128,
+    };
+    [from, Map { in_output: true, first_word: 2048, rows: 60, columns: 72, ..from }]
+};
+/// The first 64 rows of 64 elements, by halves of 8 rows. The second map is not used.
+const HALVES: [Map; 2] = {
+    let from = Map { rows: 64, box_rows: 4, swizzle: Swizzle::None, ..REUSED[0] };
+    [from, from]
+};
 
 pub const CASES: &[Case] = &[
     warp("cp_async_whole", Sm80, Numbers, 256),
@@ -181,14 +241,24 @@ pub const CASES: &[Case] = &[
     boxed("tma_box_swizzled_32", Swizzle::Bytes32, 16),
     boxed("tma_box_swizzled_64", Swizzle::Bytes64, 32),
     boxed("tma_box_swizzled_128", Swizzle::Bytes128, 64),
+    boxed("tma_box_right_of_all", Swizzle::None, 16),
+    boxed("tma_box_above_all", Swizzle::None, 16),
     // The written matrix is not used, but its map must be one.
+    MULTICAST,
+    Case { kernel: "tma_multicast_ragged", ..MULTICAST },
+    Case { shared_bytes: 8192 + 64, threads: 128, output_words: 2048 + 60 * 36, maps: Some(REUSED), ..BOXES },
+    Case { kernel: "tma_reads_stored_words", shared_bytes: 256 + 64, ..boxed("", Swizzle::None, 16) },
     Case {
+        kernel: "multicast_ring",
         blocks: 2,
-        threads: 32,
-        shared_bytes: 272,
-        output_words: 280,
-        ..boxed("tma_multicast", Swizzle::None, 16)
+        shared_bytes: 2048 + 64,
+        output_words: 512,
+        maps: Some(HALVES),
+        ..BOXES
     },
+    Case { blocks: 2, shared_bytes: 256, ..warp("cluster_handover", Sm90, Numbers, 64) },
+    Case { blocks: 2, shared_bytes: 227 << 10, ..warp("cluster_of_227_kib", Sm90, Numbers, 128) },
+    Case { after: Some("programmatic_first"), ..warp("programmatic_second", Sm90, Numbers, 64) },
     Case { blocks: 4, shared_bytes: 128, ..warp("cluster_neighbours", Sm90, Numbers, 256) },
     warp("grid_dependency", Sm90, Numbers, 32),
     product("wgmma_8_f16", F16, 512),
@@ -201,4 +271,9 @@ pub const CASES: &[Case] = &[
     product("wgmma_256_bf16", Bf16, 128),
     Case { threads: 384, ..warp("moved_registers", Sm90a, Numbers, 96) },
     Case { blocks: 2, threads: 384, ..warp("moved_registers_in_cluster", Sm90a, Numbers, 192) },
+    Case { blocks: 2, threads: 384, ..warp("many_live_values_in_cluster", Sm90a, Numbers, 512) },
+    tiles("tiles_256_bf16", [(128, 64, 128), (256, 64, 256)]),
+    tiles("tiles_256_bf16_turned", [(64, 128, 64), (64, 256, 64)]),
+    product("two_groups_in_flight", Bf16, 256),
+    Case { threads: 256, ..warp("warpgroups_in_turn", Sm90a, Numbers, 128) },
 ];

@@ -13,10 +13,15 @@ fn run(emulator: &mut Emulator, case: &Case) -> Vec<u32> {
     let output = emulator.allocate("output", 4 * case.output_words);
     emulator.write(input, bytemuck::cast_slice(&case.input.words())).unwrap();
     emulator.write(output, &vec![0; 4 * case.output_words]).unwrap();
-    let kernel = Kernel::new(case.file.name(), case.kernel, case.threads);
     let arguments = case.arguments(input, output, TensorMap::encode).unwrap();
-    let step = Step::Launch(Launch::new(kernel, [case.blocks, 1, 1], case.shared_bytes, arguments));
-    emulator.run(&step).unwrap_or_else(|error| panic!("{error}"));
+    for symbol in case.after.into_iter().chain([case.kernel]) {
+        let kernel = Kernel::new(case.file.name(), symbol, case.threads);
+        let launch = Launch {
+            programmatic: case.after.is_some() && symbol == case.kernel,
+            ..Launch::new(kernel, [case.blocks, 1, 1], case.shared_bytes, arguments.clone())
+        };
+        emulator.run(&Step::Launch(launch)).unwrap_or_else(|error| panic!("{error}"));
+    }
     let mut words = vec![0; case.output_words];
     emulator.read(output, bytemuck::cast_slice_mut(&mut words)).unwrap();
     emulator.free(input);
@@ -28,7 +33,8 @@ fn run(emulator: &mut Emulator, case: &Case) -> Vec<u32> {
 fn emulated_primitives_give_what_was_recorded() {
     let built = KernelLibrary::builder().directory(primitives()).build();
     let Some(library) = available("emulated_primitives_give_what_was_recorded", built) else { return };
-    let mut kernels: Vec<_> = CASES.iter().map(|case| case.kernel).collect();
+    let mut kernels: Vec<_> =
+        CASES.iter().flat_map(|case| case.after.into_iter().chain([case.kernel])).collect();
     kernels.sort_unstable();
     assert_eq!(
         library.kernel_names().collect::<Vec<_>>(),

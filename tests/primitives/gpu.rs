@@ -5,7 +5,9 @@ use super::images::{architecture, image};
 use super::recording::{compare, recorded};
 use super::sources::asked;
 use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUresult};
-use cudarc::driver::{CudaContext, CudaModule, CudaStream, DevicePtr, DevicePtrMut, DriverError, result};
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaModule, CudaStream, DevicePtr, DevicePtrMut, DriverError,
+};
 use cudarc::nvrtc::Ptx;
 use lora_emulator::{Swizzle, TensorMap};
 use std::ffi::c_void;
@@ -58,27 +60,60 @@ fn encode(map: &TensorMap) -> Result<[u8; 128], String> {
     Ok(bytemuck::cast(encoded.opaque))
 }
 
+/// Launches a kernel, which may start before the one before it has ended if it is `programmatic`.
+///
+/// # Safety
+/// The kernel takes one struct of these bytes, which are right for it.
+unsafe fn launch(
+    stream: &CudaStream,
+    function: &CudaFunction,
+    case: &Case,
+    programmatic: bool,
+    arguments: &mut [u8],
+) -> Result<(), DriverError> {
+    // More than 48 KiB must be asked for.
+    function.set_attribute(
+        sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+        case.shared_bytes as i32,
+    )?;
+    let mut attribute = sys::CUlaunchAttribute {
+        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+        pad: [0; 4],
+        value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+    };
+    let config = sys::CUlaunchConfig {
+        gridDimX: case.blocks,
+        gridDimY: 1,
+        gridDimZ: 1,
+        blockDimX: case.threads,
+        blockDimY: 1,
+        blockDimZ: 1,
+        sharedMemBytes: case.shared_bytes,
+        hStream: stream.cu_stream(),
+        attrs: &mut attribute,
+        numAttrs: u32::from(programmatic),
+    };
+    let mut parameters = [arguments.as_mut_ptr().cast::<c_void>()];
+    // SAFETY: the configuration names as many attributes as there are, all of this outlives the call, and the driver copies
+    // the parameter.
+    unsafe {
+        sys::cuLaunchKernelEx(&config, function.cu_function(), parameters.as_mut_ptr(), std::ptr::null_mut())
+    }
+    .result()
+}
+
 fn run(stream: &Arc<CudaStream>, module: &Arc<CudaModule>, case: &Case) -> Result<Vec<u32>, DriverError> {
-    let function = module.load_function(case.kernel)?;
     let input = stream.clone_htod(&case.input.words())?;
     let mut output = stream.alloc_zeros::<u32>(case.output_words)?;
     {
         let (input, _input_guard) = input.device_ptr(stream);
         let (output, _output_guard) = output.device_ptr_mut(stream);
         let mut arguments = case.arguments(input, output, encode).unwrap_or_else(|error| panic!("{error}"));
-        let (grid, block) = ((case.blocks, 1, 1), (case.threads, 1, 1));
-        let mut parameters = [arguments.as_mut_ptr().cast::<c_void>()];
-        // SAFETY: the kernel's only parameter is a struct of these bytes, which the driver copies; its addresses are
-        // those of live buffers with the number of words that the case says.
-        unsafe {
-            result::launch_kernel(
-                function.cu_function(),
-                grid,
-                block,
-                case.shared_bytes,
-                stream.cu_stream(),
-                &mut parameters,
-            )?;
+        for kernel in case.after.into_iter().chain([case.kernel]) {
+            let programmatic = case.after.is_some() && kernel == case.kernel;
+            // SAFETY: the kernel's only parameter is a struct of these bytes; its addresses are those of live buffers with
+            // the number of words that the case says.
+            unsafe { launch(stream, &module.load_function(kernel)?, case, programmatic, &mut arguments)? };
         }
     }
     let words = stream.clone_dtoh(&output)?;
@@ -157,7 +192,16 @@ kernel_tests! {
     tma_box_swizzled_32
     tma_box_swizzled_64
     tma_box_swizzled_128
+    tma_box_right_of_all
+    tma_box_above_all
     tma_multicast
+    tma_multicast_ragged
+    stmatrix_to_swizzled_box
+    tma_reads_stored_words
+    multicast_ring
+    cluster_handover
+    cluster_of_227_kib
+    programmatic_second
     cluster_neighbours
     grid_dependency
     wgmma_8_f16
@@ -170,4 +214,9 @@ kernel_tests! {
     wgmma_256_bf16
     moved_registers
     moved_registers_in_cluster
+    many_live_values_in_cluster
+    tiles_256_bf16
+    tiles_256_bf16_turned
+    two_groups_in_flight
+    warpgroups_in_turn
 }

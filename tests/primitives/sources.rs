@@ -32,7 +32,7 @@ fn texts(folder: PathBuf, extension: &str) -> Vec<String> {
 
 #[test]
 fn every_wrapper_is_used_by_a_primitive() {
-    let primitives = texts(primitives(), "cu").concat();
+    let primitives = ["cu", "cuh"].map(|extension| texts(primitives(), extension).concat()).concat();
     let mut wrappers = 0;
     for header in texts(root().join("kernels/arch"), "cuh") {
         for line in header.lines().filter(|line| line.starts_with("__device__ __forceinline__")) {

@@ -46,11 +46,22 @@
 //!
 //! - `__syncthreads`, named barriers and cluster barriers order the threads that meet, `__syncwarp` the lanes in its mask.
 //!   Shuffles, votes, `ldmatrix` and `mma` bring lanes together but order nothing, as CUDA has it.
-//! - An mbarrier's wait orders after all arrivals, and all bytes, of the phases that have ended.
+//! - An mbarrier's wait orders after all arrivals, and all bytes, of the phases that have ended. Of what other blocks did, only
+//!   the forms of cluster scope show ordinary stores.
 //! - Atomic operations with release and acquire semantics, or relaxed ones between fences of device scope.
 //! - `cp.async` writes its destination and reads its source from the instruction until the thread waits for the group; TMA and
 //!   wgmma until the mbarrier or the group says so. Meanwhile nobody may touch them, whenever the bytes really move.
-//! - The end of a kernel.
+//! - The end of a kernel; where the next one is launched programmatically, its wait for that ([`Emulator`]).
+//!
+//! Beside races, it holds kernels to rules that hardware does not enforce, each with kernels that break it in `tests/rules`:
+//!
+//! - `fence.proxy.async`, by the threads that stored, before TMA or wgmma uses what they stored, in shared and global memory.
+//! - `wgmma.fence` names the registers that products take, and they hold the same until they are waited for.
+//! - `setmaxnreg` moves registers within what a block starts with, and all warps of a warpgroup ask alike.
+//! - Barriers are executed by whole warps, at one place of the source.
+//! - A block of a cluster is used by others after a cluster barrier and before it ends.
+//! - Swizzled tiles start where the pattern does; declared and dynamic shared memory fit together.
+//! - Blocks that wait for each other fit on the device together ([`Emulator::set_resident_limit`]).
 //!
 //! A C++ compiler may keep a value in a register that a GPU would load again, so an access can be missed that the source
 //! shows twice. Each four bytes remember five accesses: where more threads read than that, a conflict with some of
@@ -62,15 +73,16 @@
 //!
 //! # What it cannot show
 //!
-//! - Time, occupancy, registers and spills.
+//! - Time, occupancy and spills.
 //! - Weak memory: values are always the latest ones; only the race detector knows of missing fences.
 //! - Whether this crate reads the PTX manual as the hardware does: fragment layouts, swizzles, descriptors. Its tests check
 //!   each mechanism against plain loops, written by the same people; a GPU has the last word.
 //! - The last bits of tensor-core sums, whose order hardware does not specify. Here it is ascending k, in `f32`.
 //! - An index that leaves one `__shared__` variable for another is not seen when written; dynamic shared memory and buffers
-//!   have exact bounds. Other blocks of a cluster are reached in dynamic shared memory only.
+//!   have exact bounds. Other blocks of a cluster are reached in dynamic shared memory only. What a kernel declares is known
+//!   from what its blocks access.
 //! - Registers of a wgmma in flight: reading them early gives old values when it completes late, and is not reported.
-//! - Memory beyond a kernel: streams, graphs, and launches that overlap.
+//! - Streams and graphs. Kernels run one after another, in their order: of those that may overlap, only conflicts are found.
 
 mod backend;
 mod error;
@@ -85,7 +97,6 @@ pub use error::{Error, Result};
 pub use fault::{Fault, FaultKind, SourceLine};
 pub use library::kernel_library::{KernelLibrary, LibraryBuilder};
 pub use machine::emulator::{Emulator, WORKSPACE, available};
-pub use machine::request::LaunchRequest;
 pub use machine::schedule::{Completion, Schedule, ThreadOrder};
 pub use mechanisms::tensor_map::{Swizzle, TensorMap};
 pub use memory::traffic::{StepRecord, Traffic};

@@ -33,7 +33,7 @@ struct Cut {
     tiles: usize,
 }
 
-/// Of products that read X: four blocks for each multiprocessor of the largest cards.
+/// Of products that read X.
 const CUT_OF_X: Cut = Cut { blocks: 512, tiles: 2 };
 /// Of the product that reads dY, whose blocks need more shared memory and begin by loading B.
 const CUT_OF_DY: Cut = Cut { blocks: 256, tiles: 4 };

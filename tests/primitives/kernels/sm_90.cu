@@ -3,8 +3,10 @@
 #include "arch/fence.cuh"
 #include "arch/grid_dependency.cuh"
 #include "arch/mbarrier.cuh"
+#include "arch/named_barrier.cuh"
 #include "arch/stmatrix.cuh"
 #include "arch/tma.cuh"
+#include "boxes.cuh"
 #include "vectors.cuh"
 
 template <int matrices, class Store>
@@ -53,16 +55,8 @@ LORA_KERNEL(mbarrier_phases, Vectors, 64) {
     }
 }
 
-struct Boxes {
-    CUtensorMap from, to;
-    uint64_t input, output;
-    // CUDA 12 aligns maps to 64 bytes, CUDA 13 to 128.
-    uint64_t unused[14];
-};
-static_assert(sizeof(Boxes) == 384, "tests/primitives/cases.rs writes these bytes");
-
 // Loads a box, gives it as it lies in shared memory, and stores it with changed bits where `to` says.
-template <int row_bytes, int column>
+template <int row_bytes, int column, int row = -1>
 __device__ void move_box(const Boxes& arguments) {
     constexpr uint32_t bytes = 8 * row_bytes;
     LORA_DYNAMIC_SHARED(tile);
@@ -72,7 +66,7 @@ __device__ void move_box(const Boxes& arguments) {
         mbarrier_init(&barrier, 1);
         mbarrier_fence_init();
         mbarrier_arrive_expect(&barrier, bytes);
-        tma_load_2d(tile, &arguments.from, &barrier, column, -1);
+        tma_load_2d(tile, &arguments.from, &barrier, column, row);
     }
     __syncthreads();
     mbarrier_wait(&barrier, 0);
@@ -83,7 +77,7 @@ __device__ void move_box(const Boxes& arguments) {
     fence_async_shared();
     __syncthreads();
     if (threadIdx.x == 0) {
-        tma_store_2d(&arguments.to, tile, column, -1);
+        tma_store_2d(&arguments.to, tile, column, row);
         tma_store_commit();
         tma_store_wait_read<0>();
         tma_store_wait<0>();
@@ -93,9 +87,13 @@ LORA_KERNEL(tma_box, Boxes, 64) { move_box<32, 0>(arguments); }
 LORA_KERNEL(tma_box_swizzled_32, Boxes, 64) { move_box<32, 60>(arguments); }
 LORA_KERNEL(tma_box_swizzled_64, Boxes, 64) { move_box<64, -4>(arguments); }
 LORA_KERNEL(tma_box_swizzled_128, Boxes, 64) { move_box<128, 16>(arguments); }
+// Nothing of these lies in the matrix: they come as zeros, and nothing of them is stored.
+LORA_KERNEL(tma_box_right_of_all, Boxes, 64) { move_box<32, 80>(arguments); }
+LORA_KERNEL(tma_box_above_all, Boxes, 64) { move_box<32, 0, -8>(arguments); }
 
 // Block 0 loads a box for both blocks of its cluster, once both have arrived at its barrier.
-LORA_CLUSTER_KERNEL(tma_multicast, Boxes, 32, 2) {
+template <int column, int row>
+__device__ void multicast_box(const Boxes& arguments) {
     LORA_DYNAMIC_SHARED(bytes);
     auto* words = reinterpret_cast<uint32_t*>(bytes);
     auto* full = reinterpret_cast<uint64_t*>(bytes + 256);
@@ -111,7 +109,7 @@ LORA_CLUSTER_KERNEL(tma_multicast, Boxes, 32, 2) {
     if (threadIdx.x == 0) mbarrier_arrive_remote(ready, 0);
     if (cluster_rank() == 0 && threadIdx.x == 0) {
         mbarrier_wait(ready, 0);
-        tma_load_2d_multicast(words, &arguments.from, full, 8, 2, 3);
+        tma_load_2d_multicast(words, &arguments.from, full, column, row, 3);
     }
     mbarrier_wait(full, 0);
     for (unsigned i = threadIdx.x; i < 64; i += 32) {
@@ -120,6 +118,10 @@ LORA_CLUSTER_KERNEL(tma_multicast, Boxes, 32, 2) {
     cluster_arrive();
     cluster_wait();
 }
+
+LORA_CLUSTER_KERNEL(tma_multicast, Boxes, 32, 2) { multicast_box<8, 2>(arguments); }
+// Its bytes count whole at the barriers, inside of the matrix or not.
+LORA_CLUSTER_KERNEL(tma_multicast_ragged, Boxes, 32, 2) { multicast_box<64, -3>(arguments); }
 
 // Each block gives the next block's words, its rank and the cluster's size.
 LORA_CLUSTER_KERNEL(cluster_neighbours, Vectors, 32, 4) {
@@ -142,3 +144,16 @@ LORA_KERNEL(grid_dependency, Vectors, 32) {
     wait_for_previous_kernel();
     output_words(arguments.output)[threadIdx.x] = input_words(arguments.input)[threadIdx.x ^ 1];
 }
+// The first one of a pair lets the second one start, which waits for what it stores.
+LORA_KERNEL(programmatic_first, Vectors, 32) {
+    allow_next_kernel();
+    output_words(arguments.output)[threadIdx.x] = input_words(arguments.input)[threadIdx.x];
+}
+LORA_KERNEL(programmatic_second, Vectors, 32) {
+    uint32_t own = input_words(arguments.input)[32 + threadIdx.x];
+    wait_for_previous_kernel();
+    output_words(arguments.output)[32 + threadIdx.x] = own ^ output_words(arguments.output)[threadIdx.x ^ 1] << 16;
+}
+
+#include "box_reuse.cuh"
+#include "cluster_rings.cuh"

@@ -1,7 +1,11 @@
 // The wrappers that only Hopper has.
 #include "arch/fence.cuh"
+#include "arch/mbarrier.cuh"
+#include "arch/named_barrier.cuh"
 #include "arch/registers.cuh"
+#include "arch/tma.cuh"
 #include "arch/wgmma.cuh"
+#include "boxes.cuh"
 #include "vectors.cuh"
 #include <type_traits>
 
@@ -100,3 +104,5 @@ __device__ __forceinline__ void move_registers(const Vectors& arguments) {
 }
 LORA_KERNEL(moved_registers, Vectors, 384) { move_registers(arguments); }
 LORA_CLUSTER_KERNEL(moved_registers_in_cluster, Vectors, 384, 2) { move_registers(arguments); }
+
+#include "tile_products.cuh"

@@ -89,6 +89,8 @@ impl ThreadState {
 /// Lanes of a warp that meet in collective operations.
 #[derive(Debug, Default)]
 pub(crate) struct Warp {
+    /// Lanes that have not ended.
+    live: u32,
     pub collectives: Vec<Collective>,
     /// Where lanes wait for the others, to execute an instruction as one.
     pub gathering: Option<Gathering>,
@@ -154,11 +156,13 @@ impl Block {
                 at_global_fence: None,
             })
             .collect();
-        let warps = (0..count.div_ceil(WARP)).map(|_| Warp::default()).collect();
+        let warps = (0..count)
+            .step_by(WARP)
+            .map(|first| Warp { live: u32::MAX >> (WARP - (count - first).min(WARP)), ..Warp::default() });
         Block {
             index,
             threads,
-            warps,
+            warps: warps.collect(),
             warpgroups: (0..count / WARPGROUP).map(|_| Warpgroup::default()).collect(),
             barriers: std::array::from_fn(|_| Barrier::default()),
             mbarriers: Vec::new(),
@@ -213,13 +217,15 @@ impl Block {
         self.ready.pop(random)
     }
 
+    /// A thread has ended.
+    pub fn end(&mut self, thread: usize) {
+        self.threads[thread].status = Status::Exited;
+        self.live -= 1;
+        self.warps[thread / WARP].live &= !(1 << (thread % WARP));
+    }
+
     /// Lanes of a warp that have not ended.
     pub fn live_lanes(&self, warp: usize) -> u32 {
-        let lanes = &self.threads[warp * WARP..((warp + 1) * WARP).min(self.threads.len())];
-        lanes
-            .iter()
-            .enumerate()
-            .filter(|(_, thread)| thread.status != Status::Exited)
-            .fold(0, |mask, (lane, _)| mask | 1 << lane)
+        self.warps[warp].live
     }
 }

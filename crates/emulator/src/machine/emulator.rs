@@ -5,10 +5,9 @@ use crate::fault::{Fault, FaultKind, Place, RawFault};
 use crate::library::kernel_library::KernelLibrary;
 use crate::machine::launch::{Launch, Pool, Setup, Work};
 use crate::machine::product;
-use crate::machine::request::LaunchRequest;
+use crate::machine::request;
 use crate::machine::run;
 use crate::machine::schedule::Schedule;
-use crate::mechanisms::tensor_map::{Swizzle, TensorMap};
 use crate::memory::clock::Actor;
 use crate::memory::global::{GlobalMemory, OutOfBounds};
 use crate::memory::shadow::Fresh;
@@ -16,7 +15,6 @@ use crate::memory::traffic::{StepRecord, Traffic};
 use lora_kernels::cuda::executor::Executor;
 use lora_kernels::cuda::step::{self, Step};
 use lora_kernels::cuda::target::Target;
-use lora_kernels::cuda::tensor_map;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -28,6 +26,10 @@ const RESIDENT_LIMIT: usize = 132;
 pub const WORKSPACE: &str = "workspace";
 
 /// A device that exists in this process only.
+///
+/// Kernels run one after the other here, but one that is launched programmatically may start before the kernels before it have
+/// ended: until a thread, or one it has met in a barrier, has waited for them, what it does must not conflict with what they
+/// did. Fills and copies end such a chain. Library products do not: nobody knows when their kernels let others start.
 #[derive(Debug)]
 pub struct Emulator {
     library: Arc<KernelLibrary>,
@@ -119,36 +121,8 @@ impl Emulator {
     /// # Errors
     /// As for [`Executor::run`]; blocks that are not in the grid, or cut a cluster.
     pub fn run_blocks(&mut self, launch: &step::Launch, blocks: Range<u64>) -> lora_kernels::Result<()> {
-        self.run_step(launch, blocks)
-    }
-
-    fn run_step(&mut self, launch: &step::Launch, blocks: Range<u64>) -> lora_kernels::Result<()> {
-        let count = blocks.end.saturating_sub(blocks.start);
-        let invalid = |message: String| (RawFault::new(FaultKind::InvalidLaunch, message), None);
-        let maps = launch.check(self.target).map_err(|error| error.to_string()).and_then(|()| {
-            let maps = launch.tensor_maps.iter().map(|(place, map)| Ok((*place, matrix_map(map)?)));
-            maps.collect::<std::result::Result<Vec<_>, String>>()
-        });
-        let result = match maps {
-            Ok(maps) => self.launch(&LaunchRequest::new(launch, &maps), blocks),
-            Err(message) => Err(invalid(message)),
-        };
-        self.finish(launch.kernel.symbol(), count, result)
-    }
-
-    /// Runs a launch in the emulator's own terms: of any kernel, and with any tensor maps.
-    ///
-    /// Kernels run one after the other here, but one that is launched programmatically may start before the kernels before
-    /// it have ended: until a thread, or one it has met in a barrier, has waited for them, what it does must not conflict
-    /// with what they did. Other steps and copies end such a chain, but for library products: nobody knows when their kernels
-    /// let others start.
-    ///
-    /// # Errors
-    /// As for [`Executor::run`].
-    pub fn run_request(&mut self, request: &LaunchRequest<'_>) -> lora_kernels::Result<()> {
-        let blocks = request.blocks();
-        let result = self.launch(request, 0..blocks);
-        self.finish(request.kernel, blocks, result)
+        let result = self.launch(launch, blocks.clone());
+        self.finish(launch.kernel.symbol(), blocks.end.saturating_sub(blocks.start), result)
     }
 
     /// Frees the buffer that starts at an address; false if there is none.
@@ -199,15 +173,13 @@ impl Emulator {
 
     fn launch(
         &mut self,
-        step: &LaunchRequest<'_>,
+        step: &step::Launch,
         run: Range<u64>,
     ) -> std::result::Result<Work, (RawFault, Option<Place>)> {
         let invalid = |message: String| (RawFault::new(FaultKind::InvalidLaunch, message), None);
-        let Some(mut kernel) = self.library.kernel(step.kernel) else {
+        let Some(mut kernel) = self.library.kernel(step.kernel.symbol()) else {
             return Err(invalid("there is no such kernel".into()));
         };
-        kernel.cluster = step.cluster(kernel.cluster).map_err(invalid)?;
-        let arguments = step.filled_arguments().map_err(invalid)?;
         if step.arguments.len() != kernel.argument_bytes {
             return Err(invalid(format!(
                 "{} bytes of arguments for a struct of {}",
@@ -215,21 +187,18 @@ impl Emulator {
                 kernel.argument_bytes
             )));
         }
-        let threads = step.block.iter().map(|&extent| u64::from(extent)).product::<u64>();
-        if threads != u64::from(kernel.threads) || threads == 0 || threads > 1024 {
+        let threads = step.kernel.threads();
+        if threads != kernel.threads || threads == 0 || threads > 1024 {
             return Err(invalid(format!(
-                "{threads} threads in a block of {:?}, where the kernel declares {}",
-                step.block, kernel.threads
+                "{threads} threads in a block, where the kernel declares {}",
+                kernel.threads
             )));
         }
-        if step.shared_bytes > self.target.shared_bytes_per_block {
-            return Err(invalid(format!(
-                "{} bytes of shared memory, where the device allows {}",
-                step.shared_bytes, self.target.shared_bytes_per_block
-            )));
-        }
+        step.check(self.target).map_err(|error| invalid(error.to_string()))?;
+        kernel.cluster = request::cluster(step, kernel.cluster).map_err(invalid)?;
+        let arguments = request::arguments(step).map_err(invalid)?;
         let [x, y, z] = step.grid;
-        let all = step.blocks();
+        let all = request::blocks(step);
         if all == 0 || y > 65535 || z > 65535 || x > i32::MAX as u32 {
             return Err(invalid(format!("a grid of {:?}", step.grid)));
         }
@@ -268,7 +237,7 @@ impl Emulator {
             kernel,
             grid: step.grid,
             blocks: run,
-            dimensions: step.block,
+            dimensions: [threads, 1, 1],
             shared_bytes: step.shared_bytes as usize,
             shared_limit: self.target.shared_bytes_per_block as usize,
             resident_limit: self.resident_limit,
@@ -363,33 +332,6 @@ pub fn available<T>(test: &str, device: Result<T>) -> Option<T> {
     }
 }
 
-/// The map of a matrix: the emulator has no others.
-fn matrix_map(map: &tensor_map::TensorMap) -> std::result::Result<TensorMap, String> {
-    if map.dimensions != 2 || map.fill != tensor_map::Fill::Zeros {
-        return Err(format!("a tensor map that is not of a matrix filled up with zeros: {map:?}"));
-    }
-    Ok(TensorMap {
-        address: map.address,
-        element_bytes: map.dtype.size() as u32,
-        columns: map.extents[0],
-        rows: map.extents[1],
-        row_bytes: map.strides[0],
-        box_columns: map.box_extents[0],
-        box_rows: map.box_extents[1],
-        swizzle: match map.swizzle {
-            tensor_map::Swizzle::None => Swizzle::None,
-            tensor_map::Swizzle::Bytes32 => Swizzle::Bytes32,
-            tensor_map::Swizzle::Bytes64 => Swizzle::Bytes64,
-            tensor_map::Swizzle::Bytes128 => Swizzle::Bytes128,
-        },
-    })
-}
-
-/// Blocks of a launch's grid.
-fn blocks_of(launch: &step::Launch) -> u64 {
-    launch.grid.iter().map(|&extent| u64::from(extent)).product()
-}
-
 fn out_of_bounds(call: &'static str, error: OutOfBounds) -> lora_kernels::Error {
     lora_kernels::Error::Cuda { call, message: error.0 }
 }
@@ -422,7 +364,11 @@ impl Executor for Emulator {
             result.map(|()| Work::default()).map_err(|fault| (fault, None))
         };
         match step {
-            Step::Launch(launch) => self.run_step(launch, 0..blocks_of(launch)),
+            Step::Launch(launch) => {
+                let blocks = request::blocks(launch);
+                let result = self.launch(launch, 0..blocks);
+                self.finish(launch.kernel.symbol(), blocks, result)
+            }
             Step::Product(product) => {
                 self.overlapping_blocks = 1;
                 let result = product::run(&mut self.memory, product);

@@ -240,8 +240,7 @@ unsafe fn force_spinning(group: &mut Group) -> bool {
 
 fn thread_ended(launch: &mut Launch, block: &mut Block, thread: usize) {
     let pc = block.threads[thread].pc;
-    block.threads[thread].status = Status::Exited;
-    block.live -= 1;
+    block.end(thread);
     let mut caller = Caller { launch, block, thread, pc };
     let result = check_in_flight(&caller)
         .and_then(|()| warp::thread_ended(&mut caller))

@@ -29,7 +29,7 @@ pub struct Schedule {
     pub threads: ThreadOrder,
     /// When asynchronous work completes.
     pub completion: Completion,
-    /// Blocks of a grid that run side by side; more are started when these wait for others.
+    /// Blocks of a grid that run side by side; more are started when these wait for others, as many as the device holds.
     pub resident_blocks: usize,
     /// For everything random: orders, completions, the base of dynamic shared memory.
     pub seed: u64,

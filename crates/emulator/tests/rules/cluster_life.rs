@@ -1,6 +1,6 @@
 //! Clusters: before a block uses another's shared memory, and until neither does any more.
 
-use super::{Case, breaks, case, counted, keeps, run};
+use super::{Case, breaks, case, counted, keeps};
 use lora_emulator::FaultKind;
 
 const TWO: Case = case("arrives_remotely", 2, 32);
@@ -48,15 +48,6 @@ fn receivers_of_a_box_wait_for_themselves() {
     breaks(&[two("takes_one_box_for_both")], &[FaultKind::Race, FaultKind::NeverWritten]);
 }
 
-/// The bytes come to one block after the other, in any order: block 1 does not have them when block 0 has.
-#[test]
-fn receivers_get_a_box_one_by_one() {
-    let faults = run(&[two("takes_one_box_for_both")], |_| ());
-    let unwritten = faults.iter().filter_map(|found| found.as_ref().err());
-    let kinds: Vec<FaultKind> = unwritten.map(|fault| fault.kind).collect();
-    assert!(faults.is_empty() || kinds.contains(&FaultKind::Race), "{kinds:?}");
-}
-
 #[test]
 fn a_multicast_names_blocks_of_the_cluster() {
     breaks(&[two("multicasts_to_nobody")], &[FaultKind::InvalidOperand]);
@@ -75,6 +66,7 @@ fn a_launch_may_say_how_large_clusters_are() {
         Case { blocks: 16, cluster: 16, ..four },
         Case { cluster: 0, ..four },
         Case { cluster: 4, blocks: 8, ..TWO },
+        Case { blocks: 16, ..two("declares_sixteen_blocks") },
     ] {
         breaks(&[wrong], &[FaultKind::InvalidLaunch]);
     }

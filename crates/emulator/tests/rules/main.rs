@@ -14,9 +14,12 @@ mod residency;
 mod shared_limits;
 mod swizzle_patterns;
 
-use lora_emulator::{
-    Emulator, Fault, FaultKind, KernelLibrary, LaunchRequest, Schedule, Swizzle, TensorMap, available,
-};
+use lora_emulator::{Emulator, Fault, FaultKind, KernelLibrary, Schedule, available};
+use lora_kernels::DType;
+use lora_kernels::cuda::executor::Executor;
+use lora_kernels::cuda::kernel::Kernel;
+use lora_kernels::cuda::step::{Launch, Step};
+use lora_kernels::cuda::tensor_map::{Swizzle, TensorMap};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use support::{arguments, schedules};
@@ -73,28 +76,19 @@ impl Case {
     /// Runs it on a device where x and y are at these addresses.
     fn launch(&self, emulator: &mut Emulator, x: u64, y: u64) -> lora_kernels::Result<()> {
         let map = |address| TensorMap {
-            address,
-            element_bytes: 4,
-            columns: 32,
-            rows: WORDS as u64 / 32,
-            row_bytes: 128,
-            box_columns: self.box_columns(),
-            box_rows: 8,
             swizzle: self.swizzle,
+            ..TensorMap::matrix(DType::F32, address, [WORDS as u64 / 32, 32], 128, [8, self.box_columns()])
         };
         let mut bytes = vec![0; 256];
         bytes.extend(arguments(&[x, y], &[self.n, 32 * self.box_columns()]));
         bytes.resize(320, 0);
-        emulator.run_request(&LaunchRequest {
-            kernel: self.kernel,
-            grid: [self.blocks, 1, 1],
-            block: [self.threads, 1, 1],
-            shared_bytes: self.shared_bytes,
-            arguments: &bytes,
-            tensor_maps: &[(0, map(x)), (128, map(y))],
+        let kernel = Kernel::new("a test's", self.kernel, self.threads);
+        emulator.run(&Step::Launch(Launch {
             cluster: [self.cluster, 1, 1],
             programmatic: self.programmatic,
-        })
+            tensor_maps: vec![(0, map(x)), (128, map(y))],
+            ..Launch::new(kernel, [self.blocks, 1, 1], self.shared_bytes, bytes)
+        }))
     }
 }
 

@@ -1,7 +1,8 @@
 //! Swizzled tiles start where the pattern does.
 
 use super::{Case, breaks, case, keeps};
-use lora_emulator::{FaultKind, Swizzle};
+use lora_emulator::FaultKind;
+use lora_kernels::cuda::tensor_map::Swizzle;
 
 #[test]
 fn boxes_start_with_the_pattern() {

@@ -88,6 +88,8 @@ LORA_CLUSTER_KERNEL(takes_one_box_for_both, Arguments, 32, 2) { multicast<3, tru
 LORA_CLUSTER_KERNEL(multicasts_to_nobody, Arguments, 32, 2) { multicast<0, false>(arguments); }
 LORA_CLUSTER_KERNEL(multicasts_beyond_the_cluster, Arguments, 32, 2) { multicast<7, false>(arguments); }
 
+LORA_CLUSTER_KERNEL(declares_sixteen_blocks, Arguments, 32, 16) { output(arguments)[blockIdx.x * 32 + threadIdx.x] = 1; }
+
 // Its clusters are what the launch says.
 LORA_KERNEL(any_cluster, Arguments, 32) {
     output(arguments)[blockIdx.x * 32 + threadIdx.x] = cluster_rank() << 16 | cluster_blocks();
