@@ -3,7 +3,9 @@
 mod changes;
 mod exchange;
 mod plan;
-mod record;
+mod record_format;
+mod record_writer;
+mod records;
 mod rewrite;
 mod side_files;
 mod undo;
@@ -12,7 +14,8 @@ mod write;
 pub use crate::files::RECORD_DIRECTORY;
 pub(crate) use changes::{Bound, add_additions, removals};
 pub(crate) use exchange::{Exchange, Exchanged, Keep};
-pub use record::{Records, seal};
+pub use record_format::seal;
+pub use records::Records;
 pub(crate) use undo::Undo;
 
 use crate::Result;

@@ -2,7 +2,7 @@
 
 use super::changes::{Bound, add_additions, removals};
 use super::exchange::part_of_replacement;
-use super::record::Records;
+use super::records::Records;
 use super::{Edit, EditOptions};
 use crate::adapter::Weighted;
 use crate::binding::fit;

@@ -2,7 +2,8 @@
 
 use super::changes::{Bound, Change, LayerIndex};
 use super::exchange::{Exchange, Exchanged, Keep};
-use super::record::{Description, RecordWriter, Records};
+use super::record_writer::{Description, RecordWriter};
+use super::records::Records;
 use super::undo::Undo;
 use super::{ChangedWeight, Edit, Summary};
 use crate::checkpoint::{Outline, checksum};
