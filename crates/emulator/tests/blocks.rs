@@ -122,6 +122,7 @@ fn other_faults_are_named() {
     is_caught("faults", "divergent_shuffle", 1, 32, 16, &[FaultKind::Divergence], &["shuffle"]);
     is_caught("faults", "ended_lanes", 1, 32, 4, &[FaultKind::Divergence], &["0xffffffff"]);
     is_caught("faults", "half_a_warp_waits", 1, 64, 16, &[FaultKind::Deadlock], &["named barrier 3"]);
+    is_caught("faults", "outside_its_array", 1, 32, 16, &[FaultKind::OutOfBounds], &["element 16"]);
     is_caught("faults", "copy_never_waited_for", 1, 32, 0, &[FaultKind::InFlightAtExit], &["never waited"]);
     is_caught("faults", "waits_for_nobody", 1, 32, 0, &[FaultKind::NeverWritten], &["`y`"]);
     is_caught("faults", "traps", 1, 32, 0, &[FaultKind::Trap], &["__trap"]);
