@@ -131,6 +131,7 @@ fn other_faults_are_named() {
     is_caught("faults", "ended_lanes", 1, 32, 4, &[FaultKind::Divergence], &["0xffffffff"]);
     let kinds = &[FaultKind::Deadlock, FaultKind::Divergence];
     is_caught("faults", "half_a_warp_waits", 1, 64, 16, kinds, &["named barrier 3"]);
+    is_caught("faults", "outside_its_array", 1, 32, 16, &[FaultKind::OutOfBounds], &["element 16"]);
     is_caught("faults", "copy_never_waited_for", 1, 32, 0, &[FaultKind::InFlightAtExit], &["never waited"]);
     is_caught("faults", "waits_for_nobody", 1, 32, 0, &[FaultKind::NeverWritten], &["`y`"]);
     is_caught("faults", "traps", 1, 32, 0, &[FaultKind::Trap], &["__trap"]);

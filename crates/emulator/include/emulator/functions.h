@@ -29,6 +29,7 @@ enum VoteKind : uint32_t { vote_ballot, vote_match };
       (operation, order, address, bytes, operand, expected))                                                           \
     X(void, fence, (uint32_t kind), (kind))                                                                            \
     X(void, misaligned, (uint64_t address, uint32_t alignment), (address, alignment))                                  \
+    X(void, outside_array, (int64_t index), (index))                                                                   \
     X(void, pause, (), ())                                                                                             \
     X(void, trap, (), ())                                                                                              \
     X(uint32_t, shared_address, (const void* pointer), (pointer))                                                      \

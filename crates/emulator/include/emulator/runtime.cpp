@@ -156,3 +156,8 @@ struct TypeMismatch {
 extern "C" void __ubsan_handle_type_mismatch_v1(const TypeMismatch* mismatch, uintptr_t address) {
     functions.misaligned(&emulator::thread(), __builtin_return_address(0), address, 1u << mismatch->log_alignment);
 }
+
+// What `-fsanitize=bounds-strict` calls where an index is outside its array, which may lie in the middle of others.
+extern "C" void __ubsan_handle_out_of_bounds(const void*, intptr_t index) {
+    functions.outside_array(&emulator::thread(), __builtin_return_address(0), index);
+}

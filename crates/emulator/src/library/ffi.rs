@@ -145,6 +145,9 @@ functions! {
     misaligned(caller, address: usize, alignment: u32) {
         Err(access::misaligned(caller, address, alignment as usize))
     }
+    outside_array(_caller, index: i64) {
+        Err(RawFault::new(FaultKind::OutOfBounds, format!("uses element {index} of an array that does not have it")))
+    }
     pause(caller) {
         caller.spin();
         Ok(Flow::Suspend)
@@ -325,7 +328,7 @@ pub(crate) fn functions() -> Vec<(&'static std::ffi::CStr, *const c_void)> {
         };
     }
     table![
-        memory_access barrier_sync barrier_arrive sync_warp shuffle vote active_mask atomic fence misaligned pause trap shared_address mma
+        memory_access barrier_sync barrier_arrive sync_warp shuffle vote active_mask atomic fence misaligned outside_array pause trap shared_address mma
         ldmatrix stmatrix cp_async cp_async_commit cp_async_wait mbarrier_init mbarrier_arrive mbarrier_wait
         cluster_arrive cluster_wait cluster_pointer tma_load tma_store tma_store_commit tma_store_wait wgmma_fence
         wgmma_commit wgmma_wait wgmma wgmma_registers set_max_registers registers_wait grid_dependency_wait

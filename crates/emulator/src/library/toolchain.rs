@@ -31,7 +31,7 @@ const KERNEL_FLAGS: &[&str] = &[
     "-fPIC",
     "-fno-gnu-unique",
     "-fvisibility=hidden",
-    "-fsanitize=thread,alignment",
+    "-fsanitize=thread,alignment,bounds-strict",
     "--param=tsan-distinguish-volatile=1",
     "--param=tsan-instrument-func-entry-exit=0",
     "-fno-tree-vectorize",

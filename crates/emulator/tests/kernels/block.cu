@@ -79,7 +79,8 @@ LORA_KERNEL(past_the_end, Vectors, 32) {
 }
 LORA_KERNEL(past_the_shared_variable, Vectors, 32) {
     __shared__ float small[8];
-    small[threadIdx.x < arguments.n ? threadIdx.x : 0] = 1.0f;
+    float* first = small;
+    first[threadIdx.x < arguments.n ? threadIdx.x : 0] = 1.0f;
     __syncwarp();
     reinterpret_cast<float*>(arguments.y)[threadIdx.x] = small[0];
 }
@@ -90,6 +91,12 @@ LORA_KERNEL(past_dynamic_shared, Vectors, 32) {
 LORA_KERNEL(misaligned, Vectors, 32) {
     auto* y = reinterpret_cast<float*>(arguments.y) + 4 * threadIdx.x;
     *reinterpret_cast<float4*>(y + arguments.n) = make_float4(0, 0, 0, 0);
+}
+LORA_KERNEL(outside_its_array, Vectors, 32) {
+    __shared__ float pairs[2][16];
+    if (threadIdx.x == 0) pairs[0][arguments.n] = 1;
+    __syncwarp();
+    reinterpret_cast<float*>(arguments.y)[threadIdx.x] = pairs[1][0];
 }
 LORA_KERNEL(reads_unwritten_shared, Vectors, 32) {
     LORA_DYNAMIC_SHARED(bytes);
