@@ -91,7 +91,7 @@ class Tests(unittest.TestCase):
         self.assertEqual({name: tests for name, (_, tests) in found.items()}, {"one": ["a::gpu::x"]})
 
     def test_a_missing_test_is_found_before_there_is_a_card(self):
-        golden = ["golden::gpu::a", "b::gpu::same_bits_every_time", "b::gpu::small_integers_are_exact"]
+        golden = ["golden::gpu::a", "b::gpu::same_bits_every_time", "b::gpu::small_integers_are_exact", "restore::gpu::x"]
         tests = {"operations": golden, "primitives": ["gpu::mma"], "finetune": ["gpu::x"]}
         self.check(tests)
         for change in ({"operations": golden[1:]}, {"primitives": ["cuda::mma"]}, {"finetune": []}):

@@ -49,8 +49,9 @@ class Runs(unittest.TestCase):
         for name in ("primitives", "operations", "others"):
             self.bundle.add(f"tests/{name}", TESTS, tests=["a::gpu::one", "a::cpu::one", "golden::gpu::two"])
         self.bundle.add("examples/finetune", "#!/bin/sh\n")
-        self.bundle.add("benches/kernels", BENCH, record={"copy_gb_per_s": 3000, "kernels": KERNELS})
+        self.bundle.add("benches/kernels", BENCH, record={"copy_gb_per_s": 3000, "kernels": KERNELS, "products": PRODUCTS})
         self.bundle.add("benches/overhead", BENCH, record={"records": RATIOS, "not_run": ["1 × 2 × 3"]})
+        self.bundle.add("benches/sweep", BENCH, record=SWEEP)
         self.bundle.tool("compute-sanitizer", SANITIZER)
         self.bundle.libraries("libcuda.so.1", "libcublasLt.so.13", "libcublas.so.13")
         code, output, document, stages, logs = self.run_all("--budget", "60")
@@ -64,7 +65,7 @@ class Runs(unittest.TestCase):
         # All executables but the primitives, with the tests that have the word in their names.
         self.assertEqual(stages["operations"]["says"], "operations: 2 of 2 tests passed; others: 2 of 2 tests passed")
         self.assertEqual(stages["overhead"]["says"], "ran to its end, 1 problems not run")
-        self.assertEqual(stages["sweep"]["says"], "not in this bundle")
+        self.assertEqual(stages["sweep"]["status"], "passed", stages["sweep"])
         self.assertEqual(stages["counters"]["says"], "ncu is not there")
         self.assertEqual(stages["racecheck"]["status"], "passed")
         self.assertIn("0 errors", stages["racecheck"]["says"])
@@ -78,7 +79,9 @@ class Runs(unittest.TestCase):
         self.assertIn("Fake H100, driver 580.1; commit 0123456789ab", shown[0])
         self.assertIn("  a copy: 3000 GB/s", shown)
         self.assertIn("   20% of a copy: expand_bf16, p 0, 8 × 8 × 8, r 4", shown)
-        self.assertIn("  β = 1 against β = 0: 1.500 to 1.500, median 1.500", shown)
+        self.assertIn("  forward_beta1 against β = 0: 1.100 to 1.300, median 1.200", shown)
+        self.assertIn("  WRONG RESULTS: shrink_bad", shown)
+        self.assertIn("  shrink (forward, p 0): shrink_best takes 0.900 of shrink_bf16 on 2 problems", shown)
         self.assertIn("  clocks: 1980 to 1980 MHz, median 1980; slowed by nothing", shown)
         self.assertIn("  8 × 8 × 8, r 4, fused: forward p 0 1.100, step p 0 1.200", shown)
         record = json.loads(logs["kernels.json"])
@@ -247,9 +250,17 @@ def row(kernel, operation, share, microseconds):
 KERNELS = [
     row("shrink_bf16", "shrink", 0.8, 1.0),
     row("expand_bf16", "expand", 0.2, 2.0),
-    row("product_beta0", "product", 0.1, 2.0),
-    row("product_beta1", "product", 0.1, 3.0),
 ]
+PRODUCTS = [
+    {"product": "product_forward_beta0", "to_beta0": 1.0},
+    {"product": "product_forward_beta1", "to_beta0": 1.1},
+    {"product": "product_forward_beta1", "to_beta0": 1.3},
+]
+WINNER = {"operation": "shrink", "pass": "forward", "p": 0.0, "planned_kernel": "shrink_bf16"}
+SWEEP = {
+    "winners": [{**WINNER, "kernel": "shrink_best", "to_planned": 0.9, "problems": 2}],
+    "rankings": [{"wrong": [{"kernel": "shrink_bad", "why": "3 is not 4"}]}],
+}
 RATIOS = [
     {"m": 8, "k": 8, "n": 8, "r": 4, "p": 0, "system": "fused", "pass": name, "ratio": ratio}
     for name, ratio in [("forward", 1.1), ("step", 1.2)]
@@ -360,6 +371,25 @@ class Parts(unittest.TestCase):
         others = [{**row("pack_bf16", "pack", 0.01, 1.0), "m": 1}]
         self.assertEqual(findings.worst_kernels({"kernels": KERNELS + others}), ["expand_bf16", "shrink_bf16"])
         self.assertEqual(findings.worst_kernels(None), [])
+
+    def test_findings_are_looked_for_where_the_benchmarks_write_them(self):
+        root = Path(__file__).resolve().parent.parent
+        written = {
+            "kernels": ["benches/common/cuda/kernels.rs"],
+            "products": ["benches/common/cuda/kernels.rs", "benches/common/products.rs"],
+            "ratios": ["crates/measure/src/record.rs"],
+            "sweep": ["benches/common/sweep/ranking.rs"],
+        }
+        read = {
+            "kernels": ["kernels", "copy_gb_per_s", "of_copy", "kernel", "p", "m", "k", "n", "r"],
+            "products": ["products", "product", "to_beta0", "product_{pass}_beta0"],
+            "ratios": ["records", "system", "pass", "p", "ratio", "m", "k", "n", "r"],
+            "sweep": ["winners", "rankings", "wrong", "operation", "pass", "p", "kernel", "to_planned", "planned_kernel"],
+        }
+        for record, files in written.items():
+            text = "".join((root / name).read_text() for name in files)
+            for field in read[record]:
+                self.assertIn(f'"{field}"', text, record)
 
     def test_errors_of_a_sanitizer_that_was_stopped_count(self):
         self.assertEqual(findings.sanitizer_errors("========= Invalid __global__ read of size 4\n"), 1)

@@ -19,7 +19,7 @@ def read(path):
 def lines(document):
     """The essence of any record. Whatever lacks a field that is asked for is left out."""
     found = []
-    for describe in (_kernels, _ratios, _sweep):
+    for describe in (_kernels, _products, _ratios, _sweep):
         try:
             found += describe(document)
         except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError, statistics.StatisticsError):
@@ -28,27 +28,28 @@ def lines(document):
 
 
 def _kernels(document):
-    """The slowest kernels beside a copy, and what accumulating costs the library's product."""
-    rows = [row for row in document["kernels"] if "of_copy" in row]
+    """The slowest kernels of the largest problem beside a copy."""
+    rows = document["kernels"]
     largest = max((row["m"] * row["k"] * row["n"] for row in rows), default=0)
-    chosen = [row for row in rows if row["m"] * row["k"] * row["n"] == largest and not row["kernel"].startswith("product")]
+    chosen = [row for row in rows if row["m"] * row["k"] * row["n"] == largest]
     chosen.sort(key=lambda row: row["of_copy"])
     found = [f"a copy: {document['copy_gb_per_s']:.0f} GB/s"] if "copy_gb_per_s" in document else []
-    found += [
+    return found + [
         f"{row['of_copy']:4.0%} of a copy: {row['kernel']}, p {row['p']:g}, {row['m']} × {row['k']} × {row['n']}, r {row['r']}"
         for row in chosen[: MOST_LINES - 2]
     ]
-    times = {(row["kernel"], *_problem(row)): row["microseconds"] for row in rows}
-    prices = [
-        times[("product_beta1", *key[1:])] / time for key, time in times.items() if key[0] == "product_beta0" and time > 0
+
+
+def _products(document):
+    """What accumulating, or summing over the rank too, costs the library's product: times over those of β = 0."""
+    ratios = {}
+    for row in document["products"]:
+        ratios.setdefault(row["product"].removeprefix("product_"), []).append(row["to_beta0"])
+    return [
+        f"{name} against β = 0: {min(times):.3f} to {max(times):.3f}, median {statistics.median(times):.3f}"
+        for name, times in ratios.items()
+        if not name.endswith("_beta0")
     ]
-    if prices:
-        found.append(f"β = 1 against β = 0: {min(prices):.3f} to {max(prices):.3f}, median {statistics.median(prices):.3f}")
-    return found
-
-
-def _problem(row):
-    return tuple(row.get(name) for name in ("operation", "m", "k", "n", "r", "p"))
 
 
 def _ratios(document):
@@ -62,22 +63,29 @@ def _ratios(document):
 
 
 def _sweep(document):
-    """The fastest variant of each kernel."""
-    found = []
-    for row in document["ranking"][:MOST_LINES]:
-        found.append(" ".join(f"{key} {value}" for key, value in row.items() if isinstance(value, (str, int, float))))
-    return found
+    """The best variant of each kernel in each use, and candidates that gave wrong results."""
+    found = [
+        f"{row['operation']} ({row['pass']}, p {row['p']:g}): {row['kernel']} takes {row['to_planned']:.3f} of "
+        f"{row['planned_kernel']} on {row['problems']} problems"
+        for row in document["winners"]
+    ]
+    wrong = sorted({entry["kernel"] for row in document["rankings"] for entry in row["wrong"]})
+    return ([f"WRONG RESULTS: {', '.join(wrong)}"] if wrong else []) + found[: 2 * MOST_LINES]
 
 
 def worst_kernels(document, count=4):
     """Names of the kernels with the smallest shares of a copy's bandwidth on the first problem, the worst first."""
     try:
-        rows = [row for row in document["kernels"] if not row["kernel"].startswith("product")]
-        first = [row for row in rows if _problem(row)[1:5] == _problem(rows[0])[1:5]]
+        rows = document["kernels"]
+        first = [row for row in rows if _problem(row) == _problem(rows[0])]
         names = [row["kernel"] for row in sorted(first, key=lambda row: row["of_copy"])]
     except (KeyError, TypeError, IndexError):
         return []
     return list(dict.fromkeys(names))[:count]
+
+
+def _problem(row):
+    return tuple(row[name] for name in ("m", "k", "n", "r"))
 
 
 def sanitizer_errors(text):

@@ -243,7 +243,7 @@ def peers(bench):
 
 # All operations and element types on shapes of a few hundred elements; then the instructions one by one.
 FEW = [
-    ("operations", ["golden::gpu::", "gpu::same_bits_every_time", "gpu::small_integers_are_exact"]),
+    ("operations", ["golden::gpu::", "gpu::same_bits_every_time", "gpu::small_integers_are_exact", "restore::gpu::"]),
     ("primitives", [libtest.WORD]),
 ]
 ALL = [*FEW, ("operations", [libtest.WORD])]
