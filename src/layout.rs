@@ -1,33 +1,11 @@
 //! How a matrix lies in a buffer: shape, stride, and which way round.
 
-use crate::{DType, Error, Result};
+use crate::{DType, Error, Result, Shape};
 
 /// More elements than any buffer has: the smallest take two bytes.
 const MAX_ELEMENTS: usize = isize::MAX as usize / 2;
 
 const LARGER_THAN_MEMORY: &str = "the view would be larger than memory";
-
-/// The shape of a matrix: rows × columns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Shape {
-    /// Number of rows.
-    pub rows: usize,
-    /// Number of columns.
-    pub cols: usize,
-}
-
-impl Shape {
-    /// A shape of `rows` × `cols`.
-    pub const fn new(rows: usize, cols: usize) -> Self {
-        Shape { rows, cols }
-    }
-}
-
-impl std::fmt::Display for Shape {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "[{}, {}]", self.rows, self.cols)
-    }
-}
 
 /// How the elements of a matrix lie in its buffer. One of the two strides is always 1; the other is 0 where one row, or one
 /// column, is repeated, which only a matrix that is read can be.

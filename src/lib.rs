@@ -56,6 +56,7 @@ mod matrix;
 pub mod memory;
 pub mod ops;
 pub mod restore;
+mod shape;
 
 pub use backend::Backend;
 pub use device::Device;
@@ -64,8 +65,9 @@ pub use element::{DType, Element};
 pub use error::{Error, Result};
 /// The crate that has the 16-bit element types [`f16`](half::f16) and [`bf16`](half::bf16).
 pub use half;
-pub use layout::{Layout, Shape};
+pub use layout::Layout;
 pub use matrix::{MatrixMut, MatrixRef};
 pub use ops::{
     Adapter, Backward, Delta, Forward, Frozen, FrozenBackward, MergeReport, Rounding, WeightUpdate,
 };
+pub use shape::Shape;

@@ -78,8 +78,8 @@
 //! - Whether this crate reads the PTX manual as the hardware does: fragment layouts, swizzles, descriptors. Its tests check
 //!   each mechanism against plain loops, written by the same people; a GPU has the last word.
 //! - The last bits of tensor-core sums, whose order hardware does not specify. Here it is ascending k, in `f32`.
-//! - An index that leaves one `__shared__` variable for another is not seen when written; dynamic shared memory and buffers
-//!   have exact bounds. Other blocks of a cluster are reached in dynamic shared memory only. What a kernel declares is known
+//! - A pointer that leaves one `__shared__` variable for another is not seen when written, an index of an array is; dynamic
+//!   shared memory and buffers have exact bounds. Other blocks of a cluster are reached in dynamic shared memory only. What a kernel declares is known
 //!   from what its blocks access.
 //! - Registers of a wgmma in flight: reading them early gives old values when it completes late, and is not reported.
 //! - Streams and graphs. Kernels run one after another, in their order: of those that may overlap, only conflicts are found.

@@ -7,7 +7,9 @@ use crate::cuda::step::{F32Math, Launch, Operand, Product, Step, Zero};
 use crate::cuda::target::Target;
 use crate::cuda::tensor_map::TensorMap;
 use crate::memory::{Raw, RawBuffer};
-use crate::ops::{BackwardProjection, BackwardSiblings, ForwardSiblings, Output, Projection, WriteMode};
+use crate::ops::{
+    BackwardProjection, BackwardSiblings, ForwardSiblings, Frozen, Output, Projection, WriteMode,
+};
 use crate::{Adapter, DType, Dropout, Layout, MatrixMut, MatrixRef, Result};
 use proptest::prelude::*;
 
@@ -16,10 +18,17 @@ const SETTINGS: Settings = Settings {
     f32_math: F32Math::Exact,
 };
 
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Forward,
+    Backward,
+    Frozen,
+}
+
 /// All that a plan may depend on.
 #[derive(Clone, Debug)]
 struct Case {
-    backward: bool,
+    kind: Kind,
     m: usize,
     k: usize,
     /// Out-features and rank of each layer.
@@ -61,8 +70,12 @@ impl<'a> Places<'a> {
         (RawBuffer { address, len: layout.span(), dtype }, layout)
     }
 
+    /// One row or column, repeated, is as good as any other matrix that is read.
     fn read(&mut self, rows: usize, cols: usize, dtype: DType) -> MatrixRef<'static, Raw> {
-        let (buffer, layout) = self.next(rows, cols, dtype);
+        let (buffer, mut layout) = self.next(rows, cols, dtype);
+        if self.case.bits.rotate_left(5 * self.matrices as u32) & 0x30 == 0x30 {
+            layout = Layout::repeated(rows, cols).expect("small");
+        }
         MatrixRef::from_buffer(buffer, layout).expect("it fits")
     }
 
@@ -125,6 +138,18 @@ impl<'a> Places<'a> {
         }
         op
     }
+
+    fn frozen(mut self) -> Frozen<'static, Raw> {
+        let Case { m, k, dtype, .. } = *self.case;
+        let n = self.case.layers.first().map_or(1, |&(n, _)| n);
+        let mode = if self.bit(1) { WriteMode::Accumulate } else { WriteMode::Overwrite };
+        Frozen {
+            x: self.read(m, k, dtype),
+            w: self.read(k, n, dtype),
+            bias: self.bit(0).then(|| self.read(1, n, DType::F32)),
+            y: Output { matrix: self.write(m, n, dtype), mode },
+        }
+    }
 }
 
 /// The steps of a case with its inputs from `origin`, by kept plans and anew.
@@ -141,14 +166,19 @@ fn both(plans: &mut Plans, case: &Case, origin: u64, workspace: u64) -> [Result<
         });
         [kept, anew]
     }
-    match case.backward {
-        false => {
+    match case.kind {
+        Kind::Forward => {
             let op = || Places::new(case, origin).forward();
             op().check().expect("the case is valid");
             steps(plans, op, workspace)
         }
-        true => {
+        Kind::Backward => {
             let op = || Places::new(case, origin).backward();
+            op().check().expect("the case is valid");
+            steps(plans, op, workspace)
+        }
+        Kind::Frozen => {
+            let op = || Places::new(case, origin).frozen();
             op().check().expect("the case is valid");
             steps(plans, op, workspace)
         }
@@ -162,7 +192,7 @@ fn expect_equal(plans: &mut Plans, case: &Case, origin: u64, workspace: u64) {
 
 fn cases() -> impl Strategy<Value = Case> {
     (
-        any::<bool>(),
+        proptest::sample::select(&[Kind::Forward, Kind::Backward, Kind::Frozen][..]),
         prop_oneof![Just(0usize), 1..200usize],
         1..200usize,
         proptest::collection::vec((1..200usize, 1..80usize), 0..4),
@@ -172,9 +202,9 @@ fn cases() -> impl Strategy<Value = Case> {
         proptest::sample::select(&[0.0f32, 0.0, 0.1, 0.5][..]),
         any::<u64>(),
     )
-        .prop_map(|(backward, m, k, layers, dtype, f32_adapter, scale, probability, bits)| {
+        .prop_map(|(kind, m, k, layers, dtype, f32_adapter, scale, probability, bits)| {
             let adapter_dtype = if f32_adapter { DType::F32 } else { dtype };
-            Case { backward, m, k, layers, dtype, adapter_dtype, scale, probability, bits }
+            Case { kind, m, k, layers, dtype, adapter_dtype, scale, probability, bits }
         })
 }
 
@@ -197,7 +227,7 @@ proptest! {
 }
 
 const CASE: Case = Case {
-    backward: false,
+    kind: Kind::Forward,
     m: 100,
     k: 128,
     layers: vec![],
@@ -215,13 +245,13 @@ fn case() -> Case {
 #[test]
 fn random_numbers_and_addresses_are_no_reason_to_plan_again() {
     let mut plans = Plans::default();
-    for backward in [false, true] {
-        let case = Case { backward, bits: 0xFF, ..case() };
+    for kind in [Kind::Forward, Kind::Backward, Kind::Frozen] {
+        let case = Case { kind, bits: 0xFF, ..case() };
         for origin in [0, 16, u64::MAX << 50] {
             expect_equal(&mut plans, &case, origin, 0x10_0000);
         }
     }
-    assert_eq!(plans.len(), 2);
+    assert_eq!(plans.len(), 3);
 }
 
 #[test]
@@ -241,9 +271,12 @@ fn everything_else_is() {
         Case { probability: 0.0, ..case() },
         Case { bits: 1, ..case() },
         Case { bits: 2, ..case() },
-        Case { backward: true, bits: 1, ..case() },
-        Case { backward: true, bits: 3, ..case() },
-        Case { backward: true, bits: 5, ..case() },
+        Case { kind: Kind::Backward, bits: 1, ..case() },
+        Case { kind: Kind::Backward, bits: 3, ..case() },
+        Case { kind: Kind::Backward, bits: 5, ..case() },
+        Case { kind: Kind::Frozen, ..case() },
+        Case { kind: Kind::Frozen, bits: 1, ..case() },
+        Case { kind: Kind::Frozen, bits: 2, ..case() },
     ];
     for case in &variations {
         expect_equal(&mut plans, case, 0, 0x10_0000);
