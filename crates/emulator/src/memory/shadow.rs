@@ -319,3 +319,23 @@ fn granules(offset: usize, bytes: usize) -> impl Iterator<Item = (usize, u32)> +
         (granule, (1u32 << last) - (1u32 << first))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overlapping_generations_are_remembered_past_the_last_number() {
+        let mut shadow = Shadow::new(4);
+        (shadow.generation, shadow.oldest) = (GENERATIONS - 1, GENERATIONS - 1);
+        shadow.next_overlapping_generation();
+        shadow.next_overlapping_generation();
+        assert_eq!(shadow.generation, 1);
+        let remembered = |shadow: &Shadow| {
+            [0, GENERATIONS - 2, GENERATIONS - 1, GENERATIONS, 1, 2].map(|each| shadow.remembers(each))
+        };
+        assert_eq!(remembered(&shadow), [false, false, true, true, true, false]);
+        shadow.next_generation();
+        assert_eq!(remembered(&shadow), [false, false, false, false, false, true]);
+    }
+}

@@ -73,3 +73,16 @@ fn library_products_may_overlap_and_copies_do_not() {
     emulator.write(y, &[0; 4]).unwrap();
     early.launch(&mut emulator, x, y).unwrap();
 }
+
+#[test]
+fn each_kernel_of_a_chain_counts_its_own_bytes() {
+    let Some(mut emulator) = device() else { return };
+    let x = super::support::upload(&mut emulator, "x", &[1u32; WORDS]);
+    let y = super::support::upload(&mut emulator, "y", &[0u32; WORDS]);
+    FIRST.launch(&mut emulator, x, y).unwrap();
+    SECOND.launch(&mut emulator, x, y).unwrap();
+    let records = emulator.records();
+    let unique: Vec<u64> = records.iter().map(|record| record.buffers["x"].unique_bytes_read).collect();
+    let sectors: Vec<u64> = records.iter().map(|record| record.buffers["x"].sectors_read).collect();
+    assert_eq!((unique, sectors), (vec![512, 512], vec![16, 16]));
+}
