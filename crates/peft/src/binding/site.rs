@@ -5,7 +5,7 @@ use crate::checkpoint::LayerKind;
 /// One weight of the base model that an adapter's layer changes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Site {
-    /// Key of the layer in [`Adapter::layers`].
+    /// Key of the layer in [`Adapter::layers`](crate::Adapter::layers).
     pub layer: String,
     /// Name of the weight in the checkpoint.
     pub weight: String,

@@ -2,7 +2,7 @@
 //! seen.
 
 use super::leftovers;
-use super::place::{MadeParents, is_free, resolve, unplaceable};
+use super::place::{MadeParents, despite_others, is_free, resolve, unplaceable};
 use super::unfinished::Unfinished;
 use super::workplace::Workplace;
 use crate::error::AtPath;
@@ -75,18 +75,23 @@ impl NewDirectory {
             return Err(Error::malformed(destination, "not a name for a directory"));
         };
         let explain = |error| unplaceable(destination, &place, error);
-        let parents = MadeParents::make(parent).map_err(explain)?;
-        match place.symlink_metadata() {
-            // Its name is too long, for instance.
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(explain(error)),
-            _ => {}
-        }
         let make = || {
             let workplace = Workplace::create(parent, name)?;
             workplace.try_renames(&place)?;
             Ok(workplace)
         };
-        let workplace = Unfinished::begin(parents.paths(), make).map_err(explain)?;
+        let begin = || {
+            let parents = MadeParents::make(parent)?;
+            match place.symlink_metadata() {
+                // Its name is too long, for instance.
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let workplace = Unfinished::begin(parents.paths(), make)?;
+            Ok((parents, workplace))
+        };
+        // In this order: the parents are dropped after what is in them.
+        let (parents, workplace) = despite_others(parent, begin).map_err(explain)?;
         Ok(NewDirectory {
             destination: destination.to_owned(),
             replaces: !free,

@@ -5,6 +5,9 @@ use crate::{Error, Result};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+/// Times that another run may be in the way with directories that it makes and removes.
+const TRIES: usize = 100;
+
 /// Links in a row that are followed: as many as Linux follows.
 const LINKS: usize = 40;
 
@@ -77,6 +80,24 @@ fn is_mount_point(place: &Path) -> bool {
 #[cfg(not(unix))]
 fn is_mount_point(_: &Path) -> bool {
     false
+}
+
+/// Does something that needs the directory `parent`, and again where another run that failed has just removed it, having made
+/// it too.
+pub fn despite_others<T>(parent: &Path, work: impl Fn() -> std::io::Result<T>) -> std::io::Result<T> {
+    let nothing_else = |path: &Path| path.is_dir() || path.symlink_metadata().is_err();
+    let was_removed = |error: &std::io::Error| {
+        matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound)
+            && parent.ancestors().all(nothing_else)
+    };
+    let mut result = work();
+    for _ in 1..TRIES {
+        match &result {
+            Err(error) if was_removed(error) => result = work(),
+            _ => break,
+        }
+    }
+    result
 }
 
 /// Directories that were made because a destination is to lie in them; those that are empty go again with this.
