@@ -13,9 +13,8 @@ use half::{bf16, f16};
 use lora_kernels::cpu::Cpu;
 use lora_kernels::restore::{RestoreMethod, RestoreRecord};
 use lora_kernels::{Adapter, Backend, DType, Element, MatrixMut, MatrixRef, WeightUpdate};
-use lora_measure::Problem;
-use lora_measure::cpu::baseline::{Operand, add, product, scale};
 use lora_measure::inputs::{Inputs, MERGE_SCALE};
+use lora_measure::{Pass, Problem, System, cpu};
 
 fn merge(criterion: &mut Criterion) {
     if Target::Cpu.is_wanted() {
@@ -39,26 +38,22 @@ fn group<T: Element>(criterion: &mut Criterion, layer: Problem) {
     // W is read once and written once.
     group.throughput(Throughput::Bytes((2 * k * n * size_of::<T>()) as u64));
     let Inputs { mut w, a, b, .. } = Inputs::<T>::new(layer);
-    let mut cpu = Cpu::new();
+    let backend = Cpu::new();
+
+    let mut separate = cpu::Layer::<T>::new(layer);
+    group.bench_function(System::Unfused.name(), |bencher| {
+        bencher.iter(|| separate.run(System::Unfused, Pass::Merge, 0.0).expect("shapes fit"));
+    });
 
     // Every function alternates between an update and its opposite, so that the weights stay where they are.
     let mut sign = 1.0;
-    let mut delta = vec![T::from_f32(0.0); k * n];
-    group.bench_function("unfused", |bencher| {
-        bencher.iter(|| {
-            product(&mut cpu, &mut delta, Operand::new(&a, k, r), Operand::new(&b, r, n))
-                .expect("shapes fit");
-            scale(&mut delta, sign * MERGE_SCALE);
-            sign = -sign;
-            add(&mut w, &delta);
-        });
-    });
     group.bench_function("fused-switch", |bencher| {
         bencher.iter(|| {
             let (from, to) =
                 (adapter(&a, &b, layer, sign * MERGE_SCALE), adapter(&a, &b, layer, -sign * MERGE_SCALE));
             sign = -sign;
-            cpu.update_weights(WeightUpdate::switch(weight(&mut w, layer, false), from, to))
+            backend
+                .update_weights(WeightUpdate::switch(weight(&mut w, layer, false), from, to))
                 .expect("shapes fit")
         });
     });
@@ -70,7 +65,7 @@ fn group<T: Element>(criterion: &mut Criterion, layer: Problem) {
                 let op =
                     if merged { WeightUpdate::unmerge(w, adapter) } else { WeightUpdate::merge(w, adapter) };
                 merged = !merged;
-                cpu.update_weights(op).expect("shapes fit")
+                backend.update_weights(op).expect("shapes fit")
             });
         });
         let mut record = RestoreRecord::new(match T::DTYPE {
@@ -87,7 +82,7 @@ fn group<T: Element>(criterion: &mut Criterion, layer: Problem) {
                     WeightUpdate::merge(w, adapter)
                 };
                 recorded = !recorded;
-                cpu.update_weights(op.record(&mut record)).expect("shapes fit")
+                backend.update_weights(op.record(&mut record)).expect("shapes fit")
             });
         });
     }

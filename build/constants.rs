@@ -149,15 +149,25 @@ impl Reader {
     }
 
     fn item(&mut self) -> Result<String, Fault> {
+        // For nvcc: functions that kernels may use, too.
+        let is_for_both = self.peek() == "__host__";
+        if is_for_both {
+            self.next += 1;
+            self.expect("__device__")?;
+        }
         self.expect("constexpr")?;
         let kind = self.expect_type()?;
         let name = self.name()?;
-        if self.peek() == "=" {
+        if self.peek() == "=" && !is_for_both {
             self.next += 1;
             let value = self.expression()?;
             self.expect(";")?;
             self.known.insert(name.clone(), Known::Number);
             return Ok(format!("pub const {name}: {kind} = {value};\n"));
+        }
+        if !is_for_both {
+            return self
+                .fault(format!("`{name}` is a function without __host__ __device__, which kernels need"));
         }
         self.expect("(")?;
         let mut parameters = Vec::new();
@@ -254,7 +264,7 @@ mod tests {
     fn constants_and_functions_become_rust() {
         let text = "// Some sizes.\n#pragma once\n#include \"arch/kernel.cuh\"\n\n// Rows.\nconstexpr int ROWS = 64;\n\
                     // A code\n// of two lines.\nconstexpr uint32_t CODE = 2;\n\
-                    // Bytes.\nconstexpr int bytes(int rank, int size) {\n    return rank == 16 || size < 2\n\
+                    // Bytes.\n__host__ __device__ constexpr int bytes(int rank, int size) {\n    return rank == 16 || size < 2\n\
                     ? ROWS * (rank + size) : ROWS / 2 - 1;\n}\n// All.\nconstexpr int ALL = 2 * bytes(ROWS, 4);\n";
         let expected = "#[doc = \"Some sizes.\"]\npub mod some {\n#[doc = \"Rows.\"]\npub const ROWS: usize = 64;\n\
                         #[doc = \"A code of two lines.\"]\npub const CODE: u32 = 2;\n#[doc = \"Bytes.\"]\n#[must_use]\n\
@@ -266,8 +276,7 @@ mod tests {
 
     #[test]
     fn a_ternary_may_stand_in_another_and_in_brackets() {
-        let text =
-            "// One.\nconstexpr int one(int a) { return a < 1 ? 2 : a < 3 ? 4 : 5 + (a > 8 ? 6 : 7); }\n";
+        let text = "// One.\n__host__ __device__ constexpr int one(int a) { return a < 1 ? 2 : a < 3 ? 4 : 5 + (a > 8 ? 6 : 7); }\n";
         let rust = read(text).unwrap();
         let expected = "if a < 1 { 2 } else if a < 3 { 4 } else { 5 + (if a > 8 { 6 } else { 7 }) }";
         assert!(rust.contains(expected), "{rust}");
@@ -291,12 +300,15 @@ mod tests {
             ("static_assert(1 == 1);", "`static_assert` where `constexpr`"),
             ("template <int A> constexpr int B = A;", "`template` where `constexpr`"),
             (
-                "constexpr int a(int b) { return b; } constexpr int a(int b) { return b; }",
+                "__host__ __device__ constexpr int a(int b) { return b; } constexpr int c = 1;",
                 "without a comment",
             ),
-            ("constexpr int a(int b) { int c = b; return c; }", "`int` where `return`"),
+            ("constexpr int a(int b) { return b; }", "without __host__ __device__"),
+            ("__host__ __device__ constexpr int A = 1;", "`=` where `(`"),
+            ("__device__ constexpr int a(int b) { return b; }", "`__device__` where `constexpr`"),
+            ("__host__ __device__ constexpr int a(int b) { int c = b; return c; }", "`int` where `return`"),
             ("constexpr int A = 1", "`the end` where `;`"),
-            ("constexpr int a(int a", "`the end` where `,`"),
+            ("__host__ __device__ constexpr int a(int a", "`the end` where `,`"),
         ] {
             let message = read(&format!("// What.\n#pragma once\n// It.\n{line}\n")).unwrap_err();
             assert!(message.starts_with("folder/some_constants.cuh:4: "), "{message}");

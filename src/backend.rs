@@ -2,22 +2,26 @@
 
 use crate::Result;
 use crate::memory::Memory;
-use crate::ops::{Backward, BackwardSiblings, Delta, Forward, ForwardSiblings, MergeReport, WeightUpdate};
+use crate::ops::{
+    Backward, BackwardSiblings, Delta, Forward, ForwardSiblings, Frozen, FrozenBackward, MergeReport,
+    WeightUpdate,
+};
 
 /// Runs LoRA operations on one kind of memory.
 ///
-/// Every method checks its arguments first and writes nothing if they do not fit.
+/// Every method checks its arguments first and writes nothing if they do not fit. Several threads may use one backend at
+/// once, with the results that they would have one after the other.
 pub trait Backend {
     /// Where the matrices live.
     type Memory: Memory;
     /// Where a restore record keeps its codes.
-    type Codes;
+    type Codes: Default;
 
     /// Y = X·W + s·drop(X)·A·B (+ bias).
     ///
     /// # Errors
     /// An argument does not fit, or the device failed.
-    fn forward(&mut self, op: Forward<'_, Self::Memory>) -> Result<()> {
+    fn forward(&self, op: Forward<'_, Self::Memory>) -> Result<()> {
         self.forward_siblings(op.into())
     }
 
@@ -25,13 +29,13 @@ pub trait Backend {
     ///
     /// # Errors
     /// An argument does not fit, or the device failed.
-    fn forward_siblings(&mut self, op: ForwardSiblings<'_, Self::Memory>) -> Result<()>;
+    fn forward_siblings(&self, op: ForwardSiblings<'_, Self::Memory>) -> Result<()>;
 
     /// dX, dA, dB and dbias, as asked for.
     ///
     /// # Errors
     /// An argument does not fit, or the device failed.
-    fn backward(&mut self, op: Backward<'_, Self::Memory>) -> Result<()> {
+    fn backward(&self, op: Backward<'_, Self::Memory>) -> Result<()> {
         self.backward_siblings(op.into())
     }
 
@@ -39,20 +43,32 @@ pub trait Backend {
     ///
     /// # Errors
     /// An argument does not fit, or the device failed.
-    fn backward_siblings(&mut self, op: BackwardSiblings<'_, Self::Memory>) -> Result<()>;
+    fn backward_siblings(&self, op: BackwardSiblings<'_, Self::Memory>) -> Result<()>;
+
+    /// Y = X·W (+ bias): a layer without adapter.
+    ///
+    /// # Errors
+    /// An argument does not fit, or the device failed.
+    fn frozen(&self, op: Frozen<'_, Self::Memory>) -> Result<()>;
+
+    /// dX = dY·Wᵀ: the gradient of a layer without adapter.
+    ///
+    /// # Errors
+    /// An argument does not fit, or the device failed.
+    fn frozen_backward(&self, op: FrozenBackward<'_, Self::Memory>) -> Result<()> {
+        op.check()?;
+        self.frozen(op.into())
+    }
 
     /// Merges, unmerges or switches adapters in place. The report is there if it was asked for.
     ///
     /// # Errors
     /// An argument does not fit, the record belongs to other weights or another adapter, or the device failed.
-    fn update_weights(
-        &mut self,
-        op: WeightUpdate<'_, Self::Memory, Self::Codes>,
-    ) -> Result<Option<MergeReport>>;
+    fn update_weights(&self, op: WeightUpdate<'_, Self::Memory, Self::Codes>) -> Result<Option<MergeReport>>;
 
     /// Writes Δ = s·A·B.
     ///
     /// # Errors
     /// An argument does not fit, or the device failed.
-    fn delta(&mut self, op: Delta<'_, Self::Memory>) -> Result<()>;
+    fn delta(&self, op: Delta<'_, Self::Memory>) -> Result<()>;
 }

@@ -6,7 +6,7 @@ use crate::{Error, Result};
 ///
 /// ```
 /// // Known answer from the Random123 distribution.
-/// let words = lora_kernels::philox4x32_10([0; 4], [0; 2]);
+/// let words = lora_kernels::dropout::philox4x32_10([0; 4], [0; 2]);
 /// assert_eq!(words, [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]);
 /// ```
 #[inline(always)]

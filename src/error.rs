@@ -1,28 +1,6 @@
 //! What can go wrong, with the argument named.
 
-use crate::DType;
-
-/// The shape of a matrix: rows × columns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Shape {
-    /// Number of rows.
-    pub rows: usize,
-    /// Number of columns.
-    pub cols: usize,
-}
-
-impl Shape {
-    /// A shape of `rows` × `cols`.
-    pub const fn new(rows: usize, cols: usize) -> Self {
-        Shape { rows, cols }
-    }
-}
-
-impl std::fmt::Display for Shape {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "[{}, {}]", self.rows, self.cols)
-    }
-}
+use crate::{DType, Shape};
 
 /// Every error of this crate. Nothing has been written when an error of arguments or of a record is returned, but for
 /// [`NotRestored`](Error::NotRestored).
@@ -77,6 +55,18 @@ pub enum Error {
         /// Elements from one stored row to the next.
         stride: usize,
         /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A tensor does not lie in memory as a matrix does.
+    #[error(
+        "a tensor of dimensions {dims:?} and strides {strides:?} is no matrix: {reason}; copy it into contiguous memory"
+    )]
+    NotAMatrix {
+        /// Lengths of the tensor's dimensions.
+        dims: Vec<usize>,
+        /// Elements between neighbours along each dimension.
+        strides: Vec<usize>,
+        /// Why it is none.
         reason: &'static str,
     },
     /// The adapter has rank 0 or a layer has no features.

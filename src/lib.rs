@@ -29,30 +29,43 @@
 //! # Ok::<(), lora_kernels::Error>(())
 //! ```
 //!
-//! | module | what |
+//! # Where to look
+//!
+//! | for | see |
 //! |---|---|
-//! | [`ops`] | the operations and what they mean |
-//! | [`memory`] | where buffers live |
-//! | [`restore`], [`fingerprint`] | records that make unmerging exact |
-//! | [`cpu`], [`cuda`] | the backends |
+//! | what an operation means and takes | [`ops`]; the common ones are here as well |
+//! | how a matrix lies in memory | [`Layout`], [`MatrixRef`], [`MatrixMut`] |
+//! | who computes | [`Backend`], carried out by [`cpu::Cpu`] and [`cuda::Cuda`] |
+//! | who owns memory, where no framework does | [`Device`] |
+//! | kinds of memory | [`memory`] |
+//! | element types | [`DType`], [`Element`], [`half`] |
+//! | exact unmerging | [`restore`], [`fingerprint`] |
+//! | reproducible dropout | [`dropout`] |
+//! | what can go wrong | [`Error`] |
 
 mod backend;
 pub mod cpu;
 pub mod cuda;
-mod dropout;
+mod device;
+pub mod dropout;
 mod element;
 mod error;
 pub mod fingerprint;
+mod layout;
 mod matrix;
 pub mod memory;
 pub mod ops;
 pub mod restore;
 
 pub use backend::Backend;
-pub use dropout::{Dropout, philox4x32_10};
+pub use device::Device;
+pub use dropout::Dropout;
 pub use element::{DType, Element};
-pub use error::{Error, Result, Shape};
+pub use error::{Error, Result};
 /// The crate that has the 16-bit element types [`f16`](half::f16) and [`bf16`](half::bf16).
 pub use half;
-pub use matrix::{Layout, MatrixMut, MatrixRef};
-pub use ops::{Adapter, Backward, Delta, Forward, MergeReport, Rounding, WeightUpdate};
+pub use layout::{Layout, Shape};
+pub use matrix::{MatrixMut, MatrixRef};
+pub use ops::{
+    Adapter, Backward, Delta, Forward, Frozen, FrozenBackward, MergeReport, Rounding, WeightUpdate,
+};

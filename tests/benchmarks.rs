@@ -5,11 +5,9 @@
 mod common {
     pub mod budget;
     pub mod clocks;
-    pub mod drivers;
     pub mod matrices;
     pub mod products;
     pub mod report;
-    pub mod rotation;
     pub mod traffic;
 }
 
@@ -17,7 +15,7 @@ use common::budget::Budget;
 use common::matrices::Addresses;
 use common::products::{self, Padded};
 use common::report::Report;
-use common::{clocks, drivers, rotation, traffic};
+use common::{clocks, traffic};
 use half::bf16;
 use lora_kernels::cuda::kernel;
 use lora_kernels::cuda::plan::{Settings, backward::backward, forward::forward, weights};
@@ -66,19 +64,6 @@ fn traffic_of(steps: &[Step]) -> Vec<(&str, u64)> {
         (name, traffic::bytes::<bf16>(step).expect("all kernels are known"))
     });
     traffic.collect()
-}
-
-#[test]
-fn rotated_sets_exceed_the_cache_twice_between_two_uses_of_one() {
-    const MIB: usize = 1 << 20;
-    // 13 others of 8 MiB are more than twice 50 MiB.
-    assert_eq!(rotation::sets(8 * MIB, 50 * MIB), 14);
-    for bytes in [1, MIB, 7 * MIB, 32 * MIB, 1000 * MIB] {
-        let sets = rotation::sets(bytes, 50 * MIB);
-        assert!(sets == 64 || (sets - 1) * bytes >= 100 * MIB, "{sets} sets of {bytes} bytes");
-        assert!((4..=64).contains(&sets));
-    }
-    assert_eq!(rotation::sets(0, 50 * MIB), 64);
 }
 
 #[test]
@@ -235,15 +220,6 @@ fn clocks_are_read_and_what_is_missing_is_null() {
     let reasons = clocks::parse("1, 2, 3, 4, 0x0000000000001041")["lower_clocks_because"].clone();
     assert_eq!(reasons, json!(["gpu_idle", "hw_thermal_slowdown", "bit 12"]));
     assert_eq!(clocks::parse("1, 2, 3, 4, 0x0")["lower_clocks_because"], json!([]));
-}
-
-#[test]
-fn old_drivers_are_refused_where_their_event_times_would_panic() {
-    assert!(drivers::has_event_times(13000, 12080));
-    assert!(drivers::has_event_times(13040, 13000));
-    assert!(!drivers::has_event_times(13000, 12070));
-    assert!(drivers::has_event_times(12040, 12020));
-    assert_eq!(drivers::readable(12080), "12.8");
 }
 
 #[test]

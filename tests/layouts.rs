@@ -4,14 +4,21 @@
 use lora_kernels::cpu::Cpu;
 use lora_kernels::cuda::F32Math;
 use lora_kernels::cuda::engine::RawCodes;
-use lora_kernels::cuda::plan::{backward::backward, forward::forward, weights};
+use lora_kernels::cuda::plan::{Settings, backward::backward, forward::forward, frozen::frozen, weights};
+use lora_kernels::cuda::target::Target;
 use lora_kernels::memory::{Raw, RawBuffer};
 use lora_kernels::ops::{Backward, BackwardSiblings, ForwardSiblings, Output};
 use lora_kernels::restore::{RestoreMethod, RestoreRecord};
 use lora_kernels::{
-    Adapter, Backend, DType, Delta, Error, Forward, Layout, MatrixMut, MatrixRef, Result, Shape, WeightUpdate,
+    Adapter, Backend, DType, Delta, Error, Forward, Frozen, Layout, MatrixMut, MatrixRef, Result, Shape,
+    WeightUpdate,
 };
 use proptest::prelude::*;
+
+const SETTINGS: Settings = Settings {
+    target: Target { compute_capability: (8, 0), shared_bytes_per_block: 163 << 10 },
+    f32_math: F32Math::Exact,
+};
 
 /// Small numbers, and those around powers of two and the largest.
 fn extreme() -> impl Strategy<Value = usize> {
@@ -42,8 +49,124 @@ fn fits_memory(numbers: [usize; 3], bytes: usize) -> bool {
     largest <= isize::MAX as u128 / bytes as u128
 }
 
+/// Offsets of all elements of a tensor, in order of its indices.
+fn offsets(dims: &[usize], strides: &[usize]) -> Vec<usize> {
+    dims.iter().zip(strides).fold(vec![0], |offsets, (&dim, &stride)| {
+        offsets.iter().flat_map(|offset| (0..dim).map(move |index| offset + index * stride)).collect()
+    })
+}
+
+/// A layout of this shape whose elements lie where a tensor's do.
+fn any_layout(rows: usize, cols: usize, of_tensor: &[usize]) -> Option<Layout> {
+    let orientations = [(rows, cols, false), (cols, rows, true)];
+    orientations.into_iter().find_map(|(rows, cols, transposed)| {
+        let repeated = Layout::repeated(rows, cols).ok();
+        let layouts = repeated
+            .into_iter()
+            .chain((0..200).filter_map(|stride| Layout::strided(rows, cols, stride).ok()));
+        let mut layouts = layouts.map(|layout| if transposed { layout.t() } else { layout });
+        layouts.find(|layout| offsets_of(*layout) == of_tensor)
+    })
+}
+
+fn offsets_of(layout: Layout) -> Vec<usize> {
+    let strides = [layout.row_stride(), layout.col_stride()];
+    offsets(&[layout.rows(), layout.cols()], &strides)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4096))]
+
+    /// Every tensor that is a matrix becomes one, and no other does.
+    #[test]
+    fn a_tensor_becomes_a_matrix_exactly_if_it_lies_as_one(
+        dims in proptest::collection::vec(0..4usize, 0..5),
+        contiguous in any::<bool>(),
+        transposed in any::<bool>(),
+        changed in proptest::collection::vec((0..5usize, 0..9usize), 0..3),
+    ) {
+        // The strides of a packed tensor, or of a transposed one, with some of them replaced.
+        let mut strides = vec![1; dims.len()];
+        for index in (1..dims.len()).rev() {
+            strides[index - 1] = strides[index] * dims[index].max(1);
+        }
+        if transposed && dims.len() == 2 {
+            strides = vec![1, dims[0].max(1)];
+        }
+        if !contiguous {
+            for (index, stride) in changed {
+                if let Some(changed) = strides.get_mut(index) {
+                    *changed = stride;
+                }
+            }
+        }
+        let cols = dims.last().copied().unwrap_or(1);
+        let rows = dims.iter().rev().skip(1).product();
+        let expected = offsets(&dims, &strides);
+        match Layout::from_strides(&dims, &strides) {
+            Ok(layout) => {
+                prop_assert_eq!(layout.shape(), Shape::new(rows, cols));
+                prop_assert_eq!(offsets_of(layout), expected);
+            }
+            Err(error) => {
+                let typed = matches!(error, Error::NotAMatrix { .. } | Error::InvalidStride { .. });
+                prop_assert!(typed, "{error}");
+                prop_assert!(!contiguous, "{error}");
+                prop_assert_eq!(any_layout(rows, cols, &expected), None, "{:?} {:?}", dims, strides);
+            }
+        }
+    }
+
+    #[test]
+    fn extreme_tensors_are_refused_or_lie_within_memory(
+        dims in proptest::collection::vec(extreme(), 0..4),
+        strides in proptest::collection::vec(extreme(), 0..4),
+    ) {
+        if let Ok(layout) = Layout::from_strides(&dims, &strides) {
+            let elements = dims.iter().map(|&dim| dim as u128).fold(1u128, u128::saturating_mul);
+            prop_assert_eq!(layout.rows() as u128 * layout.cols() as u128, elements);
+            prop_assert!(layout.span() <= isize::MAX as usize / 2);
+        }
+    }
+
+    /// The two parts have all elements and share none.
+    #[test]
+    fn columns_are_split_into_disjoint_matrices(
+        (rows, cols, at) in (0..5usize, 0..7usize, 0..9usize),
+        gap in 0..3usize,
+        transposed in any::<bool>(),
+    ) {
+        let mut values = vec![0.0f32; 64];
+        let view = match transposed {
+            false => MatrixMut::strided(&mut values, rows, cols, cols + gap),
+            true => MatrixMut::strided(&mut values, cols, rows, rows + gap).map(MatrixMut::t),
+        };
+        let (left, right) = (vec![1.0f32; rows * at], vec![2.0f32; rows * cols.saturating_sub(at)]);
+        match view.unwrap().split_cols(at) {
+            Err(error) => {
+                let typed = matches!(error, Error::InvalidValue { argument: "at", .. });
+                prop_assert!(at > cols && typed);
+                return Ok(());
+            }
+            Ok([mut one, mut two]) => {
+                prop_assert!(at <= cols);
+                prop_assert!(one.contiguous_mut().is_none(), "a slice would hold elements of both");
+                // At once, as two threads would.
+                std::thread::scope(|scope| {
+                    scope.spawn(|| one.copy_from(MatrixRef::new(&left, rows, at).unwrap()).unwrap());
+                    scope.spawn(|| two.copy_from(MatrixRef::new(&right, rows, cols - at).unwrap()).unwrap());
+                });
+            }
+        }
+        let mut expected = vec![0.0f32; 64];
+        for i in 0..rows {
+            for j in 0..cols {
+                let place = if transposed { j * (rows + gap) + i } else { i * (cols + gap) + j };
+                expected[place] = if j < at { 1.0 } else { 2.0 };
+            }
+        }
+        prop_assert_eq!(values, expected);
+    }
 
     #[test]
     fn a_layout_is_accepted_exactly_if_it_is_one(numbers in [extreme(), extreme(), extreme()]) {
@@ -158,7 +281,7 @@ proptest! {
             let total = rank as u128 * (siblings as u128 + 1);
             prop_assert!(total * (rows.max(inputs).max(outputs) as u128) < usize::MAX as u128);
             for base in [0, 1 << 40] {
-                let _ = forward(&op, F32Math::Exact, base);
+                let _ = forward(&op, SETTINGS, base);
             }
         }
         let op: BackwardSiblings<'_, Raw> = Backward {
@@ -168,7 +291,16 @@ proptest! {
         }.into();
         if op.check().is_ok() {
             for base in [0, 1 << 40] {
-                let _ = backward(&op, F32Math::Exact, base);
+                let _ = backward(&op, SETTINGS, base);
+            }
+        }
+        let repeated = Layout::repeated(rows, inputs).and_then(|layout| MatrixRef::<Raw>::from_buffer(x.0, layout));
+        for x in [Ok(read(x)), repeated].into_iter().flatten() {
+            let op = Frozen { x, w: read(w), bias: None, y: Output::overwrite(write(y)) };
+            if op.check().is_ok() {
+                for base in [0, 1 << 40] {
+                    let _ = frozen(&op, SETTINGS, base);
+                }
             }
         }
         let op: WeightUpdate<'_, Raw, RawCodes> = WeightUpdate::merge(write(w), adapter()).report();

@@ -5,7 +5,7 @@ use lora_kernels::cuda::executor::Executor;
 use lora_kernels::cuda::step::Step;
 use lora_kernels::cuda::target::Target;
 use lora_kernels::memory::{Raw, RawBuffer};
-use lora_kernels::ops::{BackwardProjection, BackwardSiblings, ForwardSiblings, Output, Projection};
+use lora_kernels::ops::{BackwardProjection, BackwardSiblings, ForwardSiblings, Frozen, Output, Projection};
 use lora_kernels::{Adapter, DType, Dropout, Layout, MatrixMut, MatrixRef, Result};
 use std::alloc::{GlobalAlloc, Layout as Memory, System};
 use std::cell::Cell;
@@ -181,12 +181,18 @@ fn forward_and_backward_allocate_the_first_time_only() {
 }
 
 #[test]
-fn a_layer_without_adapter_never_allocates() {
+fn a_layer_without_adapter_allocates_the_first_time_only() {
     let mut engine = Engine::new(Idle::default());
-    let mut places = Places { next: 0 };
-    let (x, w) = (places.read(M, K, DType::F16), places.read(K, N, DType::F16));
-    let y = places.write(M, N, DType::F16);
-    // SAFETY: nothing is behind the addresses, and the executor follows none.
-    let [allocations, steps] = count(&mut engine, y, |engine, y| unsafe { engine.frozen(x, w, y) });
-    assert_eq!([allocations, steps], [0, 1]);
+    for step in 0..3u64 {
+        for (has_bias, steps_needed) in [(false, 1), (true, 4)] {
+            let mut places = Places { next: step << 40 };
+            let (x, w) = (places.read(M, K, DType::F16), places.read(K, N, DType::F16));
+            let bias = has_bias.then(|| places.read(1, N, DType::F32));
+            let op = Frozen { x, w, bias, y: Output::overwrite(places.write(M, N, DType::F16)) };
+            // SAFETY: nothing is behind the addresses, and the executor follows none.
+            let call = |engine: &mut Engine<Idle>, op| unsafe { engine.frozen(op) };
+            let [allocations, steps] = count(&mut engine, op, call);
+            assert_eq!((allocations == 0, steps), (step > 0, steps_needed), "step {step}");
+        }
+    }
 }

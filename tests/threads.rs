@@ -28,7 +28,7 @@ fn results<T: Element>(problem: Problem, transposed: bool) -> lora_kernels::Resu
     let zeros = |len| vec![T::from_f32(0.0); len];
     let (mut y, mut s, mut dx) = (zeros(m * n), zeros(m * r), zeros(m * k));
     let (mut da, mut db) = (zeros(k * r), zeros(r * n));
-    let mut cpu = Cpu::new();
+    let cpu = Cpu::new();
     cpu.forward(Forward {
         x: MatrixRef::new(&x, m, k)?,
         w: view(&w)?,

@@ -1,4 +1,4 @@
-//! What the benches share beyond `crates/measure`: the grid, Criterion's groups, and how the systems run on a GPU.
+//! What the benches share beyond `crates/measure`: the grid, Criterion's groups, and how systems are timed on a GPU.
 
 pub mod budget;
 #[cfg(feature = "cuda")]
@@ -6,16 +6,12 @@ pub mod clocks;
 pub mod criterion_cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
-#[cfg(feature = "cuda")]
-pub mod drivers;
 pub mod grid;
 #[cfg(feature = "cuda")]
 pub mod matrices;
 #[cfg(feature = "cuda")]
 pub mod products;
 pub mod report;
-#[cfg(feature = "cuda")]
-pub mod rotation;
 #[cfg(feature = "cuda")]
 pub mod sweep;
 #[cfg(feature = "cuda")]

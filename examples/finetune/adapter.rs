@@ -1,9 +1,9 @@
 //! A LoRA adapter of the whole network, stored as PEFT stores it.
 
 use crate::dense::uniform;
-use crate::device::{Device, Matrix};
+use crate::matrix::Matrix;
 use anyhow::Result;
-use lora_kernels::{Adapter, DType};
+use lora_kernels::{Adapter, Backend, DType, Device};
 use rand::rngs::StdRng;
 
 /// The element type of adapters: PEFT keeps them in `f32` for half-precision models too.
@@ -38,7 +38,7 @@ impl<D: Device> LoraLayer<D> {
 impl<D: Device> LoraAdapter<D> {
     /// A new adapter for layers of these widths: A uniform in ±1/√in (Kaiming with a = √5, PEFT's default), B zero, so
     /// that it changes nothing yet.
-    pub fn new(device: &mut D, widths: &[usize], rank: usize, rng: &mut StdRng) -> Result<Self> {
+    pub fn new(device: &D, widths: &[usize], rank: usize, rng: &mut StdRng) -> Result<Self> {
         let layer = |pair: &[usize]| {
             let (inputs, outputs) = (pair[0], pair[1]);
             let a = uniform(rank * inputs, (inputs as f32).sqrt().recip(), rng);
@@ -51,7 +51,7 @@ impl<D: Device> LoraAdapter<D> {
     }
 
     /// The adapter that is switched off: for running the network as it is.
-    pub fn off(device: &mut D, widths: &[usize]) -> Result<Self> {
+    pub fn off(device: &D, widths: &[usize]) -> Result<Self> {
         let layer = |pair: &[usize]| {
             Ok(LoraLayer {
                 a: Matrix::zeros(device, 1, pair[0], ADAPTER_DTYPE)?,
@@ -62,7 +62,7 @@ impl<D: Device> LoraAdapter<D> {
     }
 
     /// One layer's matrices as the operations take them: transposed views, nothing is copied.
-    pub fn layer(&self, index: usize) -> Result<Adapter<'_, D::Memory>> {
+    pub fn layer(&self, index: usize) -> Result<Adapter<'_, <D as Backend>::Memory>> {
         let LoraLayer { a, b } = &self.layers[index];
         Ok(Adapter { a: a.view()?.t(), b: b.view()?.t(), scale: self.scale })
     }
@@ -81,17 +81,17 @@ pub fn parameters(widths: &[usize], rank: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::CpuDevice;
+    use lora_kernels::cpu::Cpu;
     use rand::SeedableRng;
 
     #[test]
     fn parameters_are_the_elements_of_the_matrices() {
-        let mut device = CpuDevice::default();
+        let device = Cpu::new();
         let widths = [64, 32, 10];
-        let adapter = LoraAdapter::new(&mut device, &widths, 3, &mut StdRng::seed_from_u64(1)).unwrap();
+        let adapter = LoraAdapter::new(&device, &widths, 3, &mut StdRng::seed_from_u64(1)).unwrap();
         let mut elements = 0;
         for layer in &adapter.layers {
-            elements += layer.a.read(&mut device).unwrap().len() + layer.b.read(&mut device).unwrap().len();
+            elements += layer.a.read(&device).unwrap().len() + layer.b.read(&device).unwrap().len();
         }
         assert_eq!(elements, 3 * (64 + 32) + 3 * (32 + 10));
         assert_eq!(elements, parameters(&widths, 3));
@@ -99,12 +99,12 @@ mod tests {
 
     #[test]
     fn a_new_adapter_has_random_a_and_zero_b() {
-        let mut device = CpuDevice::default();
-        let adapter = LoraAdapter::new(&mut device, &[64, 10], 4, &mut StdRng::seed_from_u64(1)).unwrap();
-        let a = adapter.layers[0].a.read(&mut device).unwrap();
+        let device = Cpu::new();
+        let adapter = LoraAdapter::new(&device, &[64, 10], 4, &mut StdRng::seed_from_u64(1)).unwrap();
+        let a = adapter.layers[0].a.read(&device).unwrap();
         // Of 256 uniform draws in ±1/8 the largest is all but surely above 0.9/8.
         let largest = a.iter().fold(0f32, |m, v| m.max(v.abs()));
         assert!(largest <= 0.125 && largest > 0.9 * 0.125, "{largest}");
-        assert_eq!(adapter.layers[0].b.read(&mut device).unwrap(), [0.0; 40]);
+        assert_eq!(adapter.layers[0].b.read(&device).unwrap(), [0.0; 40]);
     }
 }

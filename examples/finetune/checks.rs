@@ -2,13 +2,13 @@
 
 use crate::adapter::LoraAdapter;
 use crate::dataset::CLASSES;
-use crate::device::Device;
 use crate::exact;
 use crate::loss::predictions;
 use crate::network::{FrozenNetwork, Records};
 use crate::report::difference;
 use anyhow::Result;
 use lora_kernels::restore::{RestoreMethod, RestoreRecord};
+use lora_kernels::{Backend, Device};
 use std::time::{Duration, Instant};
 
 /// A claim of the report, and whether it held.
@@ -44,7 +44,7 @@ pub struct Merging {
 
 /// Compares merged and unmerged logits; the weights are afterwards as before.
 pub fn merging<D: Device>(
-    device: &mut D,
+    device: &D,
     network: &mut FrozenNetwork<D>,
     adapter: &LoraAdapter<D>,
     pixels: &[f32],
@@ -119,7 +119,7 @@ pub struct Switching {
 
 /// Merges the first adapter, switches to the second and back many times, and takes the first one out, with restore records or without.
 pub fn switching<D: Device>(
-    device: &mut D,
+    device: &D,
     network: &mut FrozenNetwork<D>,
     adapters: &[LoraAdapter<D>; 2],
     round_trips: u32,
@@ -150,10 +150,10 @@ pub fn switching<D: Device>(
 }
 
 fn record_bytes<D: Device>(records: &Records<D>) -> usize {
-    let of = |record: &RestoreRecord<D::Codes>| {
-        let codes = record
-            .recorded()
-            .map_or(0, |made| RestoreRecord::<D::Codes>::code_bytes(record.method(), made.shape, made.dtype));
+    let of = |record: &RestoreRecord<<D as Backend>::Codes>| {
+        let codes = record.recorded().map_or(0, |made| {
+            RestoreRecord::<<D as Backend>::Codes>::code_bytes(record.method(), made.shape, made.dtype)
+        });
         codes + 12 * record.escapes().len()
     };
     records.iter().map(of).sum()
@@ -174,16 +174,13 @@ fn different_bits(a: &[Vec<f32>], b: &[Vec<f32>]) -> usize {
 mod tests {
     use super::*;
     use crate::dense::{DenseNetwork, uniform};
-    use crate::device::CpuDevice;
     use lora_kernels::DType;
+    use lora_kernels::cpu::Cpu;
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
     /// A network and two adapters that change it a lot, all random.
-    fn random(
-        device: &mut CpuDevice,
-        dtype: DType,
-    ) -> (FrozenNetwork<CpuDevice>, [LoraAdapter<CpuDevice>; 2]) {
+    fn random(device: &Cpu, dtype: DType) -> (FrozenNetwork<Cpu>, [LoraAdapter<Cpu>; 2]) {
         let rng = &mut StdRng::seed_from_u64(1);
         let base = DenseNetwork::new(&[64, 48, 10], rng);
         let network = FrozenNetwork::new(device, &base, dtype).unwrap();
@@ -199,7 +196,7 @@ mod tests {
 
     #[test]
     fn claims_hold_for_random_weights_of_every_type() {
-        let device = &mut CpuDevice::default();
+        let device = &Cpu::new();
         for dtype in [DType::F32, DType::F16, DType::Bf16] {
             let (mut network, adapters) = random(device, dtype);
             let base = network.weights(device).unwrap();

@@ -1,13 +1,13 @@
 //! The network in `f64` on the host: what its logits would be if nothing were rounded.
 
 use crate::adapter::LoraAdapter;
-use crate::device::Device;
 use crate::network::FrozenNetwork;
 use anyhow::Result;
+use lora_kernels::Device;
 
 /// The logits of some images with the adapter beside the weights, from the numbers on the device.
 pub fn logits<D: Device>(
-    device: &mut D,
+    device: &D,
     network: &FrozenNetwork<D>,
     adapter: &LoraAdapter<D>,
     pixels: &[f32],

@@ -4,7 +4,7 @@ use crate::adapter::{self, LoraAdapter};
 use crate::checks::{self, Claim, Merging};
 use crate::dataset::{self, CLASSES, PIXELS, Samples, Task};
 use crate::dense::DenseNetwork;
-use crate::device::Device;
+use crate::device::NamedDevice;
 use crate::loss::accuracy;
 use crate::memory::Memory;
 use crate::network::FrozenNetwork;
@@ -14,8 +14,8 @@ use crate::progress::Progress;
 use crate::report::{Table, difference, kibibytes, milliseconds, percent, thousands};
 use crate::training::{DROPOUT, Training};
 use anyhow::Result;
-use lora_kernels::DType;
 use lora_kernels::restore::RestoreMethod;
+use lora_kernels::{DType, Device};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::time::{Duration, Instant};
@@ -35,7 +35,7 @@ struct Accuracies {
 }
 
 /// Trains, measures and reports. Whether every claim held.
-pub fn run<D: Device>(device: &mut D, options: &Options) -> Result<bool> {
+pub fn run<D: NamedDevice>(device: &D, options: &Options) -> Result<bool> {
     let dtype = DType::from(options.dtype);
     let rank = usize::from(options.rank);
     let mut rng = StdRng::seed_from_u64(options.seed);
@@ -91,7 +91,7 @@ fn train_base(task: &Task, options: &Options, rng: &mut StdRng) -> DenseNetwork 
 
 /// The adapter, its losses, and the median time of a step.
 fn train_adapter<D: Device>(
-    device: &mut D,
+    device: &D,
     network: &FrozenNetwork<D>,
     name: &str,
     task: &Task,
@@ -119,12 +119,12 @@ fn train_adapter<D: Device>(
 }
 
 fn accuracies<D: Device>(
-    device: &mut D,
+    device: &D,
     network: &FrozenNetwork<D>,
     adapters: &[LoraAdapter<D>; 2],
     samples: &Samples,
 ) -> Result<Accuracies> {
-    let mut of = |adapter| {
+    let of = |adapter| {
         let logits = network.logits(device, &samples.pixels, adapter)?;
         anyhow::Ok(accuracy(&logits, &samples.labels))
     };
@@ -193,7 +193,7 @@ fn accuracy_claims(tasks: [&Task; 3], measured: &[Accuracies]) -> Vec<Claim> {
 }
 
 fn merging_claims<D: Device>(
-    device: &mut D,
+    device: &D,
     network: &mut FrozenNetwork<D>,
     adapters: &[LoraAdapter<D>; 2],
     tasks: &[Task; 2],
@@ -216,7 +216,7 @@ fn merging_claims<D: Device>(
 }
 
 fn switching_claims<D: Device>(
-    device: &mut D,
+    device: &D,
     base: &DenseNetwork,
     network: &mut FrozenNetwork<D>,
     adapters: &[LoraAdapter<D>; 2],

@@ -11,6 +11,7 @@ mod device;
 mod exact;
 mod experiment;
 mod loss;
+mod matrix;
 mod memory;
 mod network;
 mod optimizer;
@@ -22,7 +23,7 @@ mod training;
 
 use anyhow::Result;
 use clap::Parser;
-use device::CpuDevice;
+use lora_kernels::cpu::Cpu;
 use options::{DeviceChoice, Options};
 use std::process::ExitCode;
 
@@ -40,19 +41,19 @@ fn main() -> ExitCode {
 /// Chooses the device and runs the experiment on it. Whether every claim held.
 fn run(options: &Options) -> Result<bool> {
     match (options.device, lora_kernels::cuda::availability()) {
-        (DeviceChoice::Cpu, _) => experiment::run(&mut CpuDevice::default(), options),
+        (DeviceChoice::Cpu, _) => experiment::run(&Cpu::new(), options),
         (_, Ok(())) => on_gpu(options),
         (DeviceChoice::Cuda, Err(reason)) => Err(reason.into()),
         (DeviceChoice::Auto, Err(reason)) => {
             eprintln!("computing on the CPU: {reason}");
-            experiment::run(&mut CpuDevice::default(), options)
+            experiment::run(&Cpu::new(), options)
         }
     }
 }
 
 #[cfg(feature = "cuda")]
 fn on_gpu(options: &Options) -> Result<bool> {
-    experiment::run(&mut device::CudaDevice::new()?, options)
+    experiment::run(&lora_kernels::cuda::Cuda::on_device(0)?, options)
 }
 
 #[cfg(not(feature = "cuda"))]

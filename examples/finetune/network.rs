@@ -2,11 +2,11 @@
 
 use crate::adapter::LoraAdapter;
 use crate::dense::{DenseNetwork, relu};
-use crate::device::{Device, Matrix};
+use crate::matrix::Matrix;
 use anyhow::Result;
 use lora_kernels::ops::Rounding;
 use lora_kernels::restore::{RestoreMethod, RestoreRecord};
-use lora_kernels::{Backend, DType, Forward, MatrixRef, WeightUpdate};
+use lora_kernels::{Backend, DType, Device, Forward, MatrixRef, WeightUpdate};
 
 /// The base network on a device, in the element type of choice.
 pub struct FrozenNetwork<D: Device> {
@@ -26,23 +26,23 @@ pub struct FrozenLayer<D: Device> {
 }
 
 /// What it takes to give back the base weights: a record for each layer.
-pub type Records<D> = Vec<RestoreRecord<<D as Device>::Codes>>;
+pub type Records<D> = Vec<RestoreRecord<<D as Backend>::Codes>>;
 
 impl<D: Device> FrozenLayer<D> {
     /// W \[in, out\]: stored \[out, in\] as in PyTorch, seen transposed.
-    pub fn weight(&self) -> Result<MatrixRef<'_, D::Memory>> {
+    pub fn weight(&self) -> Result<MatrixRef<'_, <D as Backend>::Memory>> {
         Ok(self.weight.view()?.t())
     }
 
     /// The bias, one row.
-    pub fn bias(&self) -> Result<MatrixRef<'_, D::Memory>> {
+    pub fn bias(&self) -> Result<MatrixRef<'_, <D as Backend>::Memory>> {
         Ok(self.bias.view()?)
     }
 }
 
 impl<D: Device> FrozenNetwork<D> {
     /// Copies a trained network to the device and rounds it to `dtype`.
-    pub fn new(device: &mut D, base: &DenseNetwork, dtype: DType) -> Result<Self> {
+    pub fn new(device: &D, base: &DenseNetwork, dtype: DType) -> Result<Self> {
         let mut layers = Vec::new();
         let mut widths = vec![base.layers[0].inputs];
         for layer in &base.layers {
@@ -57,19 +57,14 @@ impl<D: Device> FrozenNetwork<D> {
     }
 
     /// The logits of some images, with an adapter beside the weights or with the weights alone.
-    pub fn logits(
-        &self,
-        device: &mut D,
-        pixels: &[f32],
-        adapter: Option<&LoraAdapter<D>>,
-    ) -> Result<Vec<f32>> {
+    pub fn logits(&self, device: &D, pixels: &[f32], adapter: Option<&LoraAdapter<D>>) -> Result<Vec<f32>> {
         let adapter = adapter.unwrap_or(&self.off);
         let images = pixels.len() / self.widths[0];
         let mut values = pixels.to_vec();
         for (index, layer) in self.layers.iter().enumerate() {
             let x = Matrix::from_values(device, images, self.widths[index], self.dtype, &values)?;
             let mut y = Matrix::zeros(device, images, self.widths[index + 1], self.dtype)?;
-            device.backend().forward(Forward {
+            device.forward(Forward {
                 x: x.view()?,
                 w: layer.weight()?,
                 adapter: adapter.layer(index)?,
@@ -94,14 +89,14 @@ impl<D: Device> FrozenNetwork<D> {
     /// Takes an adapter out of the weights, or puts one in, or both in one pass.
     pub fn update(
         &mut self,
-        device: &mut D,
+        device: &D,
         remove: Option<&LoraAdapter<D>>,
         add: Option<&LoraAdapter<D>>,
         records: Option<&mut Records<D>>,
     ) -> Result<()> {
         let mut records = records.map(|records| records.iter_mut());
         for (index, layer) in self.layers.iter_mut().enumerate() {
-            device.backend().update_weights(WeightUpdate {
+            device.update_weights(WeightUpdate {
                 w: layer.weight.view_mut()?.t(),
                 remove: remove.map(|adapter| adapter.layer(index)).transpose()?,
                 add: add.map(|adapter| adapter.layer(index)).transpose()?,
@@ -114,12 +109,12 @@ impl<D: Device> FrozenNetwork<D> {
     }
 
     /// The weights of every layer, stored \[out, in\].
-    pub fn weights(&self, device: &mut D) -> Result<Vec<Vec<f32>>> {
+    pub fn weights(&self, device: &D) -> Result<Vec<Vec<f32>>> {
         self.layers.iter().map(|layer| layer.weight.read(device)).collect()
     }
 
     /// The biases of every layer.
-    pub fn biases(&self, device: &mut D) -> Result<Vec<Vec<f32>>> {
+    pub fn biases(&self, device: &D) -> Result<Vec<Vec<f32>>> {
         self.layers.iter().map(|layer| layer.bias.read(device)).collect()
     }
 }
@@ -127,8 +122,8 @@ impl<D: Device> FrozenNetwork<D> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::CpuDevice;
     use crate::exact;
+    use lora_kernels::cpu::Cpu;
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
 
@@ -139,7 +134,7 @@ mod tests {
     #[test]
     fn logits_of_small_integers_are_exact() {
         let rng = &mut StdRng::seed_from_u64(1);
-        let device = &mut CpuDevice::default();
+        let device = &Cpu::new();
         let mut base = DenseNetwork::new(&[64, 16, 10], rng);
         for layer in &mut base.layers {
             layer.weight = integers(layer.weight.len(), rng);

@@ -6,13 +6,13 @@
 use crate::adapter::LoraAdapter;
 use crate::dataset::Samples;
 use crate::dense::{relu, relu_backward};
-use crate::device::{Device, Matrix};
 use crate::loss::cross_entropy;
+use crate::matrix::Matrix;
 use crate::network::FrozenNetwork;
 use crate::optimizer::Adam;
 use anyhow::Result;
 use lora_kernels::ops::Output;
-use lora_kernels::{Backend, Backward, Dropout, Forward};
+use lora_kernels::{Backward, Device, Dropout, Forward};
 
 const LEARNING_RATE: f32 = 2e-3;
 /// Probability of dropping an input of the adapter's branch.
@@ -47,13 +47,13 @@ struct Trained<D: Device> {
 
 impl<D: Device> Trained<D> {
     /// For a matrix of this shape.
-    fn new(device: &mut D, of: &Matrix<D>) -> Result<Self> {
+    fn new(device: &D, of: &Matrix<D>) -> Result<Self> {
         let values = of.read(device)?;
         let adam = Adam::new(values.len(), LEARNING_RATE);
         Ok(Trained { gradient: Matrix::zeros_like(device, of)?, values, adam })
     }
 
-    fn step(&mut self, device: &mut D, matrix: &mut Matrix<D>, batch: usize) -> Result<()> {
+    fn step(&mut self, device: &D, matrix: &mut Matrix<D>, batch: usize) -> Result<()> {
         let gradient = self.gradient.read(device)?;
         self.adam.step(&mut self.values, &gradient, batch);
         matrix.write(device, &self.values)
@@ -63,7 +63,7 @@ impl<D: Device> Trained<D> {
 impl<'a, D: Device> Training<'a, D> {
     /// Prepares for batches of at most `batch` images.
     pub fn new(
-        device: &mut D,
+        device: &D,
         network: &'a FrozenNetwork<D>,
         adapter: LoraAdapter<D>,
         batch: usize,
@@ -72,7 +72,7 @@ impl<'a, D: Device> Training<'a, D> {
         let mut layers = Vec::new();
         for (index, lora) in adapter.layers.iter().enumerate() {
             let (inputs, outputs) = (network.widths[index], network.widths[index + 1]);
-            let mut zeros = |cols| Matrix::zeros(device, batch, cols, network.dtype);
+            let zeros = |cols| Matrix::zeros(device, batch, cols, network.dtype);
             layers.push(LayerState {
                 x: zeros(inputs)?,
                 y: zeros(outputs)?,
@@ -87,7 +87,7 @@ impl<'a, D: Device> Training<'a, D> {
     }
 
     /// One step on a batch; returns its mean loss.
-    pub fn step(&mut self, device: &mut D, batch: &Samples) -> Result<f32> {
+    pub fn step(&mut self, device: &D, batch: &Samples) -> Result<f32> {
         let (inputs, logits) = self.forward(device, &batch.pixels)?;
         let (loss, gradient) = cross_entropy(&logits, &batch.labels);
         self.backward(device, &inputs, gradient)?;
@@ -111,7 +111,7 @@ impl<'a, D: Device> Training<'a, D> {
     }
 
     /// The input of every layer, and the logits.
-    fn forward(&mut self, device: &mut D, pixels: &[f32]) -> Result<(Vec<Vec<f32>>, Vec<f32>)> {
+    fn forward(&mut self, device: &D, pixels: &[f32]) -> Result<(Vec<Vec<f32>>, Vec<f32>)> {
         let rows = pixels.len() / self.network.widths[0];
         let mut inputs = Vec::new();
         let mut values = pixels.to_vec();
@@ -123,7 +123,7 @@ impl<'a, D: Device> Training<'a, D> {
             let state = &mut self.layers[index];
             state.x.write(device, &values)?;
             inputs.push(values);
-            device.backend().forward(Forward {
+            device.forward(Forward {
                 x: state.x.top(rows)?,
                 w: layer.weight()?,
                 adapter: self.adapter.layer(index)?,
@@ -138,7 +138,7 @@ impl<'a, D: Device> Training<'a, D> {
     }
 
     /// The gradients of every A and B, from that of the logits.
-    fn backward(&mut self, device: &mut D, inputs: &[Vec<f32>], mut gradient: Vec<f32>) -> Result<()> {
+    fn backward(&mut self, device: &D, inputs: &[Vec<f32>], mut gradient: Vec<f32>) -> Result<()> {
         let rows = inputs[0].len() / self.network.widths[0];
         for (index, layer) in self.network.layers.iter().enumerate().rev() {
             let dropout = self.dropout(index)?;
@@ -146,7 +146,7 @@ impl<'a, D: Device> Training<'a, D> {
             state.dy.write(device, &gradient)?;
             // Nothing is trained below the first layer.
             let dx = (index > 0).then(|| state.dx.top_mut(rows)).transpose()?;
-            device.backend().backward(Backward {
+            device.backward(Backward {
                 x: Some(state.x.top(rows)?),
                 w: layer.weight()?,
                 adapter: self.adapter.layer(index)?,
@@ -171,14 +171,14 @@ impl<'a, D: Device> Training<'a, D> {
 mod tests {
     use super::*;
     use crate::dense::DenseNetwork;
-    use crate::device::CpuDevice;
     use lora_kernels::DType;
+    use lora_kernels::cpu::Cpu;
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
     #[test]
     fn training_learns_in_every_type_and_leaves_the_weights_alone() {
-        let device = &mut CpuDevice::default();
+        let device = &Cpu::new();
         let mut pixels = vec![0.0; 128];
         pixels[..32].fill(1.0);
         pixels[96..].fill(1.0);
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn every_step_and_layer_has_a_dropout_mask_of_its_own() {
-        let device = &mut CpuDevice::default();
+        let device = &Cpu::new();
         let rng = &mut StdRng::seed_from_u64(1);
         let base = DenseNetwork::new(&[64, 16, 10], rng);
         let network = FrozenNetwork::new(device, &base, DType::F32).unwrap();

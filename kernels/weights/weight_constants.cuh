@@ -13,7 +13,7 @@ constexpr int THREAD_COLUMNS = 4;
 // Values of k that are staged at once.
 constexpr int TILE_DEPTH = 32;
 // Threads of a block with this tile and these parts of it.
-constexpr int weight_threads(int tile_rows, int tile_columns, int thread_rows, int thread_columns) {
+__host__ __device__ constexpr int weight_threads(int tile_rows, int tile_columns, int thread_rows, int thread_columns) {
     return tile_rows / thread_rows * (tile_columns / thread_columns);
 }
 // Threads of a block.

@@ -77,8 +77,8 @@ pub(super) fn backward<T: Convert>(scratch: &Scratch, op: BackwardSiblings<'_>) 
     if let Some(dx) = op.dx {
         let all_a: Vec<MatrixRef<'_>> = adapters.iter().map(|adapter| adapter.a.t()).collect();
         let a = Packed::stacked(scratch, &all_a)?;
-        let low_rank = LowRank { left: ds, right: a.view(), dropout: op.dropout, bias: None };
-        wide_product(scratch, &frozen, Some(low_rank), dx.mode, ViewMut::<T>::new(dx.matrix)?);
+        let low_rank = LowRank { left: ds, right: a.view(), dropout: op.dropout };
+        wide_product(scratch, &frozen, Some(low_rank), None, dx.mode, ViewMut::<T>::new(dx.matrix)?);
     }
     Ok(())
 }

@@ -34,11 +34,11 @@ pub(super) fn forward<T: Convert>(scratch: &Scratch, op: ForwardSiblings<'_>) ->
         }
         let b = Packed::stacked(scratch, &[projection.adapter.b])?;
         let bias = projection.bias.map(|bias| Packed::stacked(scratch, &[bias])).transpose()?;
-        let low_rank =
-            LowRank { left: s, right: b.view(), dropout: None, bias: bias.as_ref().map(Packed::as_slice) };
+        let low_rank = LowRank { left: s, right: b.view(), dropout: None };
+        let bias = bias.as_ref().map(Packed::as_slice);
         let frozen = Frozen { left: x, right: View::new(projection.w)? };
         let y = ViewMut::<T>::new(projection.y)?;
-        wide_product(scratch, &[frozen], Some(low_rank), WriteMode::Overwrite, y);
+        wide_product(scratch, &[frozen], Some(low_rank), bias, WriteMode::Overwrite, y);
     }
     Ok(())
 }

@@ -3,6 +3,8 @@
 mod adapters;
 mod backward;
 mod convert;
+mod copy;
+mod device;
 mod forward;
 mod frozen;
 mod mask;
@@ -17,14 +19,16 @@ mod view;
 mod weights;
 mod wide;
 
-use crate::backend::Backend;
+use crate::Backend;
 use crate::memory::Host;
-use crate::ops::{BackwardSiblings, Delta, ForwardSiblings, MergeReport, WeightUpdate};
+use crate::ops::{BackwardSiblings, Delta, ForwardSiblings, Frozen, MergeReport, WeightUpdate};
 use crate::{DType, Result};
+pub use device::HostBuffer;
 use half::{bf16, f16};
 use scratch::Scratch;
 
-/// The CPU backend. It owns scratch memory that grows to what the largest operation needs.
+/// The CPU backend. It owns scratch memory that grows to what the largest operation needs, and to what operations on several
+/// threads need together.
 #[derive(Debug, Default)]
 pub struct Cpu {
     scratch: Scratch,
@@ -41,7 +45,7 @@ impl Backend for Cpu {
     type Memory = Host;
     type Codes = Vec<u8>;
 
-    fn forward_siblings(&mut self, op: ForwardSiblings<'_>) -> Result<()> {
+    fn forward_siblings(&self, op: ForwardSiblings<'_>) -> Result<()> {
         op.check()?;
         match op.x.dtype() {
             DType::F32 => forward::forward::<f32>(&self.scratch, op),
@@ -50,7 +54,7 @@ impl Backend for Cpu {
         }
     }
 
-    fn backward_siblings(&mut self, op: BackwardSiblings<'_>) -> Result<()> {
+    fn backward_siblings(&self, op: BackwardSiblings<'_>) -> Result<()> {
         op.check()?;
         match op.projections.first().map(|projection| projection.dy.dtype()) {
             None => Ok(()),
@@ -60,12 +64,21 @@ impl Backend for Cpu {
         }
     }
 
-    fn update_weights(&mut self, op: WeightUpdate<'_>) -> Result<Option<MergeReport>> {
+    fn frozen(&self, op: Frozen<'_>) -> Result<()> {
+        op.check()?;
+        match op.x.dtype() {
+            DType::F32 => frozen::frozen::<f32>(&self.scratch, op),
+            DType::F16 => frozen::frozen::<f16>(&self.scratch, op),
+            DType::Bf16 => frozen::frozen::<bf16>(&self.scratch, op),
+        }
+    }
+
+    fn update_weights(&self, op: WeightUpdate<'_>) -> Result<Option<MergeReport>> {
         op.check()?;
         weights::update(op)
     }
 
-    fn delta(&mut self, op: Delta<'_>) -> Result<()> {
+    fn delta(&self, op: Delta<'_>) -> Result<()> {
         op.check()?;
         weights::delta(op)
     }

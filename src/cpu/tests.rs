@@ -2,8 +2,9 @@
 //! only the roundings of the contract remain.
 
 use super::Cpu;
+use crate::dropout::philox4x32_10;
 use crate::ops::{BackwardProjection, BackwardSiblings, ForwardSiblings, Output, Projection, WriteMode};
-use crate::{Adapter, Backend, Dropout, Element, MatrixMut, MatrixRef, philox4x32_10};
+use crate::{Adapter, Backend, Dropout, Element, MatrixMut, MatrixRef};
 use half::{bf16, f16};
 
 /// A matrix as it lies in memory: with a gap after each stored row, transposed or not.
@@ -114,7 +115,7 @@ fn check<T: Element, P: Element>(
             s: Stored::poisoned(rows, rank, transposed),
         })
         .collect();
-    let mut cpu = Cpu::new();
+    let cpu = Cpu::new();
 
     let mut ys: Vec<Stored<T>> =
         widths.iter().map(|&(_, out)| Stored::poisoned(rows, out, !transposed)).collect();

@@ -1,14 +1,14 @@
 //! Strided views of host matrices that can be cut into tiles for parallel work.
 
-use super::convert::Convert;
 use crate::memory::Host;
-use crate::{DType, Error, MatrixMut, MatrixRef, Result};
+use crate::{DType, Element, Error, MatrixMut, MatrixRef, Result};
+use half::{bf16, f16};
 use std::marker::PhantomData;
 use std::ops::Range;
 
 /// A matrix that is read: element (i, j) lies at `i * row_stride + j * col_stride`.
 ///
-/// Invariant: every element inside `rows` × `cols` is valid for reads during `'a`.
+/// Invariant: every element inside `rows` × `cols` is valid for reads during `'a`. Several may lie at one address.
 pub(super) struct View<'a, T> {
     start: *const T,
     rows: usize,
@@ -46,25 +46,50 @@ unsafe impl<T: Sync> Sync for View<'_, T> {}
 // SAFETY: a mutable view is an exclusive borrow of its elements.
 unsafe impl<T: Send> Send for ViewMut<'_, T> {}
 
-fn wrong_dtype<T: Convert>(found: DType) -> Error {
+/// A matrix of any element type that is read.
+#[derive(Clone, Copy)]
+pub(super) enum AnyView<'a> {
+    F32(View<'a, f32>),
+    F16(View<'a, f16>),
+    Bf16(View<'a, bf16>),
+}
+
+impl<'a> AnyView<'a> {
+    /// A view of a matrix argument.
+    pub fn new(matrix: MatrixRef<'a, Host>) -> Self {
+        match matrix.dtype() {
+            DType::F32 => AnyView::F32(View::of_its_type(matrix)),
+            DType::F16 => AnyView::F16(View::of_its_type(matrix)),
+            DType::Bf16 => AnyView::Bf16(View::of_its_type(matrix)),
+        }
+    }
+}
+
+fn wrong_dtype<T: Element>(found: DType) -> Error {
     Error::DTypeMismatch { argument: "matrix", found, expected: T::DTYPE.to_string() }
 }
 
-impl<'a, T: Convert> View<'a, T> {
+impl<'a, T: Element> View<'a, T> {
     /// A view of a checked matrix argument.
     pub fn new(matrix: MatrixRef<'a, Host>) -> Result<Self> {
-        let layout = matrix.layout();
-        let data = matrix.buffer().typed::<T>().ok_or_else(|| wrong_dtype::<T>(matrix.dtype()))?;
+        if matrix.dtype() != T::DTYPE {
+            return Err(wrong_dtype::<T>(matrix.dtype()));
+        }
+        Ok(Self::of_its_type(matrix))
+    }
+
+    fn of_its_type(matrix: MatrixRef<'a, Host>) -> Self {
+        let (layout, buffer) = (matrix.layout(), matrix.buffer());
         // A MatrixRef cannot be made with a layout that reaches past its buffer.
-        assert!(layout.span() <= data.len());
-        Ok(View {
-            start: data.as_ptr(),
+        assert!(layout.span() <= buffer.len() && matrix.dtype() == T::DTYPE);
+        View {
+            start: buffer.pointer().cast(),
             rows: layout.rows(),
             cols: layout.cols(),
             row_stride: layout.row_stride(),
             col_stride: layout.col_stride(),
             borrow: PhantomData,
-        })
+        }
     }
 
     /// A view of rows stored one after the other.
@@ -151,15 +176,18 @@ impl<'a, T> View<'a, T> {
     }
 }
 
-impl<'a, T: Convert> ViewMut<'a, T> {
+impl<'a, T: Element> ViewMut<'a, T> {
     /// A view of a checked matrix argument.
     pub fn new(matrix: MatrixMut<'a, Host>) -> Result<Self> {
-        let (layout, dtype) = (matrix.layout(), matrix.dtype());
-        let data = matrix.into_buffer().typed::<T>().ok_or_else(|| wrong_dtype::<T>(dtype))?;
+        if matrix.dtype() != T::DTYPE {
+            return Err(wrong_dtype::<T>(matrix.dtype()));
+        }
+        let layout = matrix.layout();
+        let buffer = matrix.into_buffer();
         // A MatrixMut cannot be made with a layout that reaches past its buffer, or whose rows overlap.
-        assert!(layout.span() <= data.len());
+        assert!(layout.span() <= buffer.len() && !layout.is_repeated());
         Ok(ViewMut {
-            start: data.as_mut_ptr(),
+            start: buffer.pointer().cast(),
             rows: layout.rows(),
             cols: layout.cols(),
             row_stride: layout.row_stride(),

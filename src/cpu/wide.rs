@@ -23,16 +23,15 @@ pub(super) struct Frozen<'a, T> {
     pub right: View<'a, T>,
 }
 
-/// What is added to the frozen products: drop(left \[M, R\] · right \[R, N\]) + bias, without dropout's factor.
+/// What is added to the frozen products: drop(left \[M, R\] · right \[R, N\]), without dropout's factor.
 #[derive(Clone, Copy)]
 pub(super) struct LowRank<'a> {
     pub left: View<'a, f32>,
     pub right: View<'a, f32>,
     pub dropout: Option<Dropout>,
-    pub bias: Option<&'a [f32]>,
 }
 
-/// destination \[M, N\] = (or +=) Σ frozen products + the low-rank part, rounded once.
+/// destination \[M, N\] = (or +=) Σ frozen products + the low-rank part + bias \[N\], rounded once.
 ///
 /// `f32` sums are formed in the destination itself where that is possible. For 16-bit types the left operands are
 /// converted once for each panel of rows, and the right operands piece by piece: no copy as large as W is made.
@@ -40,6 +39,7 @@ pub(super) fn wide_product<T: Convert>(
     scratch: &Scratch,
     frozen: &[Frozen<'_, T>],
     low_rank: Option<LowRank<'_>>,
+    bias: Option<&[f32]>,
     mode: WriteMode,
     destination: ViewMut<'_, T>,
 ) {
@@ -63,8 +63,14 @@ pub(super) fn wide_product<T: Convert>(
             ..low_rank
         });
         let task = |mut tile: Tile<'_, T>| {
-            let part =
-                Part { products: &products, low_rank, first_row: rows.start, row: tile.row, col: tile.col };
+            let part = Part {
+                products: &products,
+                low_rank,
+                bias,
+                first_row: rows.start,
+                row: tile.row,
+                col: tile.col,
+            };
             if in_place && let Some(mut sums) = tile.view.as_f32() {
                 return part.sum(scratch, &mut sums);
             }
@@ -104,6 +110,7 @@ fn widen_rows<'a, T: Convert>(from: View<'_, T>, buffer: &'a mut [f32]) -> View<
 struct Part<'a, T> {
     products: &'a [Product<'a, T>],
     low_rank: Option<LowRank<'a>>,
+    bias: Option<&'a [f32]>,
     first_row: usize,
     row: usize,
     col: usize,
@@ -116,21 +123,28 @@ impl<T: Convert> Part<'_, T> {
         let cols = self.col..self.col + sums.cols();
         let mut onto = Onto::Nothing;
         // The low-rank part goes first: the sums are then in cache when the frozen products are added to them.
-        if let Some(LowRank { left, right, dropout, bias }) = self.low_rank {
+        if let Some(LowRank { left, right, dropout }) = self.low_rank {
             let left = left.block(rows.clone(), 0..left.cols());
             let right = right.block(0..right.rows(), cols.clone());
             multiply(sums, onto, left, right);
             onto = Onto::Destination;
-            let mask = dropout.map(|dropout| Mask { dropout, row: self.first_row + self.row, col: self.col });
-            for i in 0..rows.len() {
-                let Some(row) = sums.row(i) else { return };
-                if let Some(mask) = mask {
+            if let Some(dropout) = dropout {
+                let mask = Mask { dropout, row: self.first_row + self.row, col: self.col };
+                for i in 0..rows.len() {
+                    let Some(row) = sums.row(i) else { return };
                     mask.apply(i, row);
                 }
-                if let Some(bias) = bias {
-                    row.iter_mut().zip(&bias[cols.clone()]).for_each(|(value, bias)| *value += bias);
+            }
+        }
+        if let Some(bias) = self.bias.map(|bias| &bias[cols.clone()]) {
+            for i in 0..rows.len() {
+                let Some(row) = sums.row(i) else { return };
+                match onto {
+                    Onto::Nothing => row.copy_from_slice(bias),
+                    Onto::Destination => row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias),
                 }
             }
+            onto = Onto::Destination;
         }
         let converts = T::DTYPE != DType::F32;
         let mut buffer = scratch.take(if converts { DEPTH * cols.len() } else { 0 });

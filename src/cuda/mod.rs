@@ -1,27 +1,41 @@
-//! The CUDA backend.
+//! The CUDA backend: [`Cuda`], on cudarc's slices and the caller's stream.
 //!
-//! [`plan`] turns a checked operation into [`step`]s: kernel launches, library products, fills. It is pure: no driver,
-//! no GPU. What it may know of a card is a [`target`], what it launches are [`kernel`]s, whose numbers are
-//! [`constants`]. An [`executor::Executor`] runs steps; the [`engine::Engine`] puts both together and is what a GPU
-//! and an emulator share. The driver's executor and the safe handle `Cuda` are in `driver`, with the feature `cuda`.
+//! Inside, `plan` turns a checked operation into `step`s: kernel launches, library products, fills. It is pure: no driver,
+//! no GPU. What it may know of a card is a `target`, what it launches are `kernel`s, whose numbers are `constants`. An
+//! `executor` runs steps; the `engine` puts both together and is what a GPU and an emulator share. The driver's executor and
+//! the safe handle are in `driver`, with the feature `cuda`. These modules are public for this repository's emulator and
+//! benchmarks only, and change without notice.
 
+#[doc(hidden)]
 pub mod arguments;
+#[doc(hidden)]
 pub mod constants;
 #[cfg(feature = "cuda")]
+#[doc(hidden)]
 pub mod driver;
+#[doc(hidden)]
 pub mod engine;
+#[doc(hidden)]
 pub mod executor;
+#[doc(hidden)]
 pub mod kernel;
+#[doc(hidden)]
 pub mod plan;
+#[doc(hidden)]
 pub mod step;
+#[doc(hidden)]
 pub mod target;
+#[doc(hidden)]
 pub mod tensor_map;
 
 /// The version of cudarc whose streams and slices this backend takes.
 #[cfg(feature = "cuda")]
 pub use cudarc;
 #[cfg(feature = "cuda")]
-pub use driver::{Cuda, DeviceCodes, DeviceMemory};
+pub use driver::{
+    Cuda, CudaBuffer, DeviceBuffer, DeviceBufferMut, DeviceCodes, DeviceMemory, DeviceMut, DeviceRef,
+};
+pub use engine::RawCodes;
 pub use step::F32Math;
 
 use crate::Result;

@@ -1,7 +1,7 @@
 //! Gradients of the adapted layer.
 
 use super::Adapter;
-use super::check::{combined_ranks, named};
+use super::check::{combined_ranks, fits_dropout_counter, named};
 use crate::memory::{Host, Memory};
 use crate::{DType, Dropout, Error, MatrixMut, MatrixRef, Result, Shape};
 
@@ -138,11 +138,7 @@ impl<D: Memory> BackwardSiblings<'_, D> {
             dx.has_dtype(&[dtype], "dy")?;
         }
         if self.dropout.is_some() {
-            u32::try_from(rows.max(features)).map_err(|_| {
-                Error::Unsupported(format!(
-                    "dropout on `x` of shape {x_shape}: more than 2^32 rows or columns"
-                ))
-            })?;
+            fits_dropout_counter("x", x_shape)?;
         }
         for projection in &self.projections {
             let dy = named("dy", projection.dy);

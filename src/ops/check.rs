@@ -13,21 +13,6 @@ pub(crate) fn named<'a, D: Memory>(name: &'static str, matrix: MatrixRef<'a, D>)
     Named { name, matrix }
 }
 
-/// The arguments of Y = X·W without adapter.
-pub(crate) fn frozen_layer<D: Memory>(
-    x: MatrixRef<'_, D>,
-    w: MatrixRef<'_, D>,
-    y: MatrixRef<'_, D>,
-) -> Result<()> {
-    let (x, w, y) = (named("x", x), named("w", w), named("y", y));
-    let dtype = x.matrix.dtype();
-    w.has_shape(Shape::new(x.matrix.cols(), w.matrix.cols()), &x)?;
-    w.no_zero_dimension("a layer needs at least one input and one output feature")?;
-    w.has_dtype(&[dtype], "x")?;
-    y.has_shape(Shape::new(x.matrix.rows(), w.matrix.cols()), &x)?;
-    y.has_dtype(&[dtype], "x")
-}
-
 /// S \[M, R\], A \[in, R\] and B \[R, out\] of all layers together must be matrices that memory can hold, though no
 /// argument need be so large.
 pub(crate) fn combined_ranks(
@@ -84,18 +69,16 @@ impl<D: Memory> Named<'_, D> {
         }
         Ok(())
     }
+}
 
-    /// Dropout counts rows and column blocks in 32 bits.
-    pub fn fits_dropout_counter(&self) -> Result<()> {
-        let shape = self.matrix.shape();
-        if u32::try_from(shape.rows).is_err() || u32::try_from(shape.cols).is_err() {
-            return Err(Error::Unsupported(format!(
-                "dropout on `{}` of shape {shape}: more than 2^32 rows or columns",
-                self.name
-            )));
-        }
-        Ok(())
+/// Dropout counts rows and column blocks in 32 bits.
+pub(crate) fn fits_dropout_counter(argument: &'static str, shape: Shape) -> Result<()> {
+    if u32::try_from(shape.rows.max(shape.cols)).is_err() {
+        return Err(Error::Unsupported(format!(
+            "dropout on `{argument}` of shape {shape}: more than 2^32 rows or columns"
+        )));
     }
+    Ok(())
 }
 
 pub(crate) fn finite_scale(scale: f32) -> Result<()> {

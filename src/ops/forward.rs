@@ -1,7 +1,7 @@
 //! Y = X·W + s·drop(X)·A·B + bias.
 
 use super::Adapter;
-use super::check::{combined_ranks, named};
+use super::check::{combined_ranks, fits_dropout_counter, named};
 use crate::memory::{Host, Memory};
 use crate::{DType, Dropout, MatrixMut, MatrixRef, Result, Shape};
 
@@ -70,7 +70,7 @@ impl<D: Memory> ForwardSiblings<'_, D> {
     pub fn check(&self) -> Result<()> {
         let x = named("x", self.x);
         if self.dropout.is_some() {
-            x.fits_dropout_counter()?;
+            fits_dropout_counter("x", self.x.shape())?;
         }
         let dtype = self.x.dtype();
         let widest = self.projections.iter().map(|projection| projection.w.cols()).max().unwrap_or(0);

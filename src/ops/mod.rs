@@ -9,10 +9,12 @@ mod backward;
 pub(crate) mod check;
 mod delta;
 mod forward;
+mod frozen;
 mod weight_update;
 
 pub use adapter::Adapter;
 pub use backward::{Backward, BackwardProjection, BackwardSiblings, Output, WriteMode};
 pub use delta::Delta;
 pub use forward::{Forward, ForwardSiblings, Projection};
+pub use frozen::{Frozen, FrozenBackward};
 pub use weight_update::{MergeReport, Rounding, WeightUpdate};

@@ -1,14 +1,15 @@
 //! dX, dA, dB and dbias.
 
-use crate::common::dense::Dense;
-use crate::common::device::{TestDevice, device_tests};
-use crate::common::expect::{self, assert_close, assert_exact};
-use crate::common::oracle;
-use crate::common::problem::{Arrangements, DTYPES, Problem};
-use crate::common::run::{self, BackwardArguments, Gradient};
-use crate::common::shapes::{ragged, single_layers};
+use crate::devices::device_tests;
 use lora_kernels::DType;
 use lora_kernels::ops::WriteMode;
+use lora_oracle::dense::Dense;
+use lora_oracle::device::{TestDevice, Tested};
+use lora_oracle::expect::{self, assert_close, assert_exact};
+use lora_oracle::oracle;
+use lora_oracle::problem::{Arrangements, DTYPES, Problem};
+use lora_oracle::run::{self, BackwardArguments, Gradient};
+use lora_oracle::shapes::{ragged, single_layers};
 
 device_tests!(
     every_shape_and_element_type,
@@ -27,11 +28,11 @@ device_tests!(
 
 const MODES: [WriteMode; 2] = [WriteMode::Overwrite, WriteMode::Accumulate];
 
-type Compare = fn(&str, &str, &crate::common::matrix::Matrix, &crate::common::tolerance::Bounded);
+type Compare = fn(&str, &str, &lora_oracle::matrix::Matrix, &lora_oracle::tolerance::Bounded);
 
 /// Runs the arguments and compares all gradients with the oracle.
 pub fn check_arguments<D: TestDevice>(
-    device: &mut D,
+    device: &Tested<D>,
     arguments: &mut BackwardArguments,
     context: &str,
     compare: Compare,
@@ -54,12 +55,12 @@ pub fn check_arguments<D: TestDevice>(
     }
 }
 
-pub fn check<D: TestDevice>(device: &mut D, problem: &Problem, mode: WriteMode) {
+pub fn check<D: TestDevice>(device: &Tested<D>, problem: &Problem, mode: WriteMode) {
     let context = format!("{} {mode:?} {problem:?}", D::NAME);
     check_arguments(device, &mut problem.backward(mode), &context, assert_close);
 }
 
-fn every_shape_and_element_type<D: TestDevice>(device: &mut D) {
+fn every_shape_and_element_type<D: TestDevice>(device: &Tested<D>) {
     for (index, shape) in single_layers(D::SIZE).into_iter().enumerate() {
         for dtypes in DTYPES {
             let problem = shape.clone().dtypes(dtypes).bias(dtypes.0);
@@ -70,7 +71,7 @@ fn every_shape_and_element_type<D: TestDevice>(device: &mut D) {
     }
 }
 
-fn every_arrangement<D: TestDevice>(device: &mut D) {
+fn every_arrangement<D: TestDevice>(device: &Tested<D>) {
     for arrangements in Arrangements::ALL {
         for dtypes in DTYPES {
             for mode in MODES {
@@ -81,7 +82,7 @@ fn every_arrangement<D: TestDevice>(device: &mut D) {
     }
 }
 
-fn dbias_in_either_type<D: TestDevice>(device: &mut D) {
+fn dbias_in_either_type<D: TestDevice>(device: &Tested<D>) {
     for dtypes in DTYPES {
         for dtype in [dtypes.0, DType::F32] {
             for mode in MODES {
@@ -91,7 +92,7 @@ fn dbias_in_either_type<D: TestDevice>(device: &mut D) {
     }
 }
 
-fn small_integers_are_exact<D: TestDevice>(device: &mut D) {
+fn small_integers_are_exact<D: TestDevice>(device: &Tested<D>) {
     for (index, shape) in single_layers(D::SIZE).into_iter().enumerate() {
         for dtypes in DTYPES {
             let arrangements = Arrangements::ALL[index % Arrangements::ALL.len()];
@@ -106,7 +107,7 @@ fn small_integers_are_exact<D: TestDevice>(device: &mut D) {
 }
 
 /// Any set of gradients may be asked for; the others need not be computed, nor what they depend on be given.
-fn each_gradient_alone<D: TestDevice>(device: &mut D) {
+fn each_gradient_alone<D: TestDevice>(device: &Tested<D>) {
     for dtypes in DTYPES {
         for wanted in 0..16 {
             for saved in [false, true] {
@@ -117,7 +118,7 @@ fn each_gradient_alone<D: TestDevice>(device: &mut D) {
                 let context = format!("{} gradients {wanted:04b} {problem:?}", D::NAME);
                 check_arguments(device, &mut arguments, &context, assert_close);
             }
-            if D::SIZE == crate::common::device::Size::Small && dtypes.0 != dtypes.1 {
+            if D::SIZE == lora_oracle::device::Size::Small && dtypes.0 != dtypes.1 {
                 break;
             }
         }
@@ -140,7 +141,7 @@ fn keep_only(arguments: &mut BackwardArguments, wanted: u32) {
 }
 
 /// Without dA, and with S given, X is not needed.
-fn only_what_is_needed<D: TestDevice>(device: &mut D) {
+fn only_what_is_needed<D: TestDevice>(device: &Tested<D>) {
     for wanted in [0b0001, 0b0100, 0b1000, 0b1101] {
         let problem = ragged(D::SIZE).bias(DType::F32).saving_s().dropout(0.25);
         let mut arguments = problem.backward(WriteMode::Overwrite);
@@ -152,7 +153,7 @@ fn only_what_is_needed<D: TestDevice>(device: &mut D) {
 }
 
 /// What the forward saved is what the backward wants.
-fn saved_s_of_the_forward<D: TestDevice>(device: &mut D) {
+fn saved_s_of_the_forward<D: TestDevice>(device: &Tested<D>) {
     for dtypes in DTYPES {
         let problem = ragged(D::SIZE).dtypes(dtypes).saving_s().dropout(0.25);
         let mut forward = problem.forward();
@@ -165,7 +166,7 @@ fn saved_s_of_the_forward<D: TestDevice>(device: &mut D) {
 }
 
 /// Gradients of no tokens are zero; accumulated ones stay as they are.
-fn no_rows<D: TestDevice>(device: &mut D) {
+fn no_rows<D: TestDevice>(device: &Tested<D>) {
     for dtypes in DTYPES {
         for mode in MODES {
             for dropout in [0.0, 0.5] {
@@ -177,14 +178,14 @@ fn no_rows<D: TestDevice>(device: &mut D) {
     }
 }
 
-fn scale_zero<D: TestDevice>(device: &mut D) {
+fn scale_zero<D: TestDevice>(device: &Tested<D>) {
     for dtypes in DTYPES {
         check(device, &Problem { scale: 0.0, ..ragged(D::SIZE) }.dtypes(dtypes), WriteMode::Overwrite);
     }
 }
 
 /// Two accumulating calls after an overwriting one: gradient accumulation over three batches.
-fn accumulating_twice<D: TestDevice>(device: &mut D) {
+fn accumulating_twice<D: TestDevice>(device: &Tested<D>) {
     let problem = ragged(D::SIZE).bias(DType::F32).small_integers();
     let mut arguments = problem.backward(WriteMode::Overwrite);
     let expected = expect::backward(&arguments, D::ROUNDINGS);
@@ -215,7 +216,7 @@ fn accumulating_twice<D: TestDevice>(device: &mut D) {
 /// The gradients are those of the function that the forward computes: Σ dY⊙Y differs by as much as they say when an
 /// element of X, A, B or the bias does. The function is linear in each element, so that differences have no truncation
 /// error, and only the f64 oracle's rounding is added to the gradients' own bounds.
-fn finite_differences<D: TestDevice>(device: &mut D) {
+fn finite_differences<D: TestDevice>(device: &Tested<D>) {
     let problem = Problem::new(6, 7, 5, 3).bias(DType::F32).dropout(0.3);
     let mut arguments = problem.backward(WriteMode::Overwrite);
     let bounds = expect::backward(&arguments, D::ROUNDINGS);
@@ -258,10 +259,10 @@ fn finite_differences<D: TestDevice>(device: &mut D) {
     }
 }
 
-fn same_bits_every_time<D: TestDevice>(device: &mut D) {
+fn same_bits_every_time<D: TestDevice>(device: &Tested<D>) {
     for dtypes in DTYPES {
         let problem = ragged(D::SIZE).dtypes(dtypes).bias(dtypes.0).dropout(0.1);
-        let run = |device: &mut D| {
+        let run = |device: &Tested<D>| {
             let mut arguments = problem.backward(WriteMode::Accumulate);
             run::backward(device, &mut arguments).unwrap();
             let layer = &arguments.projections[0];

@@ -1,14 +1,15 @@
 //! Every wrong argument gives a typed error that names it, before anything is written.
 
-use crate::common::device::{TestDevice, device_tests};
-use crate::common::matrix::Matrix;
-use crate::common::oracle::Dropout;
-use crate::common::problem::{Arrangements, Problem};
-use crate::common::run::{self, AdapterArguments, BackwardArguments, ForwardArguments};
+use crate::devices::device_tests;
 use lora_kernels::fingerprint::Fingerprint;
 use lora_kernels::ops::WriteMode;
 use lora_kernels::restore::{DeltaOrder, Recorded, RestoreMethod, RestoreRecord};
 use lora_kernels::{DType, Error, Layout, MatrixMut, MatrixRef, Shape};
+use lora_oracle::device::{Codes, TestDevice, Tested};
+use lora_oracle::matrix::Matrix;
+use lora_oracle::oracle::Dropout;
+use lora_oracle::problem::{Arrangements, Problem};
+use lora_oracle::run::{self, AdapterArguments, BackwardArguments, ForwardArguments};
 
 device_tests!(
     forward_shapes,
@@ -28,7 +29,7 @@ device_tests!(
 /// Arguments that can be spoilt by name.
 trait Arguments: Clone {
     fn inputs_and_outputs(&mut self) -> Vec<(&'static str, &mut Matrix)>;
-    fn run<D: TestDevice>(&mut self, device: &mut D) -> Result<(), Error>;
+    fn run<D: TestDevice>(&mut self, device: &Tested<D>) -> Result<(), Error>;
 
     fn matrix(&mut self, name: &str) -> &mut Matrix {
         let mut all = self.inputs_and_outputs();
@@ -46,7 +47,7 @@ trait Arguments: Clone {
     }
 
     /// Runs, and expects an error and no trace of it in any buffer.
-    fn error<D: TestDevice>(&mut self, device: &mut D, context: &str) -> Error {
+    fn error<D: TestDevice>(&mut self, device: &Tested<D>, context: &str) -> Error {
         let before = self.bytes();
         let error = self.run(device).expect_err(context);
         assert!(self.bytes() == before, "{} {context}: something was written before `{error}`", D::NAME);
@@ -70,7 +71,7 @@ impl Arguments for ForwardArguments {
         all
     }
 
-    fn run<D: TestDevice>(&mut self, device: &mut D) -> Result<(), Error> {
+    fn run<D: TestDevice>(&mut self, device: &Tested<D>) -> Result<(), Error> {
         run::forward(device, self)
     }
 }
@@ -90,7 +91,7 @@ impl Arguments for BackwardArguments {
         all
     }
 
-    fn run<D: TestDevice>(&mut self, device: &mut D) -> Result<(), Error> {
+    fn run<D: TestDevice>(&mut self, device: &Tested<D>) -> Result<(), Error> {
         run::backward(device, self)
     }
 }
@@ -110,7 +111,7 @@ impl Arguments for WeightArguments {
         all
     }
 
-    fn run<D: TestDevice>(&mut self, device: &mut D) -> Result<(), Error> {
+    fn run<D: TestDevice>(&mut self, device: &Tested<D>) -> Result<(), Error> {
         let adapter = Some(&self.adapter);
         let (remove, add) = if self.remove { (adapter, None) } else { (None, adapter) };
         run::update_weights(device, &mut self.w, remove, add, None)
@@ -130,7 +131,7 @@ impl Arguments for DeltaArguments {
         all
     }
 
-    fn run<D: TestDevice>(&mut self, device: &mut D) -> Result<(), Error> {
+    fn run<D: TestDevice>(&mut self, device: &Tested<D>) -> Result<(), Error> {
         run::delta(device, &self.adapter, &mut self.delta)
     }
 }
@@ -161,7 +162,7 @@ fn resize(matrix: &mut Matrix, rows: usize, cols: usize, dtype: DType) {
 }
 
 /// One row or column more in each argument in turn: the error names that argument, and gives both shapes.
-fn every_shape_is_checked<D: TestDevice, A: Arguments>(device: &mut D, arguments: &A) {
+fn every_shape_is_checked<D: TestDevice, A: Arguments>(device: &Tested<D>, arguments: &A) {
     for name in arguments.clone().names() {
         for (more_rows, more_cols) in [(1, 0), (0, 1)] {
             let mut spoilt = arguments.clone();
@@ -187,16 +188,16 @@ fn every_shape_is_checked<D: TestDevice, A: Arguments>(device: &mut D, arguments
     }
 }
 
-fn forward_shapes<D: TestDevice>(device: &mut D) {
+fn forward_shapes<D: TestDevice>(device: &Tested<D>) {
     every_shape_is_checked(device, &forward());
 }
 
-fn backward_shapes<D: TestDevice>(device: &mut D) {
+fn backward_shapes<D: TestDevice>(device: &Tested<D>) {
     every_shape_is_checked(device, &backward());
 }
 
 /// A fault in the last layer must be found before the first is written.
-fn sibling_shapes<D: TestDevice>(device: &mut D) {
+fn sibling_shapes<D: TestDevice>(device: &Tested<D>) {
     let mut forward = forward();
     let mut last = forward.projections[0].clone();
     resize(&mut last.adapter.b, 3, 8, DType::F32);
@@ -216,17 +217,17 @@ fn sibling_shapes<D: TestDevice>(device: &mut D) {
     ));
 }
 
-fn weight_shapes<D: TestDevice>(device: &mut D) {
+fn weight_shapes<D: TestDevice>(device: &Tested<D>) {
     every_shape_is_checked(device, &weights(false));
     every_shape_is_checked(device, &weights(true));
 }
 
-fn delta_shapes<D: TestDevice>(device: &mut D) {
+fn delta_shapes<D: TestDevice>(device: &Tested<D>) {
     every_shape_is_checked(device, &delta());
 }
 
 /// f16 in an f32 layer.
-fn every_type_is_checked<D: TestDevice, A: Arguments>(device: &mut D, arguments: &A) {
+fn every_type_is_checked<D: TestDevice, A: Arguments>(device: &Tested<D>, arguments: &A) {
     for name in arguments.clone().names() {
         let mut spoilt = arguments.clone();
         let matrix = spoilt.matrix(name);
@@ -241,7 +242,7 @@ fn every_type_is_checked<D: TestDevice, A: Arguments>(device: &mut D, arguments:
     }
 }
 
-fn element_types<D: TestDevice>(device: &mut D) {
+fn element_types<D: TestDevice>(device: &Tested<D>) {
     every_type_is_checked(device, &forward());
     every_type_is_checked(device, &backward());
 
@@ -260,7 +261,7 @@ fn element_types<D: TestDevice>(device: &mut D) {
     }
 }
 
-fn empty_dimensions<D: TestDevice>(device: &mut D) {
+fn empty_dimensions<D: TestDevice>(device: &Tested<D>) {
     let rank = Problem::new(6, 10, 7, 0).saving_s();
     let inputs = Problem::new(6, 0, 7, 3);
     let outputs = Problem::new(6, 10, 0, 3);
@@ -282,7 +283,7 @@ fn empty_dimensions<D: TestDevice>(device: &mut D) {
     }
 }
 
-fn views_past_their_buffer<D: TestDevice>(device: &mut D) {
+fn views_past_their_buffer<D: TestDevice>(device: &Tested<D>) {
     for name in forward().names() {
         let mut arguments = forward();
         let matrix = arguments.matrix(name);
@@ -299,7 +300,7 @@ fn views_past_their_buffer<D: TestDevice>(device: &mut D) {
     }
 }
 
-fn probabilities<D: TestDevice>(device: &mut D) {
+fn probabilities<D: TestDevice>(device: &Tested<D>) {
     for probability in [1.0, 1.5, -0.1, f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let dropout = Some(Dropout { probability, seed: 1, offset: 2 });
         let mut forward = ForwardArguments { dropout, ..forward() };
@@ -315,7 +316,7 @@ fn probabilities<D: TestDevice>(device: &mut D) {
     }
 }
 
-fn scales<D: TestDevice>(device: &mut D) {
+fn scales<D: TestDevice>(device: &Tested<D>) {
     for scale in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let (mut forward, mut backward) = (forward(), backward());
         let (mut merge, mut unmerge, mut delta) = (weights(false), weights(true), delta());
@@ -338,7 +339,7 @@ fn scales<D: TestDevice>(device: &mut D) {
     }
 }
 
-fn missing_arguments<D: TestDevice>(device: &mut D) {
+fn missing_arguments<D: TestDevice>(device: &Tested<D>) {
     let mut without_x = backward();
     without_x.x = None;
     let error = without_x.error(device, "dA without X");
@@ -352,7 +353,7 @@ fn missing_arguments<D: TestDevice>(device: &mut D) {
 }
 
 /// Records that the weight's own tests go through in depth; here, that they are refused in words, and W is left alone.
-fn records<D: TestDevice>(device: &mut D) {
+fn records<D: TestDevice>(device: &Tested<D>) {
     let recorded = |rows, cols| Recorded {
         shape: Shape::new(rows, cols),
         dtype: DType::F32,
@@ -363,7 +364,12 @@ fn records<D: TestDevice>(device: &mut D) {
         checksum: Fingerprint(4),
     };
     let filled = |rows, cols| {
-        RestoreRecord::from_parts(RestoreMethod::Codes, recorded(rows, cols), D::Codes::default(), Vec::new())
+        RestoreRecord::from_parts(
+            RestoreMethod::Codes,
+            recorded(rows, cols),
+            Codes::<D>::default(),
+            Vec::new(),
+        )
     };
     let empty = RestoreRecord::new(RestoreMethod::Codes);
     for (remove, mut record, words) in [

@@ -1,13 +1,15 @@
 //! One mask everywhere: forward, dX, dA, every device, and the oracle's own Philox.
 
-use crate::common::device::{TestDevice, device_tests};
-use crate::common::matrix::Matrix;
-use crate::common::oracle::{self, Dropout, philox};
-use crate::common::problem::{DTYPES, Problem};
-use crate::common::run::{self, BackwardArguments, ForwardArguments};
+use crate::devices::device_tests;
 use crate::{backward, forward};
+use lora_kernels::DType;
+use lora_kernels::dropout::philox4x32_10;
 use lora_kernels::ops::WriteMode;
-use lora_kernels::{DType, philox4x32_10};
+use lora_oracle::device::{TestDevice, Tested};
+use lora_oracle::matrix::Matrix;
+use lora_oracle::oracle::{self, Dropout, philox};
+use lora_oracle::problem::{DTYPES, Problem};
+use lora_oracle::run::{self, BackwardArguments, ForwardArguments};
 
 device_tests!(
     mask_in_forward,
@@ -87,7 +89,7 @@ fn assert_mask(context: &str, dropout: Dropout, nonzero: impl Fn(usize, usize) -
 }
 
 /// With X = 1 and A = 1, S is the mask.
-fn mask_in_forward<D: TestDevice>(device: &mut D) {
+fn mask_in_forward<D: TestDevice>(device: &Tested<D>) {
     for dtypes in DTYPES {
         for dropout in dropouts() {
             let mut arguments = Probe::new(dtypes, dropout).forward();
@@ -99,7 +101,7 @@ fn mask_in_forward<D: TestDevice>(device: &mut D) {
 }
 
 /// With W = 0, A = 1 and dS without zeros, dX shows the mask.
-fn mask_in_dx<D: TestDevice>(device: &mut D) {
+fn mask_in_dx<D: TestDevice>(device: &Tested<D>) {
     for dtypes in DTYPES {
         for dropout in dropouts() {
             let mut arguments = Probe::new(dtypes, dropout).backward();
@@ -114,7 +116,7 @@ fn mask_in_dx<D: TestDevice>(device: &mut D) {
 }
 
 /// With one row of dY, and so of dS, that is not zero, dA shows that row of the mask.
-fn mask_in_da<D: TestDevice>(device: &mut D) {
+fn mask_in_da<D: TestDevice>(device: &Tested<D>) {
     for dtypes in DTYPES {
         for dropout in dropouts() {
             let mut shown = Vec::new();
@@ -128,7 +130,7 @@ fn mask_in_da<D: TestDevice>(device: &mut D) {
                 run::backward(device, &mut arguments).unwrap();
                 let da = arguments.projections[0].da.as_ref().unwrap();
                 shown.push((0..FEATURES).map(|i| da.matrix.get(i, 0) != 0.0).collect::<Vec<_>>());
-                if D::SIZE == crate::common::device::Size::Small && row == 3 {
+                if D::SIZE == lora_oracle::device::Size::Small && row == 3 {
                     break;
                 }
             }
@@ -141,7 +143,7 @@ fn mask_in_da<D: TestDevice>(device: &mut D) {
 }
 
 /// With one row and one column of dY that are not zero, dB shows a row of the recomputed S, and so of the mask.
-fn mask_in_recomputed_s<D: TestDevice>(device: &mut D) {
+fn mask_in_recomputed_s<D: TestDevice>(device: &Tested<D>) {
     for dtypes in DTYPES {
         for dropout in dropouts() {
             let row = 13;
@@ -158,11 +160,11 @@ fn mask_in_recomputed_s<D: TestDevice>(device: &mut D) {
     }
 }
 
-fn probability_zero_is_no_dropout<D: TestDevice>(device: &mut D) {
+fn probability_zero_is_no_dropout<D: TestDevice>(device: &Tested<D>) {
     for dtypes in DTYPES {
-        let without = crate::common::shapes::ragged(D::SIZE).dtypes(dtypes).saving_s();
+        let without = lora_oracle::shapes::ragged(D::SIZE).dtypes(dtypes).saving_s();
         let with = without.clone().dropout(0.0);
-        let run = |device: &mut D, problem: &Problem| {
+        let run = |device: &Tested<D>, problem: &Problem| {
             let mut arguments = problem.forward();
             run::forward(device, &mut arguments).unwrap();
             let mut gradients = problem.backward(WriteMode::Overwrite);
@@ -182,11 +184,11 @@ fn probability_zero_is_no_dropout<D: TestDevice>(device: &mut D) {
 }
 
 /// The largest probability below 1 that f32 holds drops all but one draw of 65536.
-fn probability_near_one<D: TestDevice>(device: &mut D) {
+fn probability_near_one<D: TestDevice>(device: &Tested<D>) {
     let largest = 1.0f32.next_down();
     for dtypes in DTYPES {
         for probability in [0.99, 0.9999, largest] {
-            let mut problem = crate::common::shapes::ragged(D::SIZE).dtypes(dtypes).dropout(probability);
+            let mut problem = lora_oracle::shapes::ragged(D::SIZE).dtypes(dtypes).dropout(probability);
             // Kept elements may be multiplied by 65536, which f16 cannot hold.
             problem.scale = 1.0 / 4096.0;
             forward::check(device, &problem.clone().saving_s());
@@ -195,9 +197,9 @@ fn probability_near_one<D: TestDevice>(device: &mut D) {
     }
 }
 
-fn other_seeds_and_offsets<D: TestDevice>(device: &mut D) {
+fn other_seeds_and_offsets<D: TestDevice>(device: &Tested<D>) {
     for dropout in dropouts() {
-        let mut problem = crate::common::shapes::ragged(D::SIZE);
+        let mut problem = lora_oracle::shapes::ragged(D::SIZE);
         problem.dropout = Some(dropout);
         forward::check(device, &problem);
         backward::check(device, &problem, WriteMode::Overwrite);

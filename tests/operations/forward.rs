@@ -1,12 +1,13 @@
 //! Y = X·W + s·drop(X)·A·B + bias.
 
-use crate::common::device::{TestDevice, device_tests};
-use crate::common::expect::{self, assert_close, assert_exact};
-use crate::common::problem::{Arrangements, DTYPES, Problem};
-use crate::common::run;
-use crate::common::run::ForwardArguments;
-use crate::common::shapes::{ragged, single_layers};
+use crate::devices::device_tests;
 use lora_kernels::DType;
+use lora_oracle::device::{TestDevice, Tested};
+use lora_oracle::expect::{self, assert_close, assert_exact};
+use lora_oracle::problem::{Arrangements, DTYPES, Problem};
+use lora_oracle::run;
+use lora_oracle::run::ForwardArguments;
+use lora_oracle::shapes::{ragged, single_layers};
 
 device_tests!(
     every_shape_and_element_type,
@@ -20,7 +21,7 @@ device_tests!(
 );
 
 /// Runs the problem and compares all outputs with the oracle.
-pub fn check<D: TestDevice>(device: &mut D, problem: &Problem) -> ForwardArguments {
+pub fn check<D: TestDevice>(device: &Tested<D>, problem: &Problem) -> ForwardArguments {
     let context = format!("{} {problem:?}", D::NAME);
     let mut arguments = problem.forward();
     run::forward(device, &mut arguments).unwrap_or_else(|error| panic!("{context}: {error}"));
@@ -34,7 +35,7 @@ pub fn check<D: TestDevice>(device: &mut D, problem: &Problem) -> ForwardArgumen
 }
 
 /// Runs the problem, whose values are small integers, and compares bit for bit.
-fn check_exact<D: TestDevice>(device: &mut D, problem: &Problem) {
+fn check_exact<D: TestDevice>(device: &Tested<D>, problem: &Problem) {
     let context = format!("{} {problem:?}", D::NAME);
     let mut arguments = problem.forward();
     run::forward(device, &mut arguments).unwrap_or_else(|error| panic!("{context}: {error}"));
@@ -47,7 +48,7 @@ fn check_exact<D: TestDevice>(device: &mut D, problem: &Problem) {
     }
 }
 
-fn every_shape_and_element_type<D: TestDevice>(device: &mut D) {
+fn every_shape_and_element_type<D: TestDevice>(device: &Tested<D>) {
     for (index, shape) in single_layers(D::SIZE).into_iter().enumerate() {
         for dtypes in DTYPES {
             let problem = shape.clone().dtypes(dtypes);
@@ -58,7 +59,7 @@ fn every_shape_and_element_type<D: TestDevice>(device: &mut D) {
     }
 }
 
-fn every_arrangement<D: TestDevice>(device: &mut D) {
+fn every_arrangement<D: TestDevice>(device: &Tested<D>) {
     for arrangements in Arrangements::ALL {
         for dtypes in DTYPES {
             let problem = ragged(D::SIZE).dtypes(dtypes).bias(dtypes.0).saving_s().arranged(arrangements);
@@ -67,7 +68,7 @@ fn every_arrangement<D: TestDevice>(device: &mut D) {
     }
 }
 
-fn bias_in_either_type<D: TestDevice>(device: &mut D) {
+fn bias_in_either_type<D: TestDevice>(device: &Tested<D>) {
     for dtypes in DTYPES {
         for bias in [dtypes.0, DType::F32] {
             check(device, &ragged(D::SIZE).dtypes(dtypes).bias(bias));
@@ -75,7 +76,7 @@ fn bias_in_either_type<D: TestDevice>(device: &mut D) {
     }
 }
 
-fn small_integers_are_exact<D: TestDevice>(device: &mut D) {
+fn small_integers_are_exact<D: TestDevice>(device: &Tested<D>) {
     for (index, shape) in single_layers(D::SIZE).into_iter().enumerate() {
         for dtypes in DTYPES {
             let arrangements = Arrangements::ALL[index % Arrangements::ALL.len()];
@@ -87,14 +88,14 @@ fn small_integers_are_exact<D: TestDevice>(device: &mut D) {
     }
 }
 
-fn no_rows_is_no_work<D: TestDevice>(device: &mut D) {
+fn no_rows_is_no_work<D: TestDevice>(device: &Tested<D>) {
     for dtypes in DTYPES {
         let problem = Problem { rows: 0, ..ragged(D::SIZE) };
         check(device, &problem.dtypes(dtypes).bias(dtypes.0).saving_s().dropout(0.5));
     }
 }
 
-fn scale_zero_is_the_frozen_layer<D: TestDevice>(device: &mut D) {
+fn scale_zero_is_the_frozen_layer<D: TestDevice>(device: &Tested<D>) {
     for dtypes in DTYPES {
         let problem = Problem { scale: 0.0, ..ragged(D::SIZE) }.dtypes(dtypes).saving_s();
         let arguments = check(device, &problem);
@@ -103,11 +104,11 @@ fn scale_zero_is_the_frozen_layer<D: TestDevice>(device: &mut D) {
     }
 }
 
-fn negative_scale<D: TestDevice>(device: &mut D) {
+fn negative_scale<D: TestDevice>(device: &Tested<D>) {
     check(device, &Problem { scale: -1.5, ..ragged(D::SIZE) }.saving_s());
 }
 
-fn same_bits_every_time<D: TestDevice>(device: &mut D) {
+fn same_bits_every_time<D: TestDevice>(device: &Tested<D>) {
     for dtypes in DTYPES {
         let problem = ragged(D::SIZE).dtypes(dtypes).bias(dtypes.0).saving_s().dropout(0.1);
         let mut first = problem.forward();

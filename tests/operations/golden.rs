@@ -1,17 +1,18 @@
 //! What PyTorch and PEFT compute (tests/golden/generate.py), against the oracle and against every device.
 
-use crate::common::dense::Dense;
-use crate::common::device::{TestDevice, device_tests};
-use crate::common::expect::{self, assert_close};
-use crate::common::matrix::{Arrangement, Data, Matrix};
-use crate::common::oracle;
-use crate::common::run::{
-    self, AdapterArguments, BackwardArguments, BackwardLayer, ForwardArguments, ForwardLayer, Gradient,
-};
-use crate::common::tolerance::{Bounded, accumulated};
+use crate::devices::device_tests;
 use half::bf16;
 use lora_kernels::DType;
 use lora_kernels::ops::WriteMode;
+use lora_oracle::dense::Dense;
+use lora_oracle::device::{TestDevice, Tested};
+use lora_oracle::expect::{self, assert_close};
+use lora_oracle::matrix::{Arrangement, Data, Matrix};
+use lora_oracle::oracle;
+use lora_oracle::run::{
+    self, AdapterArguments, BackwardArguments, BackwardLayer, ForwardArguments, ForwardLayer, Gradient,
+};
+use lora_oracle::tolerance::{Bounded, accumulated};
 use safetensors::{Dtype, SafeTensors};
 
 device_tests!(forward, backward, merge);
@@ -258,7 +259,7 @@ fn compare<D: TestDevice>(
     assert_agree::<D>(golden, name, found, promised, by_peft, peft);
 }
 
-fn forward<D: TestDevice>(device: &mut D) {
+fn forward<D: TestDevice>(device: &Tested<D>) {
     for golden in Golden::load() {
         let mut arguments = golden.forward_arguments();
         run::forward(device, &mut arguments).unwrap();
@@ -268,7 +269,7 @@ fn forward<D: TestDevice>(device: &mut D) {
     }
 }
 
-fn backward<D: TestDevice>(device: &mut D) {
+fn backward<D: TestDevice>(device: &Tested<D>) {
     for golden in Golden::load() {
         let mut arguments = golden.backward_arguments();
         let promised = expect::backward(&arguments, D::ROUNDINGS);
@@ -289,7 +290,7 @@ fn backward<D: TestDevice>(device: &mut D) {
 }
 
 /// Δ and the merged weight. Both are summed and rounded as the operation documents, on every device.
-fn merge<D: TestDevice>(device: &mut D) {
+fn merge<D: TestDevice>(device: &Tested<D>) {
     for golden in Golden::load() {
         let bounds = PeftBounds::new(&golden);
         let promised = expect::merge(&golden.w, &golden.adapter);

@@ -5,12 +5,14 @@
 
 mod backward;
 mod bad_input;
-
-mod common;
+mod devices;
 mod dropout;
 mod forward;
+mod frozen;
 mod golden;
 mod properties;
 mod roundings;
+mod sharing;
 mod siblings;
+mod views;
 mod weights;

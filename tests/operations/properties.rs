@@ -1,14 +1,14 @@
 //! Problems nobody thought of.
 
-use crate::common::device::{Size, TestDevice, device_tests};
-use crate::common::oracle::Dropout;
-use crate::common::problem::{Arrangements, DTYPES, Layer, Problem, Values};
+use crate::devices::device_tests;
 use crate::{backward, forward};
 use lora_kernels::DType;
 use lora_kernels::ops::WriteMode;
+use lora_oracle::device::{Size, TestDevice, Tested};
+use lora_oracle::oracle::Dropout;
+use lora_oracle::problem::{Arrangements, DTYPES, Layer, Problem, Values};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use std::cell::RefCell;
 
 device_tests!(any_forward, any_backward);
 
@@ -44,21 +44,19 @@ fn runner<D: TestDevice>() -> TestRunner {
     TestRunner::new(Config { cases, max_shrink_iters: 64, failure_persistence: None, ..Config::default() })
 }
 
-fn any_forward<D: TestDevice>(device: &mut D) {
-    let device = RefCell::new(device);
+fn any_forward<D: TestDevice>(device: &Tested<D>) {
     let result = runner::<D>().run(&problem(), |problem| {
-        forward::check(&mut **device.borrow_mut(), &problem);
+        forward::check(device, &problem);
         Ok(())
     });
     result.unwrap_or_else(|failure| panic!("{failure}"));
 }
 
-fn any_backward<D: TestDevice>(device: &mut D) {
-    let device = RefCell::new(device);
+fn any_backward<D: TestDevice>(device: &Tested<D>) {
     let problems = (problem(), any::<bool>());
     let result = runner::<D>().run(&problems, |(problem, accumulate)| {
         let mode = if accumulate { WriteMode::Accumulate } else { WriteMode::Overwrite };
-        backward::check(&mut **device.borrow_mut(), &problem, mode);
+        backward::check(device, &problem, mode);
         Ok(())
     });
     result.unwrap_or_else(|failure| panic!("{failure}"));

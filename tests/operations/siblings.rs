@@ -1,12 +1,13 @@
 //! Layers that share X.
 
-use crate::common::device::{TestDevice, device_tests};
-use crate::common::expect::{assert_close, assert_exact};
-use crate::common::problem::{Arrangements, DTYPES, Layer, Problem};
-use crate::common::run::{self, BackwardArguments};
-use crate::common::shapes::siblings;
+use crate::devices::device_tests;
 use crate::{backward, forward};
 use lora_kernels::ops::WriteMode;
+use lora_oracle::device::{TestDevice, Tested};
+use lora_oracle::expect::{assert_close, assert_exact};
+use lora_oracle::problem::{Arrangements, DTYPES, Layer, Problem};
+use lora_oracle::run::{self, BackwardArguments};
+use lora_oracle::shapes::siblings;
 
 device_tests!(
     forward_of_three,
@@ -17,7 +18,7 @@ device_tests!(
     none_is_no_work,
 );
 
-fn forward_of_three<D: TestDevice>(device: &mut D) {
+fn forward_of_three<D: TestDevice>(device: &Tested<D>) {
     for dtypes in DTYPES {
         for arrangements in [Arrangements::Packed, Arrangements::Peft, Arrangements::Mixed(2)] {
             let problem = siblings(D::SIZE).dtypes(dtypes).bias(dtypes.0).arranged(arrangements);
@@ -26,7 +27,7 @@ fn forward_of_three<D: TestDevice>(device: &mut D) {
     }
 }
 
-fn backward_of_three<D: TestDevice>(device: &mut D) {
+fn backward_of_three<D: TestDevice>(device: &Tested<D>) {
     for dtypes in DTYPES {
         for mode in [WriteMode::Overwrite, WriteMode::Accumulate] {
             for problem in [siblings(D::SIZE).arranged(Arrangements::Mixed(3)), siblings(D::SIZE).saving_s()]
@@ -43,7 +44,7 @@ fn singles(problem: &Problem) -> Vec<Problem> {
 }
 
 /// With whole numbers, three together give the bits of three alone, and their dX is the sum.
-fn integers_equal_singles<D: TestDevice>(device: &mut D) {
+fn integers_equal_singles<D: TestDevice>(device: &Tested<D>) {
     for dtypes in DTYPES {
         let problem = siblings(D::SIZE).dtypes(dtypes).small_integers().saving_s().dropout(0.5);
         let mut together = problem.forward();
@@ -100,7 +101,7 @@ fn integers_equal_singles<D: TestDevice>(device: &mut D) {
 }
 
 /// One layer wants only dA, one only dB, one nothing but its part of dX.
-fn some_gradients_of_some_layers<D: TestDevice>(device: &mut D) {
+fn some_gradients_of_some_layers<D: TestDevice>(device: &Tested<D>) {
     for dtypes in DTYPES {
         for (saved, with_dx) in [(false, true), (true, false), (true, true)] {
             let problem = siblings(D::SIZE).dtypes(dtypes).bias(dtypes.0).dropout(0.25);
@@ -122,7 +123,7 @@ fn some_gradients_of_some_layers<D: TestDevice>(device: &mut D) {
 }
 
 /// An f32 adapter beside one in the layer's type.
-fn mixed_adapter_types<D: TestDevice>(device: &mut D) {
+fn mixed_adapter_types<D: TestDevice>(device: &Tested<D>) {
     use lora_kernels::DType;
     let layers = |problem: Problem| Problem {
         layers: vec![Layer { out_features: 21, rank: 5 }, Layer { out_features: 21, rank: 5 }],
@@ -136,7 +137,7 @@ fn mixed_adapter_types<D: TestDevice>(device: &mut D) {
         let mut arguments = same.forward();
         arguments.projections[1] = wide.forward().projections.remove(1);
         run::forward(device, &mut arguments).unwrap_or_else(|error| panic!("{context}: {error}"));
-        let expected = crate::common::expect::forward(&arguments, D::ROUNDINGS);
+        let expected = lora_oracle::expect::forward(&arguments, D::ROUNDINGS);
         for (layer, expected) in arguments.projections.iter().zip(&expected) {
             assert_close(&context, "y", &layer.y, &expected.y);
             assert_close(&context, "s", layer.s.as_ref().unwrap(), &expected.s);
@@ -148,7 +149,7 @@ fn mixed_adapter_types<D: TestDevice>(device: &mut D) {
     }
 }
 
-fn none_is_no_work<D: TestDevice>(device: &mut D) {
+fn none_is_no_work<D: TestDevice>(device: &Tested<D>) {
     let problem = Problem { layers: Vec::new(), ..siblings(D::SIZE) };
     run::forward(device, &mut problem.forward()).unwrap();
     let mut arguments = problem.backward(WriteMode::Accumulate);

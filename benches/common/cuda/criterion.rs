@@ -38,13 +38,11 @@ fn group<T: Scalar>(criterion: &mut Criterion, device: &mut Device, pass: Pass, 
         for system in System::ALL {
             if Layer::<T>::has(system, probability) {
                 let id = BenchmarkId::new(system.name(), format!("p={probability}"));
-                layer.round(system, Pass::Forward, probability);
+                layer.round(device, system, Pass::Forward, probability).expect("the forward");
                 group.bench_function(id, |bencher| {
                     bencher.iter_custom(|runs| {
-                        let enqueue = || {
-                            (0..runs).for_each(|_| layer.run(system, pass, probability));
-                            Ok(())
-                        };
+                        let enqueue =
+                            || (0..runs).try_for_each(|_| layer.run(device, system, pass, probability));
                         milliseconds(timer.time(enqueue).expect("the measured work"))
                     });
                 });

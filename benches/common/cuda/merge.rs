@@ -2,7 +2,7 @@
 
 use super::criterion::milliseconds;
 use super::device::{Device, Scalar};
-use super::layer::{Matrices, operand, view_mut};
+use super::layer::{Layer, Matrices, view, view_mut};
 use super::timer::Timer;
 use crate::common::grid::{Size, Target, dtypes, layers};
 use criterion::measurement::WallTime;
@@ -11,8 +11,8 @@ use half::{bf16, f16};
 use lora_kernels::cuda::DeviceCodes;
 use lora_kernels::restore::{RestoreMethod, RestoreRecord};
 use lora_kernels::{Adapter, Backend, DType, WeightUpdate};
-use lora_measure::Problem;
 use lora_measure::inputs::MERGE_SCALE;
+use lora_measure::{Pass, Problem, System};
 
 /// Times weight updates on GPU 0, if there is one.
 pub fn bench(criterion: &mut Criterion) {
@@ -36,26 +36,18 @@ fn group<T: Scalar>(criterion: &mut Criterion, device: &mut Device, layer: Probl
     let mut group = criterion.benchmark_group(format!("merge/cuda-{}/{k}x{n}-r{r}", T::DTYPE));
     // W is read once and written once.
     group.throughput(Throughput::Bytes((2 * k * n * size_of::<T>()) as u64));
-    let mut sets = Matrices::<T>::sets(device, layer).expect("device memory");
-    let delta = device.zeros::<T>(k * n).expect("device memory");
-
-    timed(&mut group, device, &mut sets, "unfused", |device, set, _, sign| {
-        let operand = |slice, rows, cols| operand(&device.stream, slice, rows, cols);
-        let (w, a, b, delta) =
-            (operand(&set.w, n, k), operand(&set.a, r, k), operand(&set.b, n, r), operand(&delta, n, k));
-        device.blas.product(T::DTYPE, delta.address, false, 1.0, b, a);
-        device.blas.scale(T::DTYPE, delta.address, n * k, sign * MERGE_SCALE);
-        device.blas.add(T::DTYPE, w.address, delta.address, n * k);
-    });
-    timed(&mut group, device, &mut sets, "accumulated", |device, set, _, sign| {
-        let operand = |slice, rows, cols| operand(&device.stream, slice, rows, cols);
-        let (w, a, b) = (operand(&set.w, n, k), operand(&set.a, r, k), operand(&set.b, n, r));
-        device.blas.product(T::DTYPE, w.address, true, sign * MERGE_SCALE, b, a);
-    });
-    timed(&mut group, device, &mut sets, "fused", |device, set, _, sign| {
-        update(device, set, layer, if sign > 0.0 { Kind::Merge } else { Kind::Unmerge }, None);
-    });
-    timed(&mut group, device, &mut sets, "fused-switch", |device, set, _, sign| {
+    let mut matrices = Layer::<T>::new(device, layer).expect("device memory");
+    let mut timer = Timer::new(device).expect("the timer");
+    for system in [System::Unfused, System::Accumulated, System::Fused] {
+        group.bench_function(system.name(), |bencher| {
+            bencher.iter_custom(|runs| {
+                let enqueue = || (0..runs).try_for_each(|_| matrices.run(device, system, Pass::Merge, 0.0));
+                milliseconds(timer.time(enqueue).expect("the measured work"))
+            });
+        });
+    }
+    let sets = matrices.sets_mut();
+    timed(&mut group, device, sets, "fused-switch", |device, set, _, sign| {
         update(device, set, layer, Kind::Switch(sign), None);
     });
     let method = match T::DTYPE {
@@ -63,7 +55,7 @@ fn group<T: Scalar>(criterion: &mut Criterion, device: &mut Device, layer: Probl
         DType::F16 | DType::Bf16 => RestoreMethod::Codes,
     };
     let mut records: Vec<_> = sets.iter().map(|_| RestoreRecord::<DeviceCodes>::new(method)).collect();
-    timed(&mut group, device, &mut sets, "fused-recorded", |device, set, number, sign| {
+    timed(&mut group, device, sets, "fused-recorded", |device, set, number, sign| {
         let kind = if sign > 0.0 { Kind::Merge } else { Kind::Unmerge };
         update(device, set, layer, kind, Some(&mut records[number]));
     });
@@ -113,9 +105,10 @@ fn update<T: Scalar>(
 ) {
     let Problem { k, n, r, .. } = layer;
     let Matrices { w, a, b, .. } = set;
-    let adapter =
-        |scale| Adapter { a: super::layer::view(a, r, k).t(), b: super::layer::view(b, n, r).t(), scale };
-    let w = view_mut(w, n, k).t();
+    let fits = "the slice fits the problem";
+    let (a, b) = (view(a, r, k).expect(fits).t(), view(b, n, r).expect(fits).t());
+    let adapter = |scale| Adapter { a, b, scale };
+    let w = view_mut(w, n, k).expect(fits).t();
     let op = match kind {
         Kind::Merge => WeightUpdate::merge(w, adapter(MERGE_SCALE)),
         Kind::Unmerge => WeightUpdate::unmerge(w, adapter(MERGE_SCALE)),

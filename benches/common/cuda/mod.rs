@@ -1,11 +1,10 @@
-//! How the systems run on a GPU, and how they are timed there.
+//! How the systems of `crates/measure` are timed on a GPU.
 
-pub mod blas;
 pub mod criterion;
-pub mod device;
 pub mod kernels;
-pub mod layer;
 pub mod merge;
 pub mod overhead;
 pub mod sweep;
 pub mod timer;
+
+pub use lora_measure::cuda::{device, layer};

@@ -28,14 +28,14 @@ pub fn times<T: Scalar>(
     let mut captured = Vec::new();
     for &(system, probability) in cases {
         // Before a capture everything must have run once: kernels are loaded, algorithms chosen, scratch memory is there.
-        layer.round(system, Pass::Forward, probability);
-        layer.round(system, Pass::Backward, probability);
+        layer.round(device, system, Pass::Forward, probability)?;
+        layer.round(device, system, Pass::Backward, probability)?;
     }
     if graphs {
         for &(system, probability) in cases {
             captured.push([
-                capture(&mut layer, system, Pass::Forward, probability)?,
-                capture(&mut layer, system, Pass::Backward, probability)?,
+                capture(&mut layer, device, system, Pass::Forward, probability)?,
+                capture(&mut layer, device, system, Pass::Backward, probability)?,
             ]);
         }
     }
@@ -44,16 +44,13 @@ pub fn times<T: Scalar>(
     for round in 0..=rounds {
         for (case, &(system, probability)) in cases.iter().enumerate() {
             let passes = [Pass::Forward, Pass::Backward];
-            let milliseconds = timer.parts(passes.len(), |index| {
-                match captured.get(case) {
-                    Some(graphs) => graphs[index].launch()?,
-                    None => layer.round(system, passes[index], probability),
-                }
-                Ok(())
+            let milliseconds = timer.parts(passes.len(), |index| match captured.get(case) {
+                Some(graphs) => Ok(graphs[index].launch()?),
+                None => layer.round(device, system, passes[index], probability),
             })?;
             if round > 0 {
                 for (times, milliseconds) in times[case].iter_mut().zip(milliseconds) {
-                    times.push(milliseconds / layer.sets() as f64);
+                    times.push(milliseconds / layer.sets().len() as f64);
                 }
             }
         }
@@ -62,11 +59,12 @@ pub fn times<T: Scalar>(
 }
 
 fn capture<T: Scalar>(
-    layer: &mut Layer<'_, T>,
+    layer: &mut Layer<T>,
+    device: &mut Device,
     system: System,
     pass: Pass,
     probability: f32,
 ) -> Result<CudaGraph> {
-    let stream = layer.stream();
-    Device::capture(&stream, || layer.round(system, pass, probability))
+    let stream = device.stream.clone();
+    Device::capture(&stream, || layer.round(device, system, pass, probability))
 }

@@ -3,8 +3,20 @@
 use crate::console::Console;
 use crate::failure::{About, Failure, Result};
 use crate::interrupt;
-use lora_peft::new_directory::{NewDirectory, resolve};
+use clap::Args;
+use lora_peft::files::{NewDirectory, resolve};
 use std::path::{Path, PathBuf};
+
+/// Where results go.
+#[derive(Debug, Args)]
+pub struct Output {
+    /// Directory to write; it must not exist, or be empty
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Replace an existing checkpoint or adapter in --out, once the new one is complete
+    #[arg(long)]
+    pub force: bool,
+}
 
 /// A directory that is free, or that will be exchanged for a complete new one.
 #[derive(Debug)]

@@ -2,9 +2,9 @@
 
 use crate::failure::Result;
 use lora_kernels::cpu::Cpu;
+use lora_peft::HostBackend;
 #[cfg(feature = "cuda")]
 use lora_peft::staged::Staged;
-use lora_peft::update::HostBackend;
 use std::str::FromStr;
 
 /// What `--device` says.

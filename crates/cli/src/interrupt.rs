@@ -5,7 +5,7 @@
 //! the other threads are computing or waiting for does not matter.
 
 use crate::failure::{Failure, Result};
-use lora_peft::new_directory::remove_all;
+use lora_peft::files::remove_all;
 use std::io::{IsTerminal, Write};
 use std::sync::mpsc::channel;
 use std::time::Duration;

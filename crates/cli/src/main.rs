@@ -6,6 +6,7 @@ mod commands;
 mod console;
 mod destination;
 mod device;
+mod element_type;
 mod failure;
 mod interrupt;
 mod summary;
@@ -40,13 +41,13 @@ fn run(arguments: &Arguments, matches: &clap::ArgMatches) -> Result<()> {
     interrupt::ignore_file_size_signal();
     let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
     match &arguments.command {
-        Command::Info(info) => commands::info::run(info, &console),
-        Command::Merge(merge) => commands::merge::run(merge, matches, &console, &progress),
-        Command::Unmerge(unmerge) => commands::unmerge::run(unmerge, matches, &console, &progress),
-        Command::Switch(switch) => commands::switch::run(switch, matches, &console, &progress),
-        Command::Extract(extract) => commands::extract::run(extract, &console, &progress),
-        Command::Bench(bench) => commands::bench::run(bench, &console),
-        Command::Demo(demo) => commands::demo::run(demo, &console),
-        Command::Completions(completions) => commands::completions::run(completions, &console),
+        Command::Info(info) => info.run(&console),
+        Command::Merge(merge) => merge.run(matches, &console, &progress),
+        Command::Unmerge(unmerge) => unmerge.run(matches, &console, &progress),
+        Command::Switch(switch) => switch.run(matches, &console, &progress),
+        Command::Extract(extract) => extract.run(&console, &progress),
+        Command::Bench(bench) => bench.run(&console),
+        Command::Demo(demo) => demo.run(&console),
+        Command::Completions(completions) => completions.run(Arguments::command(), &console),
     }
 }

@@ -3,8 +3,8 @@
 mod common;
 
 use common::{Run, changed_adapter, golden, large, lora, open};
+use lora_peft::checkpoint::{Outline, ShardWriter};
 use lora_peft::tensor::Dtype;
-use lora_peft::writer::{Outline, ShardWriter};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -5,8 +5,8 @@
 mod common;
 
 use common::{Run, golden, large, listing, lora, program, words};
+use lora_peft::checkpoint::{Outline, ShardWriter};
 use lora_peft::tensor::Dtype;
-use lora_peft::writer::{Outline, ShardWriter};
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;

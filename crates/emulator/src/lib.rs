@@ -92,7 +92,7 @@ mod machine;
 mod mechanisms;
 mod memory;
 
-pub use backend::EmulatedCuda;
+pub use backend::{EmulatedBuffer, EmulatedCuda, LockedEmulator};
 pub use error::{Error, Result};
 pub use fault::{Fault, FaultKind, SourceLine};
 pub use library::kernel_library::{KernelLibrary, LibraryBuilder};

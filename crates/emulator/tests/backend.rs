@@ -43,9 +43,9 @@ fn a_forward_gives_the_bits_of_the_cpu() {
     for schedule in Schedule::matrix(4) {
         cuda.emulator_mut().set_schedule(schedule);
         cuda.emulator_mut().clear_records();
-        let device =
-            [("x", &x), ("w", &w), ("a", &a), ("b", &b)].map(|(name, data)| cuda.upload(name, data).unwrap());
-        let y = cuda.allocate("y", DType::Bf16, m * out);
+        let device = [("x", &x), ("w", &w), ("a", &a), ("b", &b)]
+            .map(|(name, data)| cuda.upload_named(name, data).unwrap());
+        let y = cuda.allocate_named("y", DType::Bf16, m * out);
         cuda.forward(Forward {
             x: view(device[0], m, features),
             w: view(device[1], features, out),
@@ -56,7 +56,7 @@ fn a_forward_gives_the_bits_of_the_cpu() {
             s: None,
         })
         .unwrap_or_else(|error| panic!("{error}"));
-        let found: Vec<bf16> = cuda.download(y).unwrap();
+        let found: Vec<bf16> = cuda.read(y).unwrap();
         let to_f32 = |values: &[bf16]| values.iter().map(|value| value.to_f32()).collect::<Vec<_>>();
         assert_eq!(to_f32(&found), to_f32(&expected), "{schedule}");
         for buffer in [device[0], device[1], device[2], device[3], y] {

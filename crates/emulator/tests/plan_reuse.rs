@@ -43,13 +43,13 @@ impl Memory<'_> {
         MatrixRef::from_buffer(buffer, layout).unwrap()
     }
 
-    fn write(&mut self, rows: usize, cols: usize, dtype: DType) -> MatrixMut<'static, Raw> {
+    /// A matrix that is written, and its buffer.
+    fn write(&mut self, rows: usize, cols: usize, dtype: DType) -> (RawBuffer, MatrixMut<'static, Raw>) {
         let (buffer, layout) = self.buffer(rows, cols, dtype);
-        MatrixMut::from_buffer(buffer, layout).unwrap()
+        (buffer, MatrixMut::from_buffer(buffer, layout).unwrap())
     }
 
-    fn bytes(&mut self, matrix: MatrixRef<'_, Raw>) -> Vec<u8> {
-        let buffer = matrix.buffer();
+    fn bytes(&mut self, buffer: RawBuffer) -> Vec<u8> {
         let mut bytes = vec![0; buffer.len * buffer.dtype.size()];
         self.engine.executor_mut().read(buffer.address, &mut bytes).unwrap();
         bytes
@@ -61,35 +61,31 @@ fn train(engine: &mut Engine<Emulator>, step: u32) -> Vec<Vec<u8>> {
     let mut memory = Memory { engine, seed: 100 * step };
     let dropout = Some(Dropout::new(0.25, 9 + u64::from(step), u64::from(step) << 33).unwrap());
     let x = memory.read(M, K, DType::Bf16);
-    let dx = memory.write(M, K, DType::Bf16);
-    let mut results = vec![dx.as_ref()];
+    let (dx_buffer, dx) = memory.write(M, K, DType::Bf16);
+    let mut results = vec![dx_buffer];
     let (mut forward, mut backward) = (Vec::new(), Vec::new());
     for rank in RANKS {
         let w = memory.read(K, N, DType::Bf16);
-        let adapter =
-            Adapter { a: memory.read(K, rank, DType::F32), b: memory.read(rank, N, DType::F32), scale: 0.5 };
-        let (y, s) = (memory.write(M, N, DType::Bf16), memory.write(M, rank, DType::Bf16));
+        let (a, b) = (memory.read(K, rank, DType::F32), memory.read(rank, N, DType::F32));
+        let adapter = Adapter { a, b, scale: 0.5 };
+        let (y_buffer, y) = memory.write(M, N, DType::Bf16);
+        let (s_buffer, s) = memory.write(M, rank, DType::Bf16);
         let dy = memory.read(M, N, DType::Bf16);
-        let (da, db) = (memory.write(K, rank, DType::F32), memory.write(rank, N, DType::F32));
-        let dbias = memory.write(1, N, DType::F32);
-        let shared = |matrix: &MatrixMut<'static, Raw>| {
-            let matrix = matrix.as_ref();
-            MatrixRef::<Raw>::from_buffer(matrix.buffer(), matrix.layout()).unwrap()
-        };
-        results.extend([shared(&y), shared(&s), shared(&da), shared(&db), shared(&dbias)]);
-        let s_again = shared(&s);
+        let (da_buffer, da) = memory.write(K, rank, DType::F32);
+        let (db_buffer, db) = memory.write(rank, N, DType::F32);
+        let (dbias_buffer, dbias) = memory.write(1, N, DType::F32);
+        results.extend([y_buffer, s_buffer, da_buffer, db_buffer, dbias_buffer]);
         forward.push(Projection { w, adapter, bias: None, y, s: Some(s) });
         backward.push(BackwardProjection {
             w,
             adapter,
             dy,
-            s: Some(s_again),
+            s: Some(MatrixRef::from_buffer(s_buffer, Layout::packed(M, rank).expect("small")).unwrap()),
             da: Some(Output::overwrite(da)),
             db: Some(Output::accumulate(db)),
             dbias: Some(Output::overwrite(dbias)),
         });
     }
-    let results: Vec<_> = results.iter().map(|m| (m.buffer(), m.layout())).collect();
     // SAFETY: the emulator's buffers are live, and none overlaps another.
     unsafe {
         memory.engine.forward_siblings(ForwardSiblings { x, dropout, projections: forward }).unwrap();
@@ -97,8 +93,7 @@ fn train(engine: &mut Engine<Emulator>, step: u32) -> Vec<Vec<u8>> {
         let op = BackwardSiblings { x: Some(x), dropout, dx, projections: backward };
         memory.engine.backward_siblings(op).unwrap();
     }
-    let views = results.into_iter().map(|(buffer, layout)| MatrixRef::from_buffer(buffer, layout).unwrap());
-    views.collect::<Vec<_>>().into_iter().map(|matrix| memory.bytes(matrix)).collect()
+    results.into_iter().map(|buffer| memory.bytes(buffer)).collect()
 }
 
 #[test]

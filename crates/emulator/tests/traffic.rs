@@ -24,9 +24,9 @@ struct Matrix {
 impl Matrix {
     fn new(cuda: &mut EmulatedCuda, name: &str, dtype: DType, rows: usize, cols: usize) -> Self {
         let buffer = match dtype {
-            DType::F32 => cuda.upload(name, &vec![1.0f32; rows * cols]),
-            DType::F16 => cuda.upload(name, &vec![half::f16::ONE; rows * cols]),
-            DType::Bf16 => cuda.upload(name, &vec![half::bf16::ONE; rows * cols]),
+            DType::F32 => cuda.upload_named(name, &vec![1.0f32; rows * cols]),
+            DType::F16 => cuda.upload_named(name, &vec![half::f16::ONE; rows * cols]),
+            DType::Bf16 => cuda.upload_named(name, &vec![half::bf16::ONE; rows * cols]),
         };
         Matrix { buffer: buffer.unwrap(), layout: Layout::packed(rows, cols).expect("small") }
     }
@@ -127,6 +127,15 @@ fn assert_no_bank_conflicts(cuda: &EmulatedCuda) {
     }
 }
 
+fn assert_small_kernels_move_none_of(cuda: &EmulatedCuda, buffers: &[&str]) {
+    for kernel in ["finalize", "pack"] {
+        for buffer in buffers {
+            let traffic = moved(cuda, kernel, buffer);
+            assert_eq!((traffic.bytes_read, traffic.bytes_written), (0, 0), "{kernel} moves {buffer}");
+        }
+    }
+}
+
 #[test]
 fn a_forward_reads_x_once_and_writes_y_once() {
     let Some(mut cuda) = EmulatedCuda::for_test("a_forward_reads_x_once_and_writes_y_once") else { return };
@@ -150,6 +159,7 @@ fn a_forward_reads_x_once_and_writes_y_once() {
             assert_written_once(&cuda, "expand", "y", layer.y.bytes());
             assert_sectors_written_once(&cuda, "expand", "y", layer.y.bytes());
             assert_no_bank_conflicts(&cuda);
+            assert_small_kernels_move_none_of(&cuda, &["x", "y"]);
             let s = moved(&cuda, "finalize", "s");
             assert_eq!((s.bytes_written, s.bytes_read), (layer.s.bytes(), 0));
         }
@@ -187,6 +197,7 @@ fn a_backward_reads_dy_once_and_x_once_and_writes_dx_once() {
             assert_sectors_written_once(&cuda, "expand", "dx", dx.bytes());
             assert_written_once(&cuda, "finalize", "da", layer.da.bytes());
             assert_sectors_written_once(&cuda, "finalize", "da", layer.da.bytes());
+            assert_small_kernels_move_none_of(&cuda, &["x", "dy", "dx"]);
             // A block has some columns of many rows of dB, so blocks share sectors.
             assert_written_once(&cuda, "finalize", "db", layer.db.bytes());
             assert_written_once(&cuda, "finalize", "dbias", layer.dbias.bytes());

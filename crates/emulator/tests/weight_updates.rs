@@ -19,7 +19,7 @@ fn layout<T: Element>(stored: &Stored<T>) -> Layout {
 }
 
 fn upload<T: Element>(cuda: &mut EmulatedCuda, name: &str, stored: &Stored<T>) -> RawBuffer {
-    cuda.upload(name, &stored.data).expect("a live buffer")
+    cuda.upload_named(name, &stored.data).expect("a live buffer")
 }
 
 fn view<'a, T: Element>(buffer: RawBuffer, stored: &Stored<T>) -> MatrixRef<'a, Raw> {
@@ -65,7 +65,8 @@ fn traffic_of_an_update() {
     cuda.emulator_mut().clear_records();
     cuda.update_weights(WeightUpdate::merge(view_mut(device_w, &w), adapter).record(&mut record))
         .expect("valid");
-    let launches = cuda.emulator().records();
+    let emulator = cuda.emulator();
+    let launches = emulator.records();
     let updates: Vec<_> = launches.iter().filter(|step| step.name == "weight_update_recorded_bf16").collect();
     assert_eq!(updates.len(), 2, "a dry run and the update");
     let [dry, real] = [updates[0], updates[1]].map(|step| step.buffers["recorded"]);
@@ -95,7 +96,7 @@ fn too_many_escapes_are_refused_before_anything_is_written() {
         .expect_err("too many escapes");
     assert!(matches!(error, Error::TooManyEscapes { needed, capacity: 1088 } if needed > 2000), "{error}");
     assert!(record.recorded().is_none());
-    let found: Vec<bf16> = cuda.download(device_w).expect("a live buffer");
+    let found: Vec<bf16> = cuda.read(device_w).expect("a live buffer");
     assert!(all_bits(&found) == all_bits(&w.data));
 }
 

@@ -1,7 +1,8 @@
 //! Random inputs in host memory.
 
 use crate::Problem;
-use lora_kernels::{Element, philox4x32_10};
+use lora_kernels::Element;
+use lora_kernels::dropout::philox4x32_10;
 
 /// The matrices of one layer, rows stored one after the other.
 #[derive(Debug)]

@@ -27,9 +27,11 @@ pub enum System {
     Library,
     /// The frozen layer through lora-kernels, without adapter.
     Frozen,
-    /// PEFT's sequence: dropout, x·A, ·B, scale and add as separate passes.
+    /// PEFT's sequence: dropout with a stored mask, x·A, ·B, scale and add as separate passes. On a GPU without dropout
+    /// only, for which cuBLAS has nothing.
     Unfused,
-    /// Unsloth's way: rank-r products accumulated onto the frozen ones with β = 1.
+    /// Unsloth's way, without dropout: rank-r products accumulated onto the frozen ones with β = 1. Its backward saves X
+    /// only, and so computes S again.
     Accumulated,
     /// lora-kernels.
     Fused,

@@ -4,10 +4,10 @@ mod common;
 
 use common::{case, golden};
 use lora_peft::binding::bind;
-use lora_peft::merge::{Edit, EditOptions, Weighted};
+use lora_peft::checkpoint::{Outline, ShardWriter};
 use lora_peft::tensor::{Dtype, Tensor};
-use lora_peft::writer::{Outline, ShardWriter};
 use lora_peft::{Adapter, AdapterConfig, Checkpoint, Error};
+use lora_peft::{Edit, EditOptions, Weighted};
 use serde_json::{Value, json};
 use std::path::Path;
 use tempfile::TempDir;

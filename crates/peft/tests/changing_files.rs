@@ -6,12 +6,13 @@ use common::case;
 use lora_kernels::cpu::Cpu;
 use lora_kernels::memory::Host;
 use lora_kernels::ops::{BackwardSiblings, Delta, ForwardSiblings};
-use lora_kernels::{Backend, MergeReport, WeightUpdate};
-use lora_peft::extract::{ExtractOptions, extract};
+use lora_kernels::{Backend, Frozen, MergeReport, WeightUpdate};
+use lora_peft::checkpoint::{Outline, ShardWriter};
+use lora_peft::making::{ExtractOptions, extract};
 use lora_peft::tensor::Tensor;
-use lora_peft::writer::{Outline, ShardWriter};
 use lora_peft::{Adapter, Checkpoint, Edit, EditOptions, Error, Progress, Weighted};
 use serde_json::{Map, json};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -93,29 +94,33 @@ const CHANGES: [fn(&Path); 4] = [replace_shards, write_into, shorten, replace_co
 /// A CPU that lets something happen before its first update.
 struct Meddled<'a> {
     cpu: Cpu,
-    meddle: Option<&'a mut dyn FnMut()>,
+    meddle: Cell<Option<&'a mut dyn FnMut()>>,
 }
 
 impl Backend for Meddled<'_> {
     type Memory = Host;
     type Codes = Vec<u8>;
 
-    fn forward_siblings(&mut self, op: ForwardSiblings<'_>) -> lora_kernels::Result<()> {
+    fn forward_siblings(&self, op: ForwardSiblings<'_>) -> lora_kernels::Result<()> {
         self.cpu.forward_siblings(op)
     }
 
-    fn backward_siblings(&mut self, op: BackwardSiblings<'_>) -> lora_kernels::Result<()> {
+    fn backward_siblings(&self, op: BackwardSiblings<'_>) -> lora_kernels::Result<()> {
         self.cpu.backward_siblings(op)
     }
 
-    fn update_weights(&mut self, op: WeightUpdate<'_>) -> lora_kernels::Result<Option<MergeReport>> {
+    fn frozen(&self, op: Frozen<'_>) -> lora_kernels::Result<()> {
+        self.cpu.frozen(op)
+    }
+
+    fn update_weights(&self, op: WeightUpdate<'_>) -> lora_kernels::Result<Option<MergeReport>> {
         if let Some(meddle) = self.meddle.take() {
             meddle();
         }
         self.cpu.update_weights(op)
     }
 
-    fn delta(&mut self, op: Delta<'_>) -> lora_kernels::Result<()> {
+    fn delta(&self, op: Delta<'_>) -> lora_kernels::Result<()> {
         self.cpu.delta(op)
     }
 }
@@ -137,7 +142,7 @@ fn merge_while(root: &Path, during: bool, change: fn(&Path)) -> lora_peft::Resul
     if !during {
         meddle();
     }
-    let mut backend = Meddled { cpu: Cpu::new(), meddle: if during { Some(&mut meddle) } else { None } };
+    let mut backend = Meddled { cpu: Cpu::new(), meddle: Cell::new(during.then_some(&mut meddle as _)) };
     edit.write(&mut backend, &root.join("merged"), &Progress::new()).map(|_| ())
 }
 

@@ -7,7 +7,7 @@ mod common;
 use common::case;
 use lora_kernels::cpu::Cpu;
 use lora_kernels::restore::RestoreMethod;
-use lora_peft::record::RECORD_DIRECTORY;
+use lora_peft::merge::RECORD_DIRECTORY;
 use lora_peft::{Adapter, Checkpoint, Edit, EditOptions, Error, Progress, Result, Weighted};
 use std::path::{Path, PathBuf};
 
@@ -319,7 +319,7 @@ fn what_is_restored_is_compared_with_the_original() {
         let (name, entry) = tensors.iter_mut().next().unwrap();
         entry["original"] = entry["merged"].clone();
         let name = name.clone();
-        lora_peft::record::seal(&mut list);
+        lora_peft::merge::seal(&mut list);
         std::fs::write(&path, serde_json::Value::Object(list).to_string()).unwrap();
         let error = target.edit(switch, &target.path("out")).unwrap_err().to_string();
         assert!(error.contains(&name) && error.contains("before the merge"), "{error}");

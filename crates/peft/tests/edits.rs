@@ -5,11 +5,11 @@ mod common;
 use common::{Case, case, doubles, half_step, largest};
 use lora_kernels::cpu::Cpu;
 use lora_kernels::{DType, Rounding};
-use lora_peft::config::ModuleNames;
-use lora_peft::extract::{ExtractOptions, extract};
-use lora_peft::record::Records;
+use lora_peft::adapter::ModuleNames;
+use lora_peft::checkpoint::{Outline, ShardWriter};
+use lora_peft::making::{ExtractOptions, extract};
+use lora_peft::merge::Records;
 use lora_peft::tensor::{Dtype, Tensor};
-use lora_peft::writer::{Outline, ShardWriter};
 use lora_peft::{
     Adapter, AdapterConfig, AdapterLayer, Checkpoint, Edit, EditOptions, Error, Progress, Weighted,
 };

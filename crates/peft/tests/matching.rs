@@ -2,8 +2,8 @@
 
 use fancy_regex::Regex;
 use lora_peft::AdapterConfig;
-use lora_peft::config::ModuleNames;
-use lora_peft::matching::{Match, Matcher};
+use lora_peft::adapter::ModuleNames;
+use lora_peft::adapter::{Match, Matcher};
 use proptest::prelude::*;
 
 /// PEFT's rules as they are written down: every name and pattern tried in turn.

@@ -3,7 +3,7 @@
 #![cfg(target_os = "linux")]
 
 use lora_kernels::cpu::Cpu;
-use lora_peft::config::ModuleNames;
+use lora_peft::adapter::ModuleNames;
 use lora_peft::tensor::Tensor;
 use lora_peft::{
     Adapter, AdapterConfig, AdapterLayer, Checkpoint, Edit, EditOptions, Error, Progress, Weighted,

@@ -4,10 +4,10 @@ mod common;
 
 use common::{Case, cases, doubles, half_step, largest};
 use lora_kernels::cpu::Cpu;
+use lora_peft::Progress;
 use lora_peft::binding::{Site, bind};
-use lora_peft::merge::{Edit, EditOptions, Weighted};
-use lora_peft::progress::Progress;
 use lora_peft::{Adapter, Checkpoint, LayerKind};
+use lora_peft::{Edit, EditOptions, Weighted};
 use std::collections::BTreeMap;
 
 fn weighted<'a>(adapters: &'a [Adapter]) -> Vec<Weighted<'a>> {

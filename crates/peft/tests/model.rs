@@ -4,8 +4,8 @@ mod common;
 
 use common::{Case, case, cases, doubles, largest};
 use lora_kernels::cpu::Cpu;
-use lora_peft::combine::Combination;
-use lora_peft::config::{BiasMode, Init, ModuleNames};
+use lora_peft::adapter::{BiasMode, Init, ModuleNames};
+use lora_peft::making::Combination;
 use lora_peft::model::Gradients;
 use lora_peft::tensor::Tensor;
 use lora_peft::{AdapterConfig, Checkpoint, Error, LoraModel};

@@ -4,7 +4,7 @@ mod common;
 
 use common::{Case, case, cases, doubles, golden, largest};
 use lora_kernels::cpu::Cpu;
-use lora_peft::config::{Init, ModuleNames};
+use lora_peft::adapter::{Init, ModuleNames};
 use lora_peft::tensor::Tensor;
 use lora_peft::{Adapter, AdapterConfig, Checkpoint, Error, LayerKind, LoraModel};
 use std::path::Path;

@@ -4,7 +4,7 @@ mod common;
 
 use common::{doubles, golden, largest};
 use lora_kernels::cpu::Cpu;
-use lora_peft::config::{BiasMode, Init, ModuleNames};
+use lora_peft::adapter::{BiasMode, Init, ModuleNames};
 use lora_peft::{Adapter, AdapterConfig, Checkpoint, Edit, EditOptions, LoraModel, Progress, Weighted};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;

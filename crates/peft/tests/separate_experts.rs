@@ -5,8 +5,8 @@ mod common;
 
 use common::{doubles, golden, largest};
 use lora_kernels::cpu::Cpu;
+use lora_peft::binding::apart;
 use lora_peft::binding::fit;
-use lora_peft::separate_experts::apart;
 use lora_peft::tensor::Tensor;
 use lora_peft::{Adapter, Checkpoint, Edit, EditOptions, Error, Progress, Weighted};
 use serde_json::{Value, json};

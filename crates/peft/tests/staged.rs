@@ -6,82 +6,15 @@ mod common;
 use common::{case, doubles, largest};
 use lora_emulator::EmulatedCuda;
 use lora_kernels::cpu::Cpu;
-use lora_kernels::cuda::engine::RawCodes;
-use lora_kernels::memory::{HostMut, HostRef, Raw, RawBuffer};
-use lora_kernels::ops::{BackwardSiblings, ForwardSiblings, Output, Projection};
-use lora_kernels::restore::RestoreRecord;
-use lora_kernels::{
-    Adapter, Backend, Backward, Delta, Dropout, Layout, MatrixMut, MatrixRef, MergeReport, Result,
-    WeightUpdate,
-};
-use lora_peft::staged::{Device, Staged};
+use lora_kernels::ops::{ForwardSiblings, Output, Projection};
+use lora_kernels::{Adapter, Backend, Backward, Delta, Dropout, MatrixMut, MatrixRef};
+use lora_peft::HostBackend;
+use lora_peft::staged::Staged;
 use lora_peft::tensor::Tensor;
-use lora_peft::update::HostBackend;
 use lora_peft::{Checkpoint, LoraModel};
 
-#[derive(Debug)]
-struct Emulated(EmulatedCuda);
-
-impl Backend for Emulated {
-    type Memory = Raw;
-    type Codes = RawCodes;
-
-    fn forward_siblings(&mut self, op: ForwardSiblings<'_, Raw>) -> Result<()> {
-        self.0.forward_siblings(op)
-    }
-
-    fn backward_siblings(&mut self, op: BackwardSiblings<'_, Raw>) -> Result<()> {
-        self.0.backward_siblings(op)
-    }
-
-    fn update_weights(&mut self, op: WeightUpdate<'_, Raw, RawCodes>) -> Result<Option<MergeReport>> {
-        self.0.update_weights(op)
-    }
-
-    fn delta(&mut self, op: Delta<'_, Raw>) -> Result<()> {
-        self.0.delta(op)
-    }
-}
-
-impl Device for Emulated {
-    type Buffer = RawBuffer;
-
-    fn upload(&mut self, elements: HostRef<'_>) -> Result<RawBuffer> {
-        match elements {
-            HostRef::F32(values) => self.0.upload("staged", values),
-            HostRef::F16(values) => self.0.upload("staged", values),
-            HostRef::Bf16(values) => self.0.upload("staged", values),
-        }
-    }
-
-    fn download(&mut self, buffer: &RawBuffer, elements: HostMut<'_>) -> Result<()> {
-        match elements {
-            HostMut::F32(values) => values.copy_from_slice(&self.0.download(*buffer)?),
-            HostMut::F16(values) => values.copy_from_slice(&self.0.download(*buffer)?),
-            HostMut::Bf16(values) => values.copy_from_slice(&self.0.download(*buffer)?),
-        }
-        Ok(())
-    }
-
-    fn view(buffer: &RawBuffer, layout: Layout) -> Result<MatrixRef<'_, Raw>> {
-        MatrixRef::from_buffer(*buffer, layout)
-    }
-
-    fn view_mut(buffer: &mut RawBuffer, layout: Layout) -> Result<MatrixMut<'_, Raw>> {
-        MatrixMut::from_buffer(*buffer, layout)
-    }
-
-    fn upload_record(&mut self, record: &RestoreRecord) -> Result<RestoreRecord<RawCodes>> {
-        self.0.upload_record(record)
-    }
-
-    fn download_record(&mut self, record: &RestoreRecord<RawCodes>) -> Result<RestoreRecord> {
-        self.0.download_record(record)
-    }
-}
-
-fn device(test: &str) -> Option<Staged<Emulated>> {
-    EmulatedCuda::for_test(test).map(|cuda| Staged::new(Emulated(cuda)))
+fn device(test: &str) -> Option<Staged<EmulatedCuda>> {
+    EmulatedCuda::for_test(test).map(Staged::new)
 }
 
 fn values(len: usize, seed: usize) -> Vec<f32> {
@@ -160,7 +93,7 @@ fn backwards_keep_what_they_add_to_and_what_they_do_not_touch() {
 
 #[test]
 fn arguments_that_do_not_fit_are_refused_before_anything_is_copied() {
-    let Some(mut device) = device("arguments_that_do_not_fit_are_refused_before_anything_is_copied") else {
+    let Some(device) = device("arguments_that_do_not_fit_are_refused_before_anything_is_copied") else {
         return;
     };
     let x = values(12, 1);

@@ -1,7 +1,7 @@
 //! What a signal handler does with outputs that are being written. One test, because it is about the whole process.
 
 use lora_peft::Error;
-use lora_peft::new_directory::{NewDirectory, remove_all};
+use lora_peft::files::{NewDirectory, remove_all};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 #[test]

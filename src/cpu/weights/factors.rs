@@ -1,8 +1,8 @@
 //! The factors of Δ in `f32`, arranged for the loop that multiplies them.
 
 use super::weight::Weight;
-use crate::memory::{Host, HostRef};
-use crate::{Adapter, Error, MatrixRef, Result};
+use crate::cpu::view::{AnyView, View};
+use crate::{Adapter, Error, Result};
 use rayon::prelude::*;
 
 /// Rows that are worked on at once.
@@ -15,7 +15,7 @@ pub(super) type Tile<V> = [[V; COLUMNS]; ROWS];
 
 /// Δ without its scale as a product of a left and a right factor, oriented as the weight is stored.
 pub(super) struct Factors<'a> {
-    left: MatrixRef<'a, Host>,
+    left: AnyView<'a>,
     /// For each panel of columns, k by k, `COLUMNS` values; missing columns are zero.
     right: Vec<f32>,
     rank: usize,
@@ -42,12 +42,14 @@ impl<'a> Factors<'a> {
             )));
         };
         let mut packed = vec![0.0; elements];
+        let columns_of_right = right.cols();
+        let right = AnyView::new(right);
         packed.par_chunks_mut(panel).enumerate().for_each(|(panel, target)| {
             let first = panel * COLUMNS;
-            let columns = COLUMNS.min(right.cols() - first);
+            let columns = COLUMNS.min(columns_of_right - first);
             copy_part(right, [0, first], [rank, columns], target, [COLUMNS, 1]);
         });
-        Ok(Factors { left, right: packed, rank, scale: adapter.scale })
+        Ok(Factors { left: AnyView::new(left), right: packed, rank, scale: adapter.scale })
     }
 
     /// Arranges `rows` rows of the left factor: for each group of `ROWS` rows, k by k, `ROWS` values.
@@ -84,37 +86,29 @@ impl<'a> Factors<'a> {
 
 /// Copies the part of `matrix` of the given size that starts at `first`, with its own strides in `target`.
 fn copy_part(
-    matrix: MatrixRef<'_, Host>,
+    matrix: AnyView<'_>,
     first: [usize; 2],
     size: [usize; 2],
     target: &mut [f32],
     target_strides: [usize; 2],
 ) {
-    let layout = matrix.layout();
-    let strides = [layout.row_stride(), layout.col_stride()];
-    match matrix.buffer() {
-        HostRef::F32(source) => copy_typed(source, strides, first, size, target, target_strides),
-        HostRef::F16(source) => copy_typed(source, strides, first, size, target, target_strides),
-        HostRef::Bf16(source) => copy_typed(source, strides, first, size, target, target_strides),
+    let [rows, cols] = [0, 1].map(|side| first[side]..first[side] + size[side]);
+    match matrix {
+        AnyView::F32(source) => copy_typed(source.block(rows, cols), target, target_strides),
+        AnyView::F16(source) => copy_typed(source.block(rows, cols), target, target_strides),
+        AnyView::Bf16(source) => copy_typed(source.block(rows, cols), target, target_strides),
     }
 }
 
-fn copy_typed<T: Weight>(
-    source: &[T],
-    strides: [usize; 2],
-    first: [usize; 2],
-    size: [usize; 2],
-    target: &mut [f32],
-    target_strides: [usize; 2],
-) {
+fn copy_typed<T: Weight>(source: View<'_, T>, target: &mut [f32], [row_stride, col_stride]: [usize; 2]) {
     // The inner loop follows the source's contiguous direction.
-    let inner = usize::from(strides[1] == 1);
-    let outer = 1 - inner;
-    for m in 0..size[outer] {
-        let source = &source[(first[outer] + m) * strides[outer] + first[inner] * strides[inner]..];
-        let target = &mut target[m * target_strides[outer]..];
-        for n in 0..size[inner] {
-            target[n * target_strides[inner]] = T::decode(source[n * strides[inner]].bits());
+    if source.col_stride() != 1 && source.cols() > 1 {
+        return copy_typed(source.t(), target, [col_stride, row_stride]);
+    }
+    for i in 0..source.rows() {
+        let Some(source) = source.row(i) else { return };
+        for (value, target) in source.iter().zip(target[i * row_stride..].iter_mut().step_by(col_stride)) {
+            *target = T::decode(value.bits());
         }
     }
 }

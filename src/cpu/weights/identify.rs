@@ -5,10 +5,10 @@ use super::kept::Place;
 use super::simd::{self, Vectorized};
 use super::weight::Weight;
 use super::words::Words;
+use crate::cpu::view::{AnyView, View};
 use crate::fingerprint::{self, Fingerprint, PHI, mix};
-use crate::memory::{Host, HostRef};
 use crate::restore::{CodeSums, ESCAPE_CODE};
-use crate::{Adapter, Layout, MatrixRef};
+use crate::{Adapter, MatrixRef};
 use rayon::prelude::*;
 
 /// The fingerprint of an adapter with its scale.
@@ -16,17 +16,18 @@ pub(super) fn adapter(adapter: &Adapter<'_>) -> Fingerprint {
     fingerprint::adapter(values(adapter.a), values(adapter.b), adapter.scale)
 }
 
-/// The fingerprint of a weight's bits.
-pub(super) fn weight<T: Weight>(weights: &[T], layout: Layout) -> Fingerprint {
-    Fingerprint(sum(weights, layout, T::bits, T::DTYPE.size() == 2))
+/// The fingerprint of the bits of a weight, given as it is stored: its rows are contiguous.
+pub(super) fn weight<T: Weight>(stored: View<'_, T>, transposed: bool) -> Fingerprint {
+    Fingerprint(sum(stored, transposed, T::bits, T::DTYPE.size() == 2))
 }
 
-fn values(matrix: MatrixRef<'_, Host>) -> u64 {
-    let layout = matrix.layout();
-    match matrix.buffer() {
-        HostRef::F32(values) => sum(values, layout, value_bits, false),
-        HostRef::F16(values) => sum(values, layout, value_bits, false),
-        HostRef::Bf16(values) => sum(values, layout, value_bits, false),
+fn values(matrix: MatrixRef<'_>) -> u64 {
+    let transposed = matrix.layout().is_transposed();
+    let stored = if transposed { matrix.t() } else { matrix };
+    match AnyView::new(stored) {
+        AnyView::F32(values) => sum(values, transposed, value_bits, false),
+        AnyView::F16(values) => sum(values, transposed, value_bits, false),
+        AnyView::Bf16(values) => sum(values, transposed, value_bits, false),
     }
 }
 
@@ -39,25 +40,27 @@ fn value_bits<T: Weight>(element: T) -> u32 {
 /// Stored rows of one task.
 const TASK_ROWS: usize = 64;
 
-fn sum<T: Weight>(elements: &[T], layout: Layout, bits: impl Fn(T) -> u32 + Sync, short: bool) -> u64 {
-    let words = Words::new(layout.is_transposed(), short, layout.cols());
-    let columns = if layout.is_transposed() { layout.rows() } else { layout.cols() };
-    let stride = layout.stride().max(1);
-    elements[..layout.span()]
-        .par_chunks(stride.saturating_mul(TASK_ROWS))
-        .enumerate()
-        .map(|(task, elements)| {
+fn sum<T: Weight>(
+    elements: View<'_, T>,
+    transposed: bool,
+    bits: impl Fn(T) -> u32 + Sync,
+    short: bool,
+) -> u64 {
+    let (rows, columns) = (elements.rows(), elements.cols());
+    let words = Words::new(transposed, short, if transposed { rows } else { columns });
+    (0..rows.div_ceil(TASK_ROWS))
+        .into_par_iter()
+        .map(|task| {
             let first_row = task * TASK_ROWS;
-            simd::run(Task { elements, first_row, columns, stride, words: &words, bits: &bits })
+            let elements = elements.block(first_row..rows.min(first_row + TASK_ROWS), 0..columns);
+            simd::run(Task { elements, first_row, words: &words, bits: &bits })
         })
         .reduce(|| 0, u64::wrapping_add)
 }
 
 struct Task<'t, T, F> {
-    elements: &'t [T],
+    elements: View<'t, T>,
     first_row: usize,
-    columns: usize,
-    stride: usize,
     words: &'t Words,
     bits: &'t F,
 }
@@ -67,21 +70,20 @@ impl<T: Weight, F: Fn(T) -> u32> Vectorized for Task<'_, T, F> {
 
     #[inline(always)]
     fn run<const WIDTH: usize>(self) -> u64 {
-        let rows = self.elements.len().div_ceil(self.stride);
+        let (rows, columns) = (self.elements.rows(), self.elements.cols());
         let mut sum = 0u64;
         for row in (0..rows).step_by(ROWS) {
-            for column in (0..self.columns).step_by(COLUMNS) {
+            for column in (0..columns).step_by(COLUMNS) {
                 let place = Place {
                     row: self.first_row + row,
                     column,
                     rows: ROWS.min(rows - row),
-                    columns: COLUMNS.min(self.columns - column),
+                    columns: COLUMNS.min(columns - column),
                 };
                 let mut tile: Tile<u32> = [[0; COLUMNS]; ROWS];
                 for (r, target) in tile.iter_mut().enumerate().take(place.rows) {
-                    let start = (row + r) * self.stride + column;
-                    let source = &self.elements[start..][..place.columns];
-                    for (bits, element) in target.iter_mut().zip(source) {
+                    let Some(source) = self.elements.row(row + r) else { return sum };
+                    for (bits, element) in target.iter_mut().zip(&source[column..][..place.columns]) {
                         *bits = (self.bits)(*element);
                     }
                 }
@@ -140,7 +142,9 @@ impl Vectorized for CodeTask<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Layout;
     use crate::cpu::weights::tests::{Numbers, place_at};
+    use crate::memory::HostRef;
     use half::{bf16, f16};
 
     /// The definition, word by word.
@@ -156,6 +160,13 @@ mod tests {
             }
         }
         sum
+    }
+
+    fn weight_of<T: Weight>(elements: &[T], layout: Layout) -> Fingerprint {
+        let transposed = layout.is_transposed();
+        let view = MatrixRef::from_buffer(HostRef::new(elements), layout).expect("it fits");
+        let stored = if transposed { view.t() } else { view };
+        weight(View::<T>::new(stored).expect("of its type"), transposed)
     }
 
     fn check<T: Weight>(rows: usize, cols: usize, gap: usize) {
@@ -174,7 +185,7 @@ mod tests {
                     elements[place_at(layout, i, j)] = T::from_weight_bits(bits[i * cols + j]);
                 }
             }
-            assert_eq!(weight(&elements, layout).0, expected, "{} {layout:?}", T::DTYPE);
+            assert_eq!(weight_of(&elements, layout).0, expected, "{} {layout:?}", T::DTYPE);
             let view = MatrixRef::from_buffer(HostRef::new(&elements), layout).expect("it fits");
             let of_values = plain(rows, cols, 2, |i, j| value_bits(T::from_weight_bits(bits[i * cols + j])));
             assert_eq!(values(view), of_values, "{} {layout:?}", T::DTYPE);
@@ -212,16 +223,16 @@ mod tests {
         let layout = Layout::strided(370, 371, 373).expect("small");
         let mut weights: Vec<bf16> =
             Numbers(9).take(layout.span()).map(|bits| bf16::from_bits(bits as u16)).collect();
-        let before = weight(&weights, layout);
+        let before = weight_of(&weights, layout);
         for (at, bit) in Numbers(1).zip(Numbers(2)).take(60) {
             let (i, j) = (at as usize % 370, (at >> 32) as usize % 371);
             let place = place_at(layout, i, j);
             let old = weights[place];
             weights[place] = bf16::from_bits(old.to_bits() ^ (1 << (bit % 16)));
-            assert_ne!(weight(&weights, layout), before, "({i}, {j})");
+            assert_ne!(weight_of(&weights, layout), before, "({i}, {j})");
             weights[place] = old;
         }
         weights.swap(place_at(layout, 3, 4), place_at(layout, 200, 300));
-        assert_ne!(weight(&weights, layout), before, "two elements in each other's place");
+        assert_ne!(weight_of(&weights, layout), before, "two elements in each other's place");
     }
 }

@@ -10,130 +10,122 @@ mod simd;
 mod weight;
 mod words;
 
+use super::view::ViewMut;
 use crate::fingerprint::Fingerprint;
-use crate::memory::HostMut;
 use crate::ops::{Delta, MergeReport, WeightUpdate};
 use crate::restore::{DeltaOrder, Recorded, RestoreMethod, RestoreRecord};
-use crate::{Adapter, Layout, Result, Rounding};
+use crate::{DType, MatrixMut, Result, Rounding};
 use factors::Factors;
+use half::{bf16, f16};
 use kept::Kept;
 use pass::{KeptWeights, Pass};
 use weight::Weight;
 
 pub(super) fn update(op: WeightUpdate<'_>) -> Result<Option<MergeReport>> {
-    let WeightUpdate { w, remove, add, rounding, record, report } = op;
-    let layout = w.layout();
-    let update = Update { layout, remove, add, rounding, record, report };
-    match w.into_buffer() {
-        HostMut::F32(weights) => update.run(weights),
-        HostMut::F16(weights) => update.run(weights),
-        HostMut::Bf16(weights) => update.run(weights),
+    match op.w.dtype() {
+        DType::F32 => run::<f32>(op),
+        DType::F16 => run::<f16>(op),
+        DType::Bf16 => run::<bf16>(op),
     }
 }
 
 pub(super) fn delta(op: Delta<'_>) -> Result<()> {
-    let layout = op.delta.layout();
-    let factors = Factors::new(&op.adapter, layout.is_transposed())?;
-    match op.delta.into_buffer() {
-        HostMut::F32(target) => delta::write(&factors, target, layout),
-        HostMut::F16(target) => delta::write(&factors, target, layout),
-        HostMut::Bf16(target) => delta::write(&factors, target, layout),
+    let factors = Factors::new(&op.adapter, op.delta.layout().is_transposed())?;
+    match op.delta.dtype() {
+        DType::F32 => delta::write(&factors, stored::<f32>(op.delta)?),
+        DType::F16 => delta::write(&factors, stored::<f16>(op.delta)?),
+        DType::Bf16 => delta::write(&factors, stored::<bf16>(op.delta)?),
     }
     Ok(())
 }
 
-/// A [`WeightUpdate`] without its weights.
-struct Update<'a> {
-    layout: Layout,
-    remove: Option<Adapter<'a>>,
-    add: Option<Adapter<'a>>,
-    rounding: Rounding,
-    record: Option<&'a mut RestoreRecord>,
-    report: bool,
+/// The matrix as it is stored: its rows are contiguous.
+fn stored<T: Weight>(matrix: MatrixMut<'_>) -> Result<ViewMut<'_, T>> {
+    let transposed = matrix.layout().is_transposed();
+    let view = ViewMut::new(matrix)?;
+    Ok(if transposed { view.t() } else { view })
 }
 
-impl Update<'_> {
-    fn run<T: Weight>(mut self, weights: &mut [T]) -> Result<Option<MergeReport>> {
-        let (layout, shape) = (self.layout, self.layout.shape());
-        if self.remove.is_none() && self.add.is_none() {
-            // Nothing to restore or to record either.
-            self.record = None;
-            if !self.report {
-                return Ok(None);
-            }
+fn run<T: Weight>(op: WeightUpdate<'_>) -> Result<Option<MergeReport>> {
+    let WeightUpdate { w, remove, add, rounding, mut record, report } = op;
+    if remove.is_none() && add.is_none() {
+        // Nothing to restore or to record either.
+        record = None;
+        if !report {
+            return Ok(None);
         }
-        let transposed = layout.is_transposed();
-        let mut pass = Pass {
-            remove: self.remove.map(|adapter| Factors::new(&adapter, transposed)).transpose()?,
-            add: self.add.map(|adapter| Factors::new(&adapter, transposed)).transpose()?,
-            seed: match self.rounding {
-                Rounding::Nearest => None,
-                Rounding::Stochastic { seed } => Some(seed),
-            },
-            kept: None,
-            report: self.report,
-        };
-        let elements = shape.rows as u64 * shape.cols as u64;
-        let Some(record) = self.record else {
-            let outcome = pass.run(weights, layout);
-            return Ok(self.report.then(|| outcome.measured.report(elements)));
-        };
-
-        let method = record.method();
-        let code_bytes = RestoreRecord::<Vec<u8>>::code_bytes(method, shape, T::DTYPE);
-        match &self.remove {
-            Some(adapter) => {
-                record.check_code_bytes(record.codes.len() as u64, code_bytes)?;
-                record.check(
-                    identify::adapter(adapter),
-                    identify::weight(weights, layout),
-                    identify::codes(&record.codes[..code_bytes]),
-                )?;
-            }
-            None => record.codes = vec![0; code_bytes],
-        }
-        let bytes_per_weight = match method {
-            RestoreMethod::Codes => 1,
-            RestoreMethod::Backup => T::DTYPE.size(),
-        };
-        let old_escapes = std::mem::take(&mut record.escapes);
-        let bytes = Kept::new(&mut record.codes, bytes_per_weight);
-        pass.kept = Some(KeptWeights { method, bytes, escapes: &old_escapes });
-        let outcome = pass.run(weights, layout);
-        drop(pass);
-
-        let [base, new] = outcome.fingerprints;
-        let original = if self.add.is_some() { base } else { new };
-        let restored = match self.remove {
-            Some(_) => record.check_restored(original),
-            None => Ok(()),
-        };
-        match self.add {
-            Some(adapter) if restored.is_ok() => {
-                let codes = identify::codes(&record.codes);
-                let recorded = Recorded {
-                    shape,
-                    dtype: T::DTYPE,
-                    order: DeltaOrder::AscendingFma,
-                    adapter: identify::adapter(&adapter),
-                    weight: new,
-                    original,
-                    checksum: Fingerprint(0),
-                };
-                record.renew(recorded, codes, outcome.escapes);
-            }
-            _ => record.clear(),
-        }
-        restored?;
-        Ok(self.report.then(|| outcome.measured.report(elements)))
     }
+    let (shape, transposed) = (w.shape(), w.layout().is_transposed());
+    let mut weights = stored::<T>(w)?;
+    let mut pass = Pass {
+        remove: remove.map(|adapter| Factors::new(&adapter, transposed)).transpose()?,
+        add: add.map(|adapter| Factors::new(&adapter, transposed)).transpose()?,
+        seed: match rounding {
+            Rounding::Nearest => None,
+            Rounding::Stochastic { seed } => Some(seed),
+        },
+        kept: None,
+        report,
+    };
+    let elements = shape.rows as u64 * shape.cols as u64;
+    let Some(record) = record else {
+        let outcome = pass.run(weights.reborrow(), transposed);
+        return Ok(report.then(|| outcome.measured.report(elements)));
+    };
+
+    let method = record.method();
+    let code_bytes = RestoreRecord::<Vec<u8>>::code_bytes(method, shape, T::DTYPE);
+    match &remove {
+        Some(adapter) => {
+            record.check_code_bytes(record.codes.len() as u64, code_bytes)?;
+            record.check(
+                identify::adapter(adapter),
+                identify::weight(weights.as_view(), transposed),
+                identify::codes(&record.codes[..code_bytes]),
+            )?;
+        }
+        None => record.codes = vec![0; code_bytes],
+    }
+    let bytes_per_weight = match method {
+        RestoreMethod::Codes => 1,
+        RestoreMethod::Backup => T::DTYPE.size(),
+    };
+    let old_escapes = std::mem::take(&mut record.escapes);
+    let bytes = Kept::new(&mut record.codes, bytes_per_weight);
+    pass.kept = Some(KeptWeights { method, bytes, escapes: &old_escapes });
+    let outcome = pass.run(weights.reborrow(), transposed);
+    drop(pass);
+
+    let [base, new] = outcome.fingerprints;
+    let original = if add.is_some() { base } else { new };
+    let restored = match remove {
+        Some(_) => record.check_restored(original),
+        None => Ok(()),
+    };
+    match add {
+        Some(adapter) if restored.is_ok() => {
+            let codes = identify::codes(&record.codes);
+            let recorded = Recorded {
+                shape,
+                dtype: T::DTYPE,
+                order: DeltaOrder::AscendingFma,
+                adapter: identify::adapter(&adapter),
+                weight: new,
+                original,
+                checksum: Fingerprint(0),
+            };
+            record.renew(recorded, codes, outcome.escapes);
+        }
+        _ => record.clear(),
+    }
+    restored?;
+    Ok(report.then(|| outcome.measured.report(elements)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Backend, Error, MatrixMut, MatrixRef, cpu::Cpu};
-    use half::bf16;
+    use crate::{Adapter, Backend, Error, Layout, MatrixRef, cpu::Cpu};
 
     /// SplitMix64.
     pub struct Numbers(pub u64);

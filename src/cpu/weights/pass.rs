@@ -6,9 +6,10 @@ use super::row::{self, Measured, Row, Term};
 use super::simd::{self, Vectorized};
 use super::weight::Weight;
 use super::words::Words;
+use crate::cpu::view::{self, ViewMut};
+use crate::dropout::philox4x32_10;
 use crate::fingerprint::Fingerprint;
 use crate::restore::{Escape, RestoreMethod};
-use crate::{Layout, philox4x32_10};
 use rayon::prelude::*;
 
 /// Stored rows of one task. The partition is fixed, so that sums do not depend on the number of threads.
@@ -57,28 +58,17 @@ impl Default for Outcome {
 }
 
 impl Pass<'_, '_> {
-    /// Runs over the weight that lies in `weights` as `layout` says.
-    pub fn run<T: Weight>(&self, weights: &mut [T], layout: Layout) -> Outcome {
-        let orientation = Orientation { transposed: layout.is_transposed(), out: layout.cols() };
-        let columns = if orientation.transposed { layout.rows() } else { layout.cols() };
-        let stride = layout.stride();
-        let words = Words::new(orientation.transposed, T::DTYPE.size() == 2, layout.cols());
-        let parts: Vec<Outcome> = weights[..layout.span()]
-            .par_chunks_mut(stride.saturating_mul(TASK_ROWS))
-            .enumerate()
-            .map_init(Default::default, |scratch, (task, weights)| {
-                let first_row = task * TASK_ROWS;
-                let words = &words;
-                simd::run(Task {
-                    pass: self,
-                    weights,
-                    first_row,
-                    columns,
-                    stride,
-                    orientation,
-                    words,
-                    scratch,
-                })
+    /// Runs over a weight as it is stored: as W \[in, out\], or `transposed`. Its rows are contiguous.
+    pub fn run<T: Weight>(&self, weights: ViewMut<'_, T>, transposed: bool) -> Outcome {
+        let columns = weights.cols();
+        let out = if transposed { weights.rows() } else { columns };
+        let orientation = Orientation { transposed, out };
+        let words = Words::new(transposed, T::DTYPE.size() == 2, out);
+        let parts: Vec<Outcome> = weights
+            .tiles(TASK_ROWS, columns.max(1))
+            .into_par_iter()
+            .map_init(Default::default, |scratch, weights| {
+                simd::run(Task { pass: self, weights, orientation, words: &words, scratch })
             })
             .collect();
         let mut outcome = Outcome::default();
@@ -107,10 +97,7 @@ struct Scratch {
 
 struct Task<'t, 'a, 'k, T> {
     pass: &'t Pass<'a, 'k>,
-    weights: &'t mut [T],
-    first_row: usize,
-    columns: usize,
-    stride: usize,
+    weights: view::Tile<'t, T>,
     orientation: Orientation,
     words: &'t Words,
     scratch: &'t mut Scratch,
@@ -122,18 +109,17 @@ impl<T: Weight> Vectorized for Task<'_, '_, '_, T> {
     #[inline(always)]
     fn run<const WIDTH: usize>(mut self) -> Outcome {
         let mut outcome = Outcome::default();
-        let rows = self.weights.len().div_ceil(self.stride);
+        let (first_row, rows, columns) =
+            (self.weights.row, self.weights.view.rows(), self.weights.view.cols());
         for (factors, left) in [&self.pass.remove, &self.pass.add].into_iter().zip(&mut self.scratch.left) {
             if let Some(factors) = factors {
-                factors.pack_left(self.first_row, rows, left);
+                factors.pack_left(first_row, rows, left);
             }
         }
-        for first_column in (0..self.columns).step_by(PANELS * COLUMNS) {
-            let columns = (PANELS * COLUMNS).min(self.columns - first_column);
-            self.block::<WIDTH>(
-                Place { row: self.first_row, column: first_column, rows, columns },
-                &mut outcome,
-            );
+        for first_column in (0..columns).step_by(PANELS * COLUMNS) {
+            let columns = (PANELS * COLUMNS).min(columns - first_column);
+            let block = Place { row: first_row, column: first_column, rows, columns };
+            self.block::<WIDTH>(block, &mut outcome);
         }
         outcome
     }
@@ -192,8 +178,8 @@ impl<T: Weight> Task<'_, '_, '_, T> {
             let [remove, add] = [(&pass.remove, &sums[0]), (&pass.add, &sums[1])].map(|(factors, sums)| {
                 factors.as_ref().map(|factors| Term { scale: factors.scale, sum: &sums[row] })
             });
-            let start = (place.row + row - self.first_row) * self.stride + place.column;
-            let weights = &mut self.weights[start..][..place.columns];
+            let Some(weights) = self.weights.view.row(place.row + row - self.weights.row) else { return };
+            let weights = &mut weights[place.column..][..place.columns];
             let mut current: Row<u32> = [0; COLUMNS];
             for (bits, weight) in current.iter_mut().zip(weights.iter()) {
                 *bits = weight.bits();

@@ -1,15 +1,17 @@
 //! From operations on cudarc's slices to operations on bare addresses, which have any lifetime `'r`.
 
-use super::memory::DeviceMemory;
-use crate::memory::{Raw, RawBuffer};
-use crate::ops::{Adapter, BackwardProjection, BackwardSiblings, Delta, ForwardSiblings, Output, Projection};
+use super::memory::{DeviceMemory, Guard};
+use crate::memory::{Memory, Raw, RawBuffer};
+use crate::ops::{
+    Adapter, BackwardProjection, BackwardSiblings, Delta, ForwardSiblings, Frozen, Output, Projection,
+};
 use crate::{Error, MatrixMut, MatrixRef, Result};
 use cudarc::driver::{CudaContext, CudaStream, SyncOnDrop};
 
 /// The slices of one operation, borrowed until its steps have been enqueued.
 pub struct Borrows<'b> {
     stream: &'b CudaStream,
-    guards: Vec<SyncOnDrop<'b>>,
+    guards: Vec<Guard<'b>>,
 }
 
 impl<'b> Borrows<'b> {
@@ -29,7 +31,7 @@ impl<'b> Borrows<'b> {
 
     /// Keeps a borrow until the steps have been enqueued.
     pub fn keep(&mut self, guard: SyncOnDrop<'b>) {
-        self.guards.push(guard);
+        self.guards.push(Guard::Slice { _sync: guard });
     }
 
     /// An input's address.
@@ -38,12 +40,12 @@ impl<'b> Borrows<'b> {
         argument: &'static str,
         matrix: MatrixRef<'a, DeviceMemory>,
     ) -> Result<MatrixRef<'r, Raw>> {
-        let buffer = matrix.buffer().0;
-        self.check_context(argument, buffer.cuda_context())?;
+        let buffer = matrix.buffer();
+        self.check_context(argument, buffer.context())?;
+        let (len, dtype) = (DeviceMemory::len(buffer), matrix.dtype());
         let (address, guard) = buffer.read(self.stream);
-        self.keep(guard);
-        let raw = RawBuffer { address, len: buffer.elements(), dtype: buffer.dtype() };
-        MatrixRef::from_buffer(raw, matrix.layout())
+        self.guards.push(guard);
+        MatrixRef::from_buffer(RawBuffer { address, len, dtype }, matrix.layout())
     }
 
     /// An output's address.
@@ -52,12 +54,13 @@ impl<'b> Borrows<'b> {
         argument: &'static str,
         matrix: MatrixMut<'a, DeviceMemory>,
     ) -> Result<MatrixMut<'r, Raw>> {
-        let layout = matrix.layout();
-        let buffer: &'b mut _ = matrix.into_buffer().0;
-        self.check_context(argument, buffer.cuda_context())?;
-        let (len, dtype) = (buffer.elements(), buffer.dtype());
+        let (layout, dtype) = (matrix.layout(), matrix.dtype());
+        let buffer = matrix.into_buffer();
+        let shared = DeviceMemory::share(&buffer);
+        self.check_context(argument, shared.context())?;
+        let len = DeviceMemory::len(shared);
         let (address, guard) = buffer.write(self.stream);
-        self.keep(guard);
+        self.guards.push(guard);
         MatrixMut::from_buffer(RawBuffer { address, len, dtype }, layout)
     }
 
@@ -72,10 +75,17 @@ impl<'b> Borrows<'b> {
     fn output<'a: 'b, 'r>(
         &mut self,
         argument: &'static str,
+        Output { matrix, mode }: Output<'a, DeviceMemory>,
+    ) -> Result<Output<'r, Raw>> {
+        Ok(Output { matrix: self.write(argument, matrix)?, mode })
+    }
+
+    fn optional_output<'a: 'b, 'r>(
+        &mut self,
+        argument: &'static str,
         output: Option<Output<'a, DeviceMemory>>,
     ) -> Result<Option<Output<'r, Raw>>> {
-        let Some(Output { matrix, mode }) = output else { return Ok(None) };
-        Ok(Some(Output { matrix: self.write(argument, matrix)?, mode }))
+        output.map(|output| self.output(argument, output)).transpose()
     }
 
     /// An adapter's addresses.
@@ -110,7 +120,7 @@ impl<'b> Borrows<'b> {
     ) -> Result<BackwardSiblings<'r, Raw>> {
         let BackwardSiblings { x, dropout, dx, projections } = op;
         let x = self.optional("x", x)?;
-        let dx = self.output("dx", dx)?;
+        let dx = self.optional_output("dx", dx)?;
         let projections = projections.into_iter().map(|projection| {
             let BackwardProjection { w, adapter, dy, s, da, db, dbias } = projection;
             Ok(BackwardProjection {
@@ -118,12 +128,27 @@ impl<'b> Borrows<'b> {
                 adapter: self.adapter(adapter)?,
                 dy: self.read("dy", dy)?,
                 s: self.optional("s", s)?,
-                da: self.output("da", da)?,
-                db: self.output("db", db)?,
-                dbias: self.output("dbias", dbias)?,
+                da: self.optional_output("da", da)?,
+                db: self.optional_output("db", db)?,
+                dbias: self.optional_output("dbias", dbias)?,
             })
         });
         Ok(BackwardSiblings { x, dropout, dx, projections: projections.collect::<Result<_>>()? })
+    }
+
+    /// The frozen layer's addresses. `names` are what the caller knows X and Y as.
+    pub fn frozen<'a: 'b, 'r>(
+        &mut self,
+        op: Frozen<'a, DeviceMemory>,
+        names: [&'static str; 2],
+    ) -> Result<Frozen<'r, Raw>> {
+        let Frozen { x, w, bias, y } = op;
+        Ok(Frozen {
+            x: self.read(names[0], x)?,
+            w: self.read("w", w)?,
+            bias: self.optional("bias", bias)?,
+            y: self.output(names[1], y)?,
+        })
     }
 
     /// The delta's addresses.

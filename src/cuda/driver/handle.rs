@@ -4,16 +4,23 @@ use super::borrow::Borrows;
 use super::codes::DeviceCodes;
 use super::memory::DeviceMemory;
 use super::{DriverExecutor, failure, probe};
-use crate::backend::Backend;
 use crate::cuda::engine::{Engine, RawCodes};
 use crate::cuda::step::F32Math;
-use crate::ops::{BackwardSiblings, Delta, ForwardSiblings, MergeReport, WeightUpdate};
+use crate::ops::{
+    BackwardSiblings, Delta, ForwardSiblings, Frozen, FrozenBackward, MergeReport, WeightUpdate,
+};
 use crate::restore::RestoreRecord;
-use crate::{Error, MatrixMut, MatrixRef, Result};
+use crate::{Backend, Error, Result};
 use cudarc::driver::{CudaContext, CudaStream, DevicePtrMut};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The CUDA backend: operations on cudarc's slices, enqueued on one stream.
+///
+/// # Streams and threads
+/// The stream is the caller's: one of cudarc's, or one of another library, which
+/// [`CudaContext::wrap_borrowed_stream`](cudarc::driver::CudaContext::wrap_borrowed_stream) wraps without owning it. Threads
+/// may share a handle: the steps of one operation stay together, and operations run in the order in which they were enqueued.
+/// Handles on several streams run side by side.
 ///
 /// Forward, backward and delta return when their work has been enqueued. An update that uses a record or asks for a
 /// report waits for the device, because the result is on the host.
@@ -30,7 +37,8 @@ use std::sync::Arc;
 /// [`CudaContext::disable_event_tracking`](cudarc::driver::CudaContext::disable_event_tracking).
 #[derive(Debug)]
 pub struct Cuda {
-    pub(super) engine: Engine<DriverExecutor>,
+    stream: Arc<CudaStream>,
+    engine: Mutex<Engine<DriverExecutor>>,
 }
 
 impl Cuda {
@@ -39,7 +47,8 @@ impl Cuda {
     /// # Errors
     /// [`Error::CudaUnavailable`] if the device is too old, cuBLASLt is missing, or the crate was built without kernels.
     pub fn new(stream: Arc<CudaStream>) -> Result<Self> {
-        DriverExecutor::new(stream).map(|executor| Cuda { engine: Engine::new(executor) })
+        let executor = DriverExecutor::new(stream.clone())?;
+        Ok(Cuda { stream, engine: Mutex::new(Engine::new(executor)) })
     }
 
     /// A handle on the default stream of a device, counted from 0.
@@ -62,73 +71,33 @@ impl Cuda {
 
     /// The stream that operations are enqueued on.
     pub fn stream(&self) -> &Arc<CudaStream> {
-        self.engine.executor().stream()
+        &self.stream
     }
 
     /// Chooses how `f32` matrices are multiplied; true `f32` at first.
-    pub fn set_f32_math(&mut self, math: F32Math) {
-        self.engine.set_f32_math(math);
+    pub fn set_f32_math(&self, math: F32Math) {
+        self.engine().set_f32_math(math);
     }
 
-    /// Y = X·W: a layer without adapter, and what LoRA's overhead is measured against.
-    ///
-    /// X \[M, in\], W \[in, out\] and Y \[M, out\] have one element type and may be transposed views. Sums are `f32`
-    /// and are rounded once. Returns when the product has been enqueued.
-    ///
-    /// # Errors
-    /// A shape or an element type does not fit, or the device failed.
-    pub fn frozen(
-        &mut self,
-        x: MatrixRef<'_, DeviceMemory>,
-        w: MatrixRef<'_, DeviceMemory>,
-        y: MatrixMut<'_, DeviceMemory>,
-    ) -> Result<()> {
-        let stream = self.stream().clone();
-        let mut borrows = Borrows::new(&stream);
-        let (x, w, y) = (borrows.read("x", x)?, borrows.read("w", w)?, borrows.write("y", y)?);
-        // SAFETY: the views are cudarc's live slices, and Y's is borrowed exclusively.
-        unsafe { self.engine.frozen(x, w, y) }
+    /// The engine, locked for one operation: its steps must not mix with those of another.
+    pub(super) fn engine(&self) -> MutexGuard<'_, Engine<DriverExecutor>> {
+        // What an operation leaves behind when it panics is scratch memory, which the next one overwrites.
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Copies a restore record to the host, where the CPU backend can use it and it can be stored.
-    ///
-    /// # Errors
-    /// The record lives in another context, or the copy failed.
-    pub fn download_record(&mut self, record: &RestoreRecord<DeviceCodes>) -> Result<RestoreRecord> {
-        let Some(recorded) = record.recorded() else { return Ok(RestoreRecord::new(record.method())) };
-        let stream = self.stream();
-        let mut bytes = Vec::new();
-        if let Some(codes) = &record.codes.0 {
-            Borrows::new(stream).check_context("record", codes.context())?;
-            bytes = stream.clone_dtoh(codes).map_err(failure::driver("copying a restore record"))?;
-            stream.synchronize().map_err(failure::driver("cuStreamSynchronize"))?;
-        }
-        Ok(RestoreRecord::from_parts(record.method(), *recorded, bytes, record.escapes().to_vec()))
-    }
-
-    /// Copies a restore record from the host to this handle's device.
-    ///
-    /// # Errors
-    /// Device memory ran out, or the copy failed.
-    pub fn upload_record(&mut self, record: &RestoreRecord) -> Result<RestoreRecord<DeviceCodes>> {
-        let Some(recorded) = record.recorded() else { return Ok(RestoreRecord::new(record.method())) };
-        let stream = self.stream();
-        let codes = stream
-            .clone_htod(record.codes())
-            .map_err(failure::allocation(record.codes().len(), "a restore record"))?;
-        // The host's copy may be dropped as soon as this returns.
-        stream.synchronize().map_err(failure::driver("cuStreamSynchronize"))?;
-        let codes = DeviceCodes(Some(codes));
-        Ok(RestoreRecord::from_parts(record.method(), *recorded, codes, record.escapes().to_vec()))
+    fn frozen_named(&self, op: Frozen<'_, DeviceMemory>, names: [&'static str; 2]) -> Result<()> {
+        let mut borrows = Borrows::new(&self.stream);
+        let op = borrows.frozen(op, names)?;
+        // SAFETY: the views are cudarc's live slices, borrowed exclusively where they are written.
+        unsafe { self.engine().frozen(op) }
     }
 
     fn update_with_record(
-        &mut self,
+        &self,
         op: WeightUpdate<'_, DeviceMemory, DeviceCodes>,
         codes: Option<(&mut DeviceCodes, &mut RestoreRecord<RawCodes>)>,
     ) -> Result<Option<MergeReport>> {
-        let stream = self.stream().clone();
-        let mut borrows = Borrows::new(&stream);
+        let mut borrows = Borrows::new(&self.stream);
         let WeightUpdate { w, remove, add, rounding, report, .. } = op;
         let mut update = WeightUpdate {
             w: borrows.write("w", w)?,
@@ -142,14 +111,14 @@ impl Cuda {
             if let Some(memory) = &mut codes.0 {
                 borrows.check_context("record", memory.context())?;
                 let bytes = memory.len() as u64;
-                let (address, guard) = memory.device_ptr_mut(&stream);
+                let (address, guard) = memory.device_ptr_mut(&self.stream);
                 borrows.keep(guard);
                 record.codes = RawCodes { address, bytes };
             }
             update.record = Some(record);
         }
         // SAFETY: the views and the codes are cudarc's live slices, borrowed exclusively where they are written.
-        unsafe { self.engine.update_weights(update) }
+        unsafe { self.engine().update_weights(update) }
     }
 }
 
@@ -157,24 +126,31 @@ impl Backend for Cuda {
     type Memory = DeviceMemory;
     type Codes = DeviceCodes;
 
-    fn forward_siblings(&mut self, op: ForwardSiblings<'_, DeviceMemory>) -> Result<()> {
-        let stream = self.stream().clone();
-        let mut borrows = Borrows::new(&stream);
+    fn forward_siblings(&self, op: ForwardSiblings<'_, DeviceMemory>) -> Result<()> {
+        let mut borrows = Borrows::new(&self.stream);
         let op = borrows.forward(op)?;
         // SAFETY: the views are cudarc's live slices, borrowed exclusively where they are written.
-        unsafe { self.engine.forward_siblings(op) }
+        unsafe { self.engine().forward_siblings(op) }
     }
 
-    fn backward_siblings(&mut self, op: BackwardSiblings<'_, DeviceMemory>) -> Result<()> {
-        let stream = self.stream().clone();
-        let mut borrows = Borrows::new(&stream);
+    fn backward_siblings(&self, op: BackwardSiblings<'_, DeviceMemory>) -> Result<()> {
+        let mut borrows = Borrows::new(&self.stream);
         let op = borrows.backward(op)?;
         // SAFETY: the views are cudarc's live slices, borrowed exclusively where they are written.
-        unsafe { self.engine.backward_siblings(op) }
+        unsafe { self.engine().backward_siblings(op) }
+    }
+
+    fn frozen(&self, op: Frozen<'_, DeviceMemory>) -> Result<()> {
+        self.frozen_named(op, ["x", "y"])
+    }
+
+    fn frozen_backward(&self, op: FrozenBackward<'_, DeviceMemory>) -> Result<()> {
+        op.check()?;
+        self.frozen_named(op.into(), ["dy", "dx"])
     }
 
     fn update_weights(
-        &mut self,
+        &self,
         mut op: WeightUpdate<'_, DeviceMemory, DeviceCodes>,
     ) -> Result<Option<MergeReport>> {
         op.check()?;
@@ -192,12 +168,11 @@ impl Backend for Cuda {
         result
     }
 
-    fn delta(&mut self, op: Delta<'_, DeviceMemory>) -> Result<()> {
-        let stream = self.stream().clone();
-        let mut borrows = Borrows::new(&stream);
+    fn delta(&self, op: Delta<'_, DeviceMemory>) -> Result<()> {
+        let mut borrows = Borrows::new(&self.stream);
         let op = borrows.delta(op)?;
         // SAFETY: the views are cudarc's live slices, borrowed exclusively where they are written.
-        unsafe { self.engine.delta(op) }
+        unsafe { self.engine().delta(op) }
     }
 }
 
@@ -206,9 +181,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_handle_can_move_to_another_thread() {
-        fn is_send<T: Send>() {}
-        is_send::<Cuda>();
+    fn threads_can_share_a_handle() {
+        fn is_shared<T: Send + Sync>() {}
+        is_shared::<Cuda>();
     }
 
     #[test]

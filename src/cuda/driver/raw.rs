@@ -4,7 +4,10 @@ use super::Cuda;
 use crate::Result;
 use crate::cuda::engine::RawCodes;
 use crate::memory::Raw;
-use crate::ops::{Backward, BackwardSiblings, Delta, Forward, ForwardSiblings, MergeReport, WeightUpdate};
+use crate::ops::{
+    Backward, BackwardSiblings, Delta, Forward, ForwardSiblings, Frozen, FrozenBackward, MergeReport,
+    WeightUpdate,
+};
 
 /// # Bare addresses
 /// The same operations on [`Raw`] memory, for frameworks that manage device memory themselves.
@@ -35,7 +38,7 @@ impl Cuda {
     ///
     /// # Errors
     /// An argument does not fit, or the device failed.
-    pub unsafe fn forward_raw(&mut self, op: Forward<'_, Raw>) -> Result<()> {
+    pub unsafe fn forward_raw(&self, op: Forward<'_, Raw>) -> Result<()> {
         // SAFETY: the caller keeps the same promises.
         unsafe { self.forward_siblings_raw(op.into()) }
     }
@@ -47,9 +50,9 @@ impl Cuda {
     ///
     /// # Errors
     /// An argument does not fit, or the device failed.
-    pub unsafe fn forward_siblings_raw(&mut self, op: ForwardSiblings<'_, Raw>) -> Result<()> {
+    pub unsafe fn forward_siblings_raw(&self, op: ForwardSiblings<'_, Raw>) -> Result<()> {
         // SAFETY: the caller keeps the same promises.
-        unsafe { self.engine.forward_siblings(op) }
+        unsafe { self.engine().forward_siblings(op) }
     }
 
     /// [`Backend::backward`](crate::Backend::backward) on bare addresses.
@@ -59,7 +62,7 @@ impl Cuda {
     ///
     /// # Errors
     /// An argument does not fit, or the device failed.
-    pub unsafe fn backward_raw(&mut self, op: Backward<'_, Raw>) -> Result<()> {
+    pub unsafe fn backward_raw(&self, op: Backward<'_, Raw>) -> Result<()> {
         // SAFETY: the caller keeps the same promises.
         unsafe { self.backward_siblings_raw(op.into()) }
     }
@@ -71,9 +74,34 @@ impl Cuda {
     ///
     /// # Errors
     /// An argument does not fit, or the device failed.
-    pub unsafe fn backward_siblings_raw(&mut self, op: BackwardSiblings<'_, Raw>) -> Result<()> {
+    pub unsafe fn backward_siblings_raw(&self, op: BackwardSiblings<'_, Raw>) -> Result<()> {
         // SAFETY: the caller keeps the same promises.
-        unsafe { self.engine.backward_siblings(op) }
+        unsafe { self.engine().backward_siblings(op) }
+    }
+
+    /// [`Backend::frozen`](crate::Backend::frozen) on bare addresses.
+    ///
+    /// # Safety
+    /// As for [`forward_raw`](Self::forward_raw).
+    ///
+    /// # Errors
+    /// An argument does not fit, or the device failed.
+    pub unsafe fn frozen_raw(&self, op: Frozen<'_, Raw>) -> Result<()> {
+        // SAFETY: the caller keeps the same promises.
+        unsafe { self.engine().frozen(op) }
+    }
+
+    /// [`Backend::frozen_backward`](crate::Backend::frozen_backward) on bare addresses.
+    ///
+    /// # Safety
+    /// As for [`forward_raw`](Self::forward_raw).
+    ///
+    /// # Errors
+    /// An argument does not fit, or the device failed.
+    pub unsafe fn frozen_backward_raw(&self, op: FrozenBackward<'_, Raw>) -> Result<()> {
+        op.check()?;
+        // SAFETY: the caller keeps the same promises.
+        unsafe { self.frozen_raw(op.into()) }
     }
 
     /// [`Backend::update_weights`](crate::Backend::update_weights) on bare addresses. The caller allocates the codes of
@@ -85,11 +113,11 @@ impl Cuda {
     /// # Errors
     /// An argument does not fit, the record belongs to other weights or another adapter, or the device failed.
     pub unsafe fn update_weights_raw(
-        &mut self,
+        &self,
         op: WeightUpdate<'_, Raw, RawCodes>,
     ) -> Result<Option<MergeReport>> {
         // SAFETY: the caller keeps the same promises.
-        unsafe { self.engine.update_weights(op) }
+        unsafe { self.engine().update_weights(op) }
     }
 
     /// [`Backend::delta`](crate::Backend::delta) on bare addresses.
@@ -99,8 +127,8 @@ impl Cuda {
     ///
     /// # Errors
     /// An argument does not fit, or the device failed.
-    pub unsafe fn delta_raw(&mut self, op: Delta<'_, Raw>) -> Result<()> {
+    pub unsafe fn delta_raw(&self, op: Delta<'_, Raw>) -> Result<()> {
         // SAFETY: the caller keeps the same promises.
-        unsafe { self.engine.delta(op) }
+        unsafe { self.engine().delta(op) }
     }
 }

@@ -1,13 +1,11 @@
 //! Forward and backward.
 
 use super::Engine;
+use crate::Result;
 use crate::cuda::executor::Executor;
-use crate::cuda::plan::frozen::frozen;
 use crate::cuda::plan::reuse::Operation;
 use crate::memory::Raw;
-use crate::ops::check::frozen_layer;
-use crate::ops::{BackwardSiblings, ForwardSiblings};
-use crate::{MatrixMut, MatrixRef, Result};
+use crate::ops::{BackwardSiblings, ForwardSiblings, Frozen};
 
 impl<E: Executor> Engine<E> {
     /// The forward on raw device memory.
@@ -34,21 +32,16 @@ impl<E: Executor> Engine<E> {
         self.run(op)
     }
 
-    /// Y = X·W, a layer without adapter, on raw device memory.
+    /// A layer without adapter on raw device memory.
     ///
     /// # Safety
     /// Every view must name live memory of the executor's device, and Y must not overlap anything else.
     ///
     /// # Errors
     /// An argument does not fit, or the executor failed.
-    pub unsafe fn frozen(
-        &mut self,
-        x: MatrixRef<'_, Raw>,
-        w: MatrixRef<'_, Raw>,
-        y: MatrixMut<'_, Raw>,
-    ) -> Result<()> {
-        frozen_layer(x, w, y.as_ref())?;
-        self.executor.run(&frozen(x, w, &y, self.f32_math))
+    pub unsafe fn frozen(&mut self, op: Frozen<'_, Raw>) -> Result<()> {
+        op.check()?;
+        self.run(op)
     }
 
     /// Plans a checked operation, unless one of its shape was planned before, and runs its steps.

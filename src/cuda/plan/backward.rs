@@ -106,8 +106,7 @@ pub fn backward(op: &BackwardSiblings<'_, Raw>, settings: Settings, workspace_ba
             planner.expand(ds, a, (&dx.matrix).into(), epilogue)?;
         }
         for p in &op.projections {
-            let product = frozen::product(p.dy, p.w.t(), dx.matrix.as_ref(), Onto::C, settings.f32_math);
-            planner.steps.push(product);
+            frozen::product(&mut planner, p.dy, p.w.t(), dx.matrix.as_ref(), Onto::C)?;
         }
     }
     planner.finish()

@@ -53,8 +53,7 @@ pub fn forward(op: &ForwardSiblings<'_, Raw>, settings: Settings, workspace_base
         let epilogue =
             Epilogue { mask: DropoutMask::default(), scale: 1.0, bias: projection.bias, accumulate: false };
         planner.expand(s, b, (&projection.y).into(), epilogue)?;
-        let (w, y) = (projection.w, projection.y.as_ref());
-        planner.steps.push(frozen::product(op.x, w, y, Onto::C, settings.f32_math));
+        frozen::product(&mut planner, op.x, projection.w, projection.y.as_ref(), Onto::C)?;
     }
     planner.finish()
 }

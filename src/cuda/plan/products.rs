@@ -15,7 +15,7 @@ use crate::cuda::constants::product::{
     chunk_tiles, expand_shared_bytes, pipeline_depth, shrink_shared_bytes,
 };
 use crate::cuda::kernel::{self, Kernel, ProductKernels, RANKS};
-use crate::cuda::step::{Launch, Step};
+use crate::cuda::step::{F32Math, Launch, Step};
 use crate::memory::Raw;
 use crate::{DType, Error, MatrixRef, Result};
 
@@ -33,7 +33,7 @@ struct Cut {
     tiles: usize,
 }
 
-/// Of products that read X: four blocks for each multiprocessor of the largest cards.
+/// Of products that read X.
 const CUT_OF_X: Cut = Cut { blocks: 512, tiles: 2 };
 /// Of the product that reads dY, whose blocks need more shared memory and begin by loading B.
 const CUT_OF_DY: Cut = Cut { blocks: 256, tiles: 4 };
@@ -137,6 +137,11 @@ impl Planner {
         Planner { steps: Vec::new(), workspace: Workspace::new(workspace_base), dtype, settings }
     }
 
+    /// How `f32` matrices are multiplied.
+    pub fn f32_math(&self) -> F32Math {
+        self.settings.f32_math
+    }
+
     pub fn finish(self) -> Result<super::Plan> {
         for step in &self.steps {
             if let Step::Launch(launch) = step {
@@ -173,6 +178,12 @@ impl Planner {
                 return Ok(view);
             }
         }
+        self.copied(matrices)
+    }
+
+    /// The same, always in scratch memory.
+    pub fn copied(&mut self, matrices: &[MatrixRef<'_, Raw>]) -> Result<View> {
+        let dtype = self.dtype;
         let features = matrices.first().map_or(0, |matrix| matrix.cols());
         let packed = self.matrix(matrices.iter().map(|matrix| matrix.rows()).sum(), features);
         let mut first_row = 0;
@@ -187,7 +198,7 @@ impl Planner {
             let grid = [
                 blocks(features.div_ceil(PACK_TILE))?[0],
                 u32::from(u16::try_from(ranks.div_ceil(PACK_TILE)).map_err(|_| {
-                    Error::Unsupported(format!("an adapter of rank {ranks}: more than a grid can have"))
+                    Error::Unsupported(format!("packing a matrix of {ranks} rows: more than a grid can have"))
                 })?),
                 group.len() as u32,
             ];

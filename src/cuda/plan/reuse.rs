@@ -6,12 +6,13 @@
 
 use super::backward::backward;
 use super::forward::forward;
+use super::frozen::frozen;
 use super::{Plan, Settings};
 use crate::cuda::constants::element::VECTOR_BYTES;
 use crate::cuda::step::Step;
 use crate::memory::{Raw, RawBuffer};
 use crate::ops::{
-    Adapter, BackwardProjection, BackwardSiblings, ForwardSiblings, Output, Projection, WriteMode,
+    Adapter, BackwardProjection, BackwardSiblings, ForwardSiblings, Frozen, Output, Projection, WriteMode,
 };
 use crate::{Dropout, Error, Layout, MatrixMut, MatrixRef, Result};
 
@@ -274,6 +275,7 @@ impl<'a> Ready<'a> {
 enum Kind {
     Forward,
     Backward,
+    Frozen,
 }
 
 // Fields are named one by one, so that a new one cannot be forgotten.
@@ -322,6 +324,21 @@ impl Operation for BackwardSiblings<'_, Raw> {
 
     fn plan(&self, settings: Settings, workspace_base: u64) -> Result<Plan> {
         backward(self, settings, workspace_base)
+    }
+}
+
+impl Operation for Frozen<'_, Raw> {
+    fn visit(&mut self, visitor: &mut impl Visitor) -> Result<()> {
+        let Frozen { x, w, bias, y } = self;
+        visitor.number(Kind::Frozen as u64);
+        visit_matrix(x, visitor)?;
+        visit_matrix(w, visitor)?;
+        visit_optional(bias, visitor, visit_matrix)?;
+        visit_output(y, visitor)
+    }
+
+    fn plan(&self, settings: Settings, workspace_base: u64) -> Result<Plan> {
+        frozen(self, settings, workspace_base)
     }
 }
 

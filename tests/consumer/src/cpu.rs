@@ -7,9 +7,9 @@ use lora_kernels::restore::{RestoreMethod, RestoreRecord};
 use lora_kernels::{Adapter, MatrixMut, MatrixRef, Result};
 
 pub fn run() -> Result<()> {
-    let mut cpu = Cpu::new();
+    let cpu = Cpu::new();
     let (mut y, mut s) = ([0.0f32; 4], [0.0f32; 2]);
-    forward(&mut cpu, layer()?, MatrixMut::new(&mut y, 2, 2)?, MatrixMut::new(&mut s, 2, 1)?)?;
+    forward(&cpu, layer()?, MatrixMut::new(&mut y, 2, 2)?, MatrixMut::new(&mut s, 2, 1)?)?;
     assert_eq!((y, s), (Y, S));
 
     let (mut dx, mut da, mut db) = ([0.0f32; 6], [0.0f32; 3], [0.0f32; 2]);
@@ -18,14 +18,14 @@ pub fn run() -> Result<()> {
         da: MatrixMut::new(&mut da, 3, 1)?,
         db: MatrixMut::new(&mut db, 1, 2)?,
     };
-    backward(&mut cpu, layer()?, MatrixRef::new(&DY, 2, 2)?, MatrixRef::new(&s, 2, 1)?, gradients)?;
+    backward(&cpu, layer()?, MatrixRef::new(&DY, 2, 2)?, MatrixRef::new(&s, 2, 1)?, gradients)?;
     assert_eq!((dx, da, db), (DX, DA, DB));
 
     let mut w = W;
     let mut record = RestoreRecord::new(RestoreMethod::Codes);
-    merge(&mut cpu, MatrixMut::new(&mut w, 3, 2)?, adapter()?, &mut record)?;
+    merge(&cpu, MatrixMut::new(&mut w, 3, 2)?, adapter()?, &mut record)?;
     assert_eq!(w, MERGED);
-    unmerge(&mut cpu, MatrixMut::new(&mut w, 3, 2)?, adapter()?, &mut record)?;
+    unmerge(&cpu, MatrixMut::new(&mut w, 3, 2)?, adapter()?, &mut record)?;
     assert_eq!(w, W);
     Ok(())
 }

@@ -8,13 +8,13 @@ use lora_kernels::{Adapter, MatrixMut, MatrixRef, Result};
 
 pub fn run() -> anyhow::Result<()> {
     let stream = CudaContext::new(0)?.default_stream();
-    let mut cuda = Cuda::new(stream.clone())?;
+    let cuda = Cuda::new(stream.clone())?;
     let inputs = Inputs { x: stream.clone_htod(&X)?, a: stream.clone_htod(&A)?, b: stream.clone_htod(&B)? };
     let mut w = stream.clone_htod(&W)?;
 
     let (mut y, mut s) = (stream.alloc_zeros::<f32>(4)?, stream.alloc_zeros::<f32>(2)?);
     let (y_view, s_view) = (MatrixMut::from_cuda(&mut y, 2, 2)?, MatrixMut::from_cuda(&mut s, 2, 1)?);
-    forward(&mut cuda, inputs.layer(&w)?, y_view, s_view)?;
+    forward(&cuda, inputs.layer(&w)?, y_view, s_view)?;
     assert_eq!(stream.clone_dtoh(&y)?, Y);
     assert_eq!(stream.clone_dtoh(&s)?, S);
 
@@ -27,15 +27,15 @@ pub fn run() -> anyhow::Result<()> {
         db: MatrixMut::from_cuda(&mut db, 1, 2)?,
     };
     let (dy_view, s_view) = (MatrixRef::from_cuda(&dy, 2, 2)?, MatrixRef::from_cuda(&s, 2, 1)?);
-    backward(&mut cuda, inputs.layer(&w)?, dy_view, s_view, gradients)?;
+    backward(&cuda, inputs.layer(&w)?, dy_view, s_view, gradients)?;
     assert_eq!(stream.clone_dtoh(&dx)?, DX);
     assert_eq!(stream.clone_dtoh(&da)?, DA);
     assert_eq!(stream.clone_dtoh(&db)?, DB);
 
     let mut record = RestoreRecord::new(RestoreMethod::Codes);
-    merge(&mut cuda, MatrixMut::from_cuda(&mut w, 3, 2)?, inputs.adapter()?, &mut record)?;
+    merge(&cuda, MatrixMut::from_cuda(&mut w, 3, 2)?, inputs.adapter()?, &mut record)?;
     assert_eq!(stream.clone_dtoh(&w)?, MERGED);
-    unmerge(&mut cuda, MatrixMut::from_cuda(&mut w, 3, 2)?, inputs.adapter()?, &mut record)?;
+    unmerge(&cuda, MatrixMut::from_cuda(&mut w, 3, 2)?, inputs.adapter()?, &mut record)?;
     assert_eq!(stream.clone_dtoh(&w)?, W);
     Ok(())
 }

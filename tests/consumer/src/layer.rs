@@ -39,7 +39,7 @@ pub struct Gradients<'a, D: Memory> {
 }
 
 pub fn forward<'a, K: Backend>(
-    backend: &mut K,
+    backend: &K,
     layer: Layer<'a, K::Memory>,
     y: MatrixMut<'a, K::Memory>,
     s: MatrixMut<'a, K::Memory>,
@@ -49,7 +49,7 @@ pub fn forward<'a, K: Backend>(
 }
 
 pub fn backward<'a, K: Backend>(
-    backend: &mut K,
+    backend: &K,
     layer: Layer<'a, K::Memory>,
     dy: MatrixRef<'a, K::Memory>,
     s: MatrixRef<'a, K::Memory>,
@@ -71,7 +71,7 @@ pub fn backward<'a, K: Backend>(
 }
 
 pub fn merge<'a, K: Backend>(
-    backend: &mut K,
+    backend: &K,
     w: MatrixMut<'a, K::Memory>,
     adapter: Adapter<'a, K::Memory>,
     record: &'a mut RestoreRecord<K::Codes>,
@@ -80,7 +80,7 @@ pub fn merge<'a, K: Backend>(
 }
 
 pub fn unmerge<'a, K: Backend>(
-    backend: &mut K,
+    backend: &K,
     w: MatrixMut<'a, K::Memory>,
     adapter: Adapter<'a, K::Memory>,
     record: &'a mut RestoreRecord<K::Codes>,

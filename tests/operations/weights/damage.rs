@@ -1,13 +1,14 @@
 //! A record of something else, or a damaged one, is refused before anything is written.
 
 use super::{PACKED, plain_adapter, weights};
-use crate::common::device::{Size, TestDevice, device_tests};
-use crate::common::matrix::Matrix;
-use crate::common::random::Random;
-use crate::common::run::{self, AdapterArguments};
+use crate::devices::device_tests;
 use lora_kernels::fingerprint::Fingerprint;
 use lora_kernels::restore::{Escape, Recorded, RestoreMethod, RestoreRecord};
 use lora_kernels::{DType, Error};
+use lora_oracle::device::{Codes, Size, TestDevice, Tested};
+use lora_oracle::matrix::Matrix;
+use lora_oracle::random::Random;
+use lora_oracle::run::{self, AdapterArguments};
 
 device_tests!(
     records_of_something_else_are_refused,
@@ -27,7 +28,7 @@ struct Merged {
 }
 
 impl Merged {
-    fn new<D: TestDevice>(device: &mut D, method: RestoreMethod, seed: u64) -> Self {
+    fn new<D: TestDevice>(device: &Tested<D>, method: RestoreMethod, seed: u64) -> Self {
         let mut random = Random::new(seed);
         let mut base = weights(&mut random, DType::Bf16, SHAPE, PACKED);
         base.set(0, 5, f64::INFINITY);
@@ -63,7 +64,7 @@ impl Merged {
     }
 
     /// The whole record still restores.
-    fn restores<D: TestDevice>(mut self, device: &mut D) {
+    fn restores<D: TestDevice>(mut self, device: &Tested<D>) {
         let mut record = device.upload_record(&self.record);
         run::update_weights(device, &mut self.w, Some(&self.adapter), None, Some(&mut record)).unwrap();
         assert!(self.w.all_bits() == self.base.all_bits(), "{}", D::NAME);
@@ -73,7 +74,7 @@ impl Merged {
 /// The unmerge and the switch must be refused as a mismatch, and nothing written.
 #[track_caller]
 fn refused<D: TestDevice>(
-    device: &mut D,
+    device: &Tested<D>,
     w: &Matrix,
     adapter: &AdapterArguments,
     record: &RestoreRecord,
@@ -95,7 +96,7 @@ fn refused<D: TestDevice>(
     message
 }
 
-fn records_of_something_else_are_refused<D: TestDevice>(device: &mut D) {
+fn records_of_something_else_are_refused<D: TestDevice>(device: &Tested<D>) {
     let merged = Merged::new(device, RestoreMethod::Codes, 12);
     let Merged { w, adapter, record, .. } = &merged;
     let other = plain_adapter(&mut Random::new(13), SHAPE, 4, 1e-2);
@@ -135,11 +136,11 @@ fn records_of_something_else_are_refused<D: TestDevice>(device: &mut D) {
     merged.restores(device);
 }
 
-fn damaged_records_are_refused<D: TestDevice>(device: &mut D) {
+fn damaged_records_are_refused<D: TestDevice>(device: &Tested<D>) {
     let merged = Merged::new(device, RestoreMethod::Codes, 12);
     let Merged { w, adapter, record, .. } = &merged;
     let (recorded, escapes) = (merged.recorded(), record.escapes().to_vec());
-    let mut refuse = |record: RestoreRecord, what: &str| refused(device, w, adapter, &record, what);
+    let refuse = |record: RestoreRecord, what: &str| refused(device, w, adapter, &record, what);
 
     let all = record.codes().len();
     assert!(refuse(merged.with_codes(record.codes()[..all - 1].to_vec()), "a code too few").contains("480"));
@@ -186,13 +187,13 @@ fn damaged_records_are_refused<D: TestDevice>(device: &mut D) {
     Merged { record: reversed, ..merged }.restores(device);
 }
 
-fn replaced_codes_are_refused<D: TestDevice>(device: &mut D) {
+fn replaced_codes_are_refused<D: TestDevice>(device: &Tested<D>) {
     for method in [RestoreMethod::Codes, RestoreMethod::Backup] {
         let merged = Merged::new(device, method, 15);
         let other = Merged::new(device, method, 16);
         let (mut record, mut others) =
             (device.upload_record(&merged.record), device.upload_record(&other.record));
-        let own = record.replace_codes(others.replace_codes(D::Codes::default()));
+        let own = record.replace_codes(others.replace_codes(Codes::<D>::default()));
         let mut w = merged.w.clone();
         let result = run::update_weights(device, &mut w, Some(&merged.adapter), None, Some(&mut record));
         assert!(matches!(result, Err(Error::RecordMismatch(_))), "{} {method:?}: {result:?}", D::NAME);
@@ -204,7 +205,7 @@ fn replaced_codes_are_refused<D: TestDevice>(device: &mut D) {
 }
 
 /// A few flipped bits anywhere in the record or the weight.
-fn random_damage_is_refused<D: TestDevice>(device: &mut D) {
+fn random_damage_is_refused<D: TestDevice>(device: &Tested<D>) {
     let damages = if D::SIZE == Size::Full { 300 } else { 12 };
     for method in [RestoreMethod::Codes, RestoreMethod::Backup] {
         let merged = Merged::new(device, method, 12);

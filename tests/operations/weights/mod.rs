@@ -6,10 +6,10 @@ mod restore;
 mod stochastic;
 mod updates;
 
-use crate::common::matrix::{Arrangement, Data, Matrix};
-use crate::common::random::Random;
-use crate::common::run::AdapterArguments;
 use lora_kernels::DType;
+use lora_oracle::matrix::{Arrangement, Data, Matrix};
+use lora_oracle::random::Random;
+use lora_oracle::run::AdapterArguments;
 
 /// Whether a matrix is stored transposed, and the gap between its rows.
 type Place = (bool, usize);
@@ -17,7 +17,7 @@ type Place = (bool, usize);
 const PACKED: Place = (false, 0);
 
 fn arrangement((transposed, gap): Place) -> Arrangement {
-    Arrangement { transposed, gap, offset: 0 }
+    Arrangement { transposed, gap, ..Arrangement::default() }
 }
 
 /// Normal with the given standard deviation (Box and Muller).

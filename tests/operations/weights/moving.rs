@@ -1,12 +1,13 @@
 //! Records are the same on every device, and move between devices.
 
 use super::{PACKED, Place, arrangement, plain_adapter, weights};
-use crate::common::device::{Cpu, Size, TestDevice, device_tests};
-use crate::common::matrix::Matrix;
-use crate::common::random::Random;
-use crate::common::run::{self, AdapterArguments, Update};
+use crate::devices::device_tests;
 use lora_kernels::restore::{RestoreMethod, RestoreRecord};
 use lora_kernels::{DType, Rounding};
+use lora_oracle::device::{Cpu, Size, TestDevice, Tested};
+use lora_oracle::matrix::Matrix;
+use lora_oracle::random::Random;
+use lora_oracle::run::{self, AdapterArguments, Update};
 
 device_tests!(records_are_those_of_the_cpu, records_move_between_devices, large_weights_are_identified_alike);
 
@@ -29,13 +30,13 @@ fn with_awkward(random: &mut Random, dtype: DType, shape: [usize; 2], place: Pla
 
 /// Merge, switch and unmerge on both devices: everything must agree after each step.
 fn agree<D: TestDevice>(
-    device: &mut D,
+    device: &Tested<D>,
     w: &Matrix,
     adapters: &[AdapterArguments; 2],
     method: RestoreMethod,
     rounding: Rounding,
 ) {
-    let mut cpu = Cpu::open().unwrap();
+    let cpu = Tested::<Cpu>::open().unwrap();
     let (mut ours, mut theirs) = (w.clone(), w.clone());
     let (mut record, mut of_cpu) = (RestoreRecord::new(method), RestoreRecord::new(method));
     for (remove, add) in [(None, Some(0)), (Some(0), Some(1)), (Some(1), None)] {
@@ -43,7 +44,7 @@ fn agree<D: TestDevice>(
         let update = Update { remove, add, rounding, report: false };
         let context = format!("{} {} {:?} {method:?} {rounding:?}", D::NAME, w.dtype(), w.arrangement);
         update.run(device, &mut ours, Some(&mut record)).unwrap_or_else(|error| panic!("{context}: {error}"));
-        update.run(&mut cpu, &mut theirs, Some(&mut of_cpu)).unwrap();
+        update.run(&cpu, &mut theirs, Some(&mut of_cpu)).unwrap();
         assert!(ours.all_bits() == theirs.all_bits(), "{context}");
         let downloaded = device.download_record(&record);
         assert_eq!(downloaded.recorded(), of_cpu.recorded(), "{context}");
@@ -53,7 +54,7 @@ fn agree<D: TestDevice>(
     assert!(ours.all_bits() == w.all_bits());
 }
 
-fn records_are_those_of_the_cpu<D: TestDevice>(device: &mut D) {
+fn records_are_those_of_the_cpu<D: TestDevice>(device: &Tested<D>) {
     let shapes: &[[usize; 2]] = if D::SIZE == Size::Full {
         &[[1, 1], [64, 128], [67, 131], [3, 300], [130, 9]]
     } else {
@@ -75,9 +76,9 @@ fn records_are_those_of_the_cpu<D: TestDevice>(device: &mut D) {
     }
 }
 
-fn records_move_between_devices<D: TestDevice>(device: &mut D) {
+fn records_move_between_devices<D: TestDevice>(device: &Tested<D>) {
     let shape = [20, 50];
-    let mut cpu = Cpu::open().unwrap();
+    let cpu = Tested::<Cpu>::open().unwrap();
     for (dtype, place) in [(DType::F16, PACKED), (DType::Bf16, (true, 1)), (DType::F32, PACKED)] {
         for method in [RestoreMethod::Codes, RestoreMethod::Backup] {
             let mut random = Random::new(6);
@@ -86,25 +87,19 @@ fn records_move_between_devices<D: TestDevice>(device: &mut D) {
             let context = format!("{} {dtype} {method:?}", D::NAME);
 
             let (mut w, mut record) = (base.clone(), RestoreRecord::new(method));
-            run::update_weights(&mut cpu, &mut w, None, Some(&adapters[0]), Some(&mut record)).unwrap();
+            run::update_weights(&cpu, &mut w, None, Some(&adapters[0]), Some(&mut record)).unwrap();
             let mut uploaded = device.upload_record(&record);
             run::update_weights(device, &mut w, Some(&adapters[0]), Some(&adapters[1]), Some(&mut uploaded))
                 .unwrap();
             let mut downloaded = device.download_record(&uploaded);
-            run::update_weights(&mut cpu, &mut w, Some(&adapters[1]), None, Some(&mut downloaded)).unwrap();
+            run::update_weights(&cpu, &mut w, Some(&adapters[1]), None, Some(&mut downloaded)).unwrap();
             assert!(w.all_bits() == base.all_bits(), "{context}: from the CPU and back");
 
             let mut record = RestoreRecord::new(method);
             run::update_weights(device, &mut w, None, Some(&adapters[0]), Some(&mut record)).unwrap();
             let mut downloaded = device.download_record(&record);
-            run::update_weights(
-                &mut cpu,
-                &mut w,
-                Some(&adapters[0]),
-                Some(&adapters[1]),
-                Some(&mut downloaded),
-            )
-            .unwrap();
+            run::update_weights(&cpu, &mut w, Some(&adapters[0]), Some(&adapters[1]), Some(&mut downloaded))
+                .unwrap();
             let mut uploaded = device.upload_record(&downloaded);
             run::update_weights(device, &mut w, Some(&adapters[1]), None, Some(&mut uploaded)).unwrap();
             assert!(w.all_bits() == base.all_bits(), "{context}: to the CPU and back");
@@ -113,7 +108,7 @@ fn records_move_between_devices<D: TestDevice>(device: &mut D) {
 }
 
 /// More than 131,072 elements, with strides and NaN payloads, in both orientations.
-fn large_weights_are_identified_alike<D: TestDevice>(device: &mut D) {
+fn large_weights_are_identified_alike<D: TestDevice>(device: &Tested<D>) {
     let shape = [367, 363];
     let mut random = Random::new(20);
     let cases: &[(DType, Place)] = match D::SIZE {
@@ -145,8 +140,14 @@ fn large_weights_are_identified_alike<D: TestDevice>(device: &mut D) {
         let (mut of_cpu, mut record) = (RestoreRecord::new(method), RestoreRecord::new(method));
         let (mut ours, mut theirs) = (w.clone(), w.clone());
         run::update_weights(device, &mut ours, None, Some(&adapter), Some(&mut record)).unwrap();
-        run::update_weights(&mut Cpu::open().unwrap(), &mut theirs, None, Some(&adapter), Some(&mut of_cpu))
-            .unwrap();
+        run::update_weights(
+            &Tested::<Cpu>::open().unwrap(),
+            &mut theirs,
+            None,
+            Some(&adapter),
+            Some(&mut of_cpu),
+        )
+        .unwrap();
         assert_eq!(record.recorded(), of_cpu.recorded(), "{} {dtype}", D::NAME);
         assert_eq!(record.escapes(), of_cpu.escapes(), "{} {dtype}", D::NAME);
 

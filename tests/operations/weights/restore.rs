@@ -1,13 +1,14 @@
 //! A restore record gives the old weights back, bit for bit.
 
 use super::{PACKED, Place, adapter, arrangement, normal_matrix, plain_adapter, rounded, weights};
-use crate::common::device::{Size, TestDevice, device_tests};
-use crate::common::matrix::Matrix;
-use crate::common::problem::DTYPES;
-use crate::common::random::Random;
-use crate::common::run::{self, AdapterArguments, Update};
+use crate::devices::device_tests;
 use lora_kernels::restore::{Escape, RestoreMethod, RestoreRecord};
 use lora_kernels::{DType, Rounding};
+use lora_oracle::device::{Size, TestDevice, Tested};
+use lora_oracle::matrix::Matrix;
+use lora_oracle::problem::DTYPES;
+use lora_oracle::random::Random;
+use lora_oracle::run::{self, AdapterArguments, Update};
 
 device_tests!(
     many_switches_leave_the_base_as_it_was,
@@ -21,7 +22,7 @@ device_tests!(
 const METHODS: [RestoreMethod; 2] = [RestoreMethod::Codes, RestoreMethod::Backup];
 
 /// Random switches, with every so often an unmerge and a merge between.
-fn switches<D: TestDevice>(device: &mut D, dtypes: (DType, DType), method: RestoreMethod, seed: u64) {
+fn switches<D: TestDevice>(device: &Tested<D>, dtypes: (DType, DType), method: RestoreMethod, seed: u64) {
     let (shape, count) = if D::SIZE == Size::Full { ([67, 93], 500) } else { ([35, 37], 8) };
     let mut random = Random::new(seed);
     let base = weights(&mut random, dtypes.0, shape, (seed % 2 == 1, 1));
@@ -56,7 +57,7 @@ fn switches<D: TestDevice>(device: &mut D, dtypes: (DType, DType), method: Resto
     assert!(record.recorded().is_none());
 }
 
-fn many_switches_leave_the_base_as_it_was<D: TestDevice>(device: &mut D) {
+fn many_switches_leave_the_base_as_it_was<D: TestDevice>(device: &Tested<D>) {
     for (n, dtypes) in DTYPES.into_iter().enumerate() {
         for (m, method) in METHODS.into_iter().enumerate() {
             switches(device, dtypes, method, (2 * n + m) as u64);
@@ -74,7 +75,7 @@ fn awkward_bits(dtype: DType) -> Vec<u32> {
     patterns.iter().flat_map(|&pattern| [pattern & !sign, pattern | sign]).collect()
 }
 
-fn weights_beyond_the_reach_of_codes_come_back<D: TestDevice>(device: &mut D) {
+fn weights_beyond_the_reach_of_codes_come_back<D: TestDevice>(device: &Tested<D>) {
     for dtype in [DType::Bf16, DType::F16, DType::F32] {
         let patterns = awkward_bits(dtype);
         // A CUDA backend has room for about a thousand escapes.
@@ -112,7 +113,7 @@ fn weights_beyond_the_reach_of_codes_come_back<D: TestDevice>(device: &mut D) {
 }
 
 /// 1 + w is 1 for these weights, and 1 − 1 is 0: the code is how many values w is away from +0.
-fn a_code_reaches_127_steps<D: TestDevice>(device: &mut D) {
+fn a_code_reaches_127_steps<D: TestDevice>(device: &Tested<D>) {
     for dtype in [DType::Bf16, DType::F16, DType::F32] {
         let sign = super::nearest_bits(dtype, -0.0);
         let steps: [(u32, Option<i8>); 10] = [
@@ -155,7 +156,7 @@ fn a_code_reaches_127_steps<D: TestDevice>(device: &mut D) {
     }
 }
 
-fn records_stack<D: TestDevice>(device: &mut D) {
+fn records_stack<D: TestDevice>(device: &Tested<D>) {
     let shape = if D::SIZE == Size::Full { [30, 140] } else { [11, 70] };
     let mut random = Random::new(10);
     let mut w = weights(&mut random, DType::Bf16, shape, PACKED);
@@ -173,7 +174,7 @@ fn records_stack<D: TestDevice>(device: &mut D) {
 }
 
 /// A record made over one layout restores over another: codes count in W \[in, out\].
-fn records_do_not_depend_on_layout<D: TestDevice>(device: &mut D) {
+fn records_do_not_depend_on_layout<D: TestDevice>(device: &Tested<D>) {
     // The wide ones reach beyond one block of work in each direction.
     let shapes: &[[usize; 2]] =
         if D::SIZE == Size::Full { &[[66, 131], [70, 1100], [1100, 70]] } else { &[[66, 70]] };
@@ -212,7 +213,7 @@ fn records_do_not_depend_on_layout<D: TestDevice>(device: &mut D) {
 }
 
 /// Rounding has lost bits; that is why there are records.
-fn without_a_record_unmerging_is_close_but_not_exact<D: TestDevice>(device: &mut D) {
+fn without_a_record_unmerging_is_close_but_not_exact<D: TestDevice>(device: &Tested<D>) {
     let shape = [40, 64];
     let mut random = Random::new(11);
     let base = normal_matrix(&mut random, DType::Bf16, shape, PACKED, 0.02);

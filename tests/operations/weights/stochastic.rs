@@ -1,12 +1,13 @@
 //! Stochastic rounding: every draw is where the contract has it.
 
 use super::{PACKED, Place, arrangement, exact, plain_adapter, weights};
-use crate::common::device::{Size, TestDevice, device_tests};
-use crate::common::matrix::Matrix;
-use crate::common::oracle::philox;
-use crate::common::random::Random;
-use crate::common::run::{AdapterArguments, Update};
+use crate::devices::device_tests;
 use lora_kernels::{DType, Rounding};
+use lora_oracle::device::{Size, TestDevice, Tested};
+use lora_oracle::matrix::Matrix;
+use lora_oracle::oracle::philox;
+use lora_oracle::random::Random;
+use lora_oracle::run::{AdapterArguments, Update};
 
 device_tests!(
     the_draw_of_each_weight_decides,
@@ -21,7 +22,7 @@ fn draw(seed: u64, i: usize, j: usize) -> u32 {
     philox(counter, [seed as u32, (seed >> 32) as u32])[j % 4]
 }
 
-fn check<D: TestDevice>(device: &mut D, dtype: DType, shape: [usize; 2], place: Place) {
+fn check<D: TestDevice>(device: &Tested<D>, dtype: DType, shape: [usize; 2], place: Place) {
     const SEED: u64 = 0x1234_5678_9ABC_DEF0;
     let mut random = Random::new(3);
     let base = weights(&mut random, dtype, shape, place);
@@ -48,7 +49,7 @@ fn check<D: TestDevice>(device: &mut D, dtype: DType, shape: [usize; 2], place: 
 }
 
 /// More than 256 rows and columns among them: a counter that wraps in 8 bits, or counts by 64 blocks, would show.
-fn the_draw_of_each_weight_decides<D: TestDevice>(device: &mut D) {
+fn the_draw_of_each_weight_decides<D: TestDevice>(device: &Tested<D>) {
     for dtype in [DType::Bf16, DType::F16] {
         for place in [(false, 1), (true, 1)] {
             for shape in [[3, 600], [600, 3]] {
@@ -71,12 +72,12 @@ fn below_half_a_step([rows, cols]: [usize; 2], place: Place, delta: f32) -> (Mat
 }
 
 /// Rounding to nearest loses it, stochastic rounding keeps it in the mean.
-fn delta_is_kept_in_the_mean<D: TestDevice>(device: &mut D) {
+fn delta_is_kept_in_the_mean<D: TestDevice>(device: &Tested<D>) {
     let shape = if D::SIZE == Size::Full { [512, 512] } else { [64, 64] };
     let elements = (shape[0] * shape[1]) as f64;
     let delta = 0.001f32;
     let (base, adapter) = below_half_a_step(shape, PACKED, delta);
-    let mut mean = |rounding| {
+    let mean = |rounding| {
         let mut w = base.clone();
         Update { add: Some(&adapter), rounding, ..Update::default() }.run(device, &mut w, None).unwrap();
         (0..shape[0] * shape[1]).map(|n| w.get(n / shape[1], n % shape[1]) - 1.0).sum::<f64>() / elements
@@ -92,7 +93,7 @@ fn delta_is_kept_in_the_mean<D: TestDevice>(device: &mut D) {
     }
 }
 
-fn representable_sums_stay<D: TestDevice>(device: &mut D) {
+fn representable_sums_stay<D: TestDevice>(device: &Tested<D>) {
     let (rows, cols) = (20, 68);
     let mut random = Random::new(5);
     let base = super::normal_matrix(&mut random, DType::F16, [rows, cols], PACKED, 1e-5);
@@ -107,7 +108,7 @@ fn representable_sums_stay<D: TestDevice>(device: &mut D) {
 }
 
 /// No two stretches of rows or columns are rounded alike, whatever the distance between them.
-fn draws_do_not_repeat<D: TestDevice>(device: &mut D) {
+fn draws_do_not_repeat<D: TestDevice>(device: &Tested<D>) {
     for (shape, place) in
         [([2, 600], PACKED), ([2, 600], (true, 0)), ([600, 2], PACKED), ([600, 2], (true, 0))]
     {

@@ -1,15 +1,15 @@
 //! Updates without a record, Δ, and reports.
 
 use super::{PACKED, Place, adapter, arrangement, nearest_bits, plain_adapter, rounded, sum, weights};
-use crate::common::device::{Size, TestDevice, device_tests};
-use crate::common::matrix::Matrix;
-use crate::common::problem::DTYPES;
-use crate::common::random::Random;
-use crate::common::run::{self, AdapterArguments, Update};
+use crate::devices::device_tests;
 use lora_kernels::{DType, MergeReport};
+use lora_oracle::device::{Size, TestDevice, Tested};
+use lora_oracle::matrix::Matrix;
+use lora_oracle::problem::DTYPES;
+use lora_oracle::random::Random;
+use lora_oracle::run::{self, AdapterArguments, Update};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use std::cell::RefCell;
 
 device_tests!(
     every_shape_and_element_type,
@@ -21,7 +21,7 @@ device_tests!(
 
 /// Merge, switch, unmerge and Δ of one shape, with every matrix laid out as asked.
 fn check<D: TestDevice>(
-    device: &mut D,
+    device: &Tested<D>,
     shape: [usize; 2],
     ranks: [usize; 2],
     places: [Place; 3],
@@ -48,7 +48,7 @@ fn check<D: TestDevice>(
     }
 }
 
-fn every_shape_and_element_type<D: TestDevice>(device: &mut D) {
+fn every_shape_and_element_type<D: TestDevice>(device: &Tested<D>) {
     let plain = [PACKED; 3];
     let peft = [(true, 0); 3];
     let mixed = [(false, 3), (true, 1), (false, 2)];
@@ -69,7 +69,7 @@ fn every_shape_and_element_type<D: TestDevice>(device: &mut D) {
     }
 }
 
-fn any_shape_and_layout<D: TestDevice>(device: &mut D) {
+fn any_shape_and_layout<D: TestDevice>(device: &Tested<D>) {
     let (cases, most) = if D::SIZE == Size::Full { (80, [80usize, 140]) } else { (6, [40, 70]) };
     let place = || (any::<bool>(), 0usize..4);
     let problems = (
@@ -78,17 +78,16 @@ fn any_shape_and_layout<D: TestDevice>(device: &mut D) {
         [place(), place(), place()],
         proptest::sample::select(&DTYPES[..]),
     );
-    let device = RefCell::new(device);
     let config = Config { cases, max_shrink_iters: 64, failure_persistence: None, ..Config::default() };
     let result = TestRunner::new(config).run(&problems, |(shape, ranks, places, dtypes)| {
-        check(&mut **device.borrow_mut(), shape, ranks, places, dtypes);
+        check(device, shape, ranks, places, dtypes);
         Ok(())
     });
     result.unwrap_or_else(|failure| panic!("{failure}"));
 }
 
 /// NaN weights keep their payload; a NaN that the update makes is the same on every machine.
-fn nan_bits_are_defined<D: TestDevice>(device: &mut D) {
+fn nan_bits_are_defined<D: TestDevice>(device: &Tested<D>) {
     let mut w = Matrix::from_fn(DType::Bf16, 1, 3, arrangement(PACKED), |_, j| [0.0, f64::INFINITY, 1.0][j]);
     w.set_bits(0, 0, 0xFFA5);
     let b = [[-1.0, -2.0, 0.0], [-1.0, -2.0, 0.0]];
@@ -101,7 +100,7 @@ fn nan_bits_are_defined<D: TestDevice>(device: &mut D) {
     assert_eq!(w.all_bits(), [0xFFA5, 0x7FFF, 0x3F80], "{}", D::NAME);
 }
 
-fn without_adapters_nothing_changes<D: TestDevice>(device: &mut D) {
+fn without_adapters_nothing_changes<D: TestDevice>(device: &Tested<D>) {
     let mut w = Matrix::from_fn(DType::F32, 2, 2, arrangement((true, 1)), |i, j| {
         [[0.0, -0.0], [1.0, f64::INFINITY]][i][j]
     });
@@ -114,7 +113,7 @@ fn without_adapters_nothing_changes<D: TestDevice>(device: &mut D) {
 }
 
 /// Against a plain f64 loop, for what is added and for what is taken out.
-fn reports_measure_the_rounding<D: TestDevice>(device: &mut D) {
+fn reports_measure_the_rounding<D: TestDevice>(device: &Tested<D>) {
     let shape = if D::SIZE == Size::Full { [97, 150] } else { [21, 70] };
     let [rows, cols] = shape;
     let mut random = Random::new(6);

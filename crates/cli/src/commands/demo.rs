@@ -1,18 +1,19 @@
 //! `lora demo`: a tiny model with adapters, to try the other commands on.
 
-use crate::arguments::Demo;
 use crate::console::Console;
 use crate::failure::Result;
 use crate::{interrupt, units};
+use clap::Args;
 use lora_kernels::half::bf16;
 use lora_measure::inputs::uniform;
-use lora_peft::new_directory::NewDirectory;
+use lora_peft::checkpoint::{Outline, ShardWriter};
+use lora_peft::files::NewDirectory;
 use lora_peft::tensor::file_type;
-use lora_peft::writer::{Outline, ShardWriter};
 use lora_peft::{Adapter, AdapterConfig, AdapterLayer, Tensor};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::path::PathBuf;
 
 const HIDDEN: usize = 64;
 const INTERMEDIATE: usize = 176;
@@ -30,21 +31,40 @@ const OTHER_SEED: u32 = 4_000;
 
 type Tensors = Vec<(String, Tensor)>;
 
-pub fn run(arguments: &Demo, console: &Console) -> Result<()> {
-    interrupt::clean_up_on_signals()?;
-    let directory = NewDirectory::create(&arguments.directory)?;
-    directory.notes().iter().for_each(|note| console.warning(note));
-    let written = write(directory.path());
-    let bytes = written.map_err(|error| directory.explain(error))?;
-    directory.commit()?;
-    console.note(&format!(
-        "A Llama of {} with random weights and two adapters; written to {name}. Next:\n\
-         \x20 cd {name}\n\
-         \x20 lora info llama/ my-adapter/\n\
-         \x20 lora merge --base llama/ --adapter my-adapter/ --out merged/ --exact\n",
-        units::bytes(bytes),
-        name = arguments.directory.display()
-    ))
+/// Write a tiny model with adapters, to try the other commands on
+///
+/// The directory gets a Llama with random weights of about 0.3 MB (`llama`), the same after a change of rank 4
+/// (`llama-tuned`), and two adapters of it (`my-adapter`, `other-adapter`).
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  lora demo lora-demo
+  cd lora-demo
+  lora info llama/ my-adapter/")]
+pub struct Demo {
+    /// Directory to write; it must not exist, or be empty
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+}
+
+impl Demo {
+    /// Runs the command.
+    pub fn run(&self, console: &Console) -> Result<()> {
+        interrupt::clean_up_on_signals()?;
+        let directory = NewDirectory::create(&self.directory)?;
+        directory.notes().iter().for_each(|note| console.warning(note));
+        let written = write(directory.path());
+        let bytes = written.map_err(|error| directory.explain(error))?;
+        directory.commit()?;
+        console.note(&format!(
+            "A Llama of {} with random weights and two adapters; written to {name}. Next:\n\
+             \x20 cd {name}\n\
+             \x20 lora info llama/ my-adapter/\n\
+             \x20 lora merge --base llama/ --adapter my-adapter/ --out merged/ --exact\n",
+            units::bytes(bytes),
+            name = self.directory.display()
+        ))
+    }
 }
 
 /// Returns the bytes of the model's tensors.

@@ -1,15 +1,41 @@
 //! What merge, unmerge and switch have in common.
 
 use crate::adapters::NamedAdapter;
-use crate::arguments::{Output, RoundingMode, Update};
 use crate::console::Console;
-use crate::destination::Destination;
+use crate::destination::{Destination, Output};
+use crate::device::{self, DeviceChoice};
 use crate::failure::{About, Failure, Result};
-use crate::{device, summary};
+use crate::summary;
+use clap::{Args, ValueEnum};
 use lora_kernels::Rounding;
 use lora_peft::{Edit, EditOptions, Progress};
 use std::path::Path;
 use std::time::Instant;
+
+/// How weights change.
+#[derive(Debug, Args)]
+pub struct Update {
+    /// Where to compute: auto (a GPU if there is one that can be used), cpu, or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// How changed 16-bit weights are rounded: to the nearest value, or up or down at random, so that small changes
+    /// survive on average
+    #[arg(long, value_name = "HOW", default_value = "nearest")]
+    pub rounding: RoundingMode,
+    /// Seed of --rounding stochastic
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// List for each weight what rounding did: the share of unchanged elements, the largest and the RMS error
+    #[arg(long)]
+    pub report: bool,
+}
+
+/// Names of rounding modes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RoundingMode {
+    Nearest,
+    Stochastic,
+}
 
 /// The options of an edit.
 pub struct Job<'a> {

@@ -1,39 +1,75 @@
 //! `lora extract`.
 
-use crate::arguments::Extract;
 use crate::console::Console;
 use crate::destination::Destination;
+use crate::destination::Output;
+use crate::element_type::ElementType;
 use crate::failure::{About, Result};
 use crate::table::Table;
 use crate::units;
+use clap::Args;
+use lora_peft::adapter::CONFIG_FILE;
 use lora_peft::adapter::WEIGHTS_FILE;
-use lora_peft::config::CONFIG_FILE;
-use lora_peft::extract::{ExtractOptions, ExtractedModule, extract};
+use lora_peft::making::{ExtractOptions, ExtractedModule, extract};
 use lora_peft::{Adapter, Checkpoint, Progress, printable};
 use std::fs::File;
 use std::path::Path;
+use std::path::PathBuf;
 
-pub fn run(arguments: &Extract, console: &Console, progress: &Progress) -> Result<()> {
-    let base = Checkpoint::open(&arguments.base).about(&arguments.base)?;
-    let tuned = Checkpoint::open(&arguments.tuned).about(&arguments.tuned)?;
-    let output = &arguments.output;
-    let inputs: [&Path; 2] = [&arguments.base, &arguments.tuned];
-    let destination = Destination::new(&output.out, output.force, &inputs, console)?;
-    let options = ExtractOptions { rank: arguments.rank as usize, dtype: arguments.dtype.into() };
-    let (adapter, modules) = console
-        .watch("comparing", progress, || extract(&base, &tuned, options, progress))
-        .about(&arguments.tuned)?;
-    let directory = destination.create(console)?;
-    write(&adapter, directory.path()).map_err(|error| directory.explain(error))?;
-    destination.finish(directory)?;
-    console.note(&errors(&modules))?;
-    console.note(&format!(
-        "Adapter of {} parameters for {} modules, {} tensors whole; written to {}.\n",
-        units::count(adapter.parameters()),
-        adapter.layers.len(),
-        adapter.replaced.len(),
-        printable::path(&output.out)
-    ))
+/// Make an adapter from the difference of two checkpoints
+///
+/// For each matrix that differs, B·A is the best approximation of the difference at the rank, by truncated singular
+/// value decomposition. Changed tensors that are no matrices go along whole. The summary lists what the rank leaves
+/// over: 0 means that the adapter is all of the difference, 1 that it has nothing of it.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  lora extract --base llama/ --tuned llama-tuned/ --rank 32 --out adapter/
+  lora extract --base llama/ --tuned llama-tuned/ --rank 64 --dtype bf16 --out adapter/
+
+Time grows with the cube of the layers' width. Try a small rank first: the errors show what more
+would bring.")]
+pub struct Extract {
+    /// The base checkpoint
+    #[arg(long, value_name = "PATH")]
+    base: PathBuf,
+    /// The checkpoint after fine-tuning
+    #[arg(long, value_name = "PATH")]
+    tuned: PathBuf,
+    /// Rank of each module's adapter
+    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(1..))]
+    rank: u32,
+    /// Element type of the adapter
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    dtype: ElementType,
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Extract {
+    /// Runs the command.
+    pub fn run(&self, console: &Console, progress: &Progress) -> Result<()> {
+        let base = Checkpoint::open(&self.base).about(&self.base)?;
+        let tuned = Checkpoint::open(&self.tuned).about(&self.tuned)?;
+        let output = &self.output;
+        let inputs: [&Path; 2] = [&self.base, &self.tuned];
+        let destination = Destination::new(&output.out, output.force, &inputs, console)?;
+        let options = ExtractOptions { rank: self.rank as usize, dtype: self.dtype.into() };
+        let (adapter, modules) = console
+            .watch("comparing", progress, || extract(&base, &tuned, options, progress))
+            .about(&self.tuned)?;
+        let directory = destination.create(console)?;
+        write(&adapter, directory.path()).map_err(|error| directory.explain(error))?;
+        destination.finish(directory)?;
+        console.note(&errors(&modules))?;
+        console.note(&format!(
+            "Adapter of {} parameters for {} modules, {} tensors whole; written to {}.\n",
+            units::count(adapter.parameters()),
+            adapter.layers.len(),
+            adapter.replaced.len(),
+            printable::path(&output.out)
+        ))
+    }
 }
 
 /// Unlike [`Adapter::save`] it never creates the directory, which a signal may have removed, and syncs.

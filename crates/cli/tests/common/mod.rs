@@ -3,8 +3,8 @@
 #![allow(dead_code, reason = "each test crate uses a part")]
 
 use lora_peft::Checkpoint;
+use lora_peft::checkpoint::{Outline, ShardWriter};
 use lora_peft::tensor::Dtype;
-use lora_peft::writer::{Outline, ShardWriter};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;

@@ -72,6 +72,9 @@ impl AlignedStack {
     }
 }
 
+// SAFETY: the mapping belongs to this value alone.
+unsafe impl Send for AlignedStack {}
+
 impl Drop for AlignedStack {
     fn drop(&mut self) {
         // SAFETY: mapped by `new` with this size; no fiber runs on it any more.

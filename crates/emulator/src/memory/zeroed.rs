@@ -12,6 +12,11 @@ pub(crate) struct Zeroed<T> {
     len: usize,
 }
 
+// SAFETY: the mapping belongs to this value alone.
+unsafe impl<T: Send> Send for Zeroed<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for Zeroed<T> {}
+
 impl<T: Zeroable> Zeroed<T> {
     /// `T` is aligned to no more than a page.
     pub fn new(len: usize) -> Self {

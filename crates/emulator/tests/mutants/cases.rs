@@ -1,12 +1,12 @@
 //! Small operations that reach every part of a kernel.
 
-use crate::operations::common::ordered_sums::OrderedSum;
-use crate::operations::common::problem::{Arrangements, Layer, Problem};
 use crate::operations::{Case, products, weights};
 use lora_kernels::DType::{self, Bf16, F16, F32};
 use lora_kernels::cuda::F32Math;
 use lora_kernels::ops::WriteMode;
 use lora_kernels::restore::RestoreMethod;
+use lora_oracle::ordered_sums::OrderedSum;
+use lora_oracle::problem::{Arrangements, Layer, Problem};
 
 fn integers(rows: usize, inputs: usize, outputs: usize, rank: usize) -> Problem {
     Problem::new(rows, inputs, outputs, rank).dtypes((Bf16, Bf16)).small_integers()

@@ -1,7 +1,6 @@
 //! Weights at the edges of what formats and codes hold.
 
 use super::Device;
-use super::common::device::TestDevice;
 use super::weights::{OnDevice, free, free_codes, layout, upload, weights};
 use super::weights_support::{Factors, Random, Stored, all_bits, bits, from_bits};
 use half::{bf16, f16};
@@ -74,10 +73,10 @@ fn non_finite<T: Element>(device: &mut Device, stochastic: bool, transposed: boo
     let mut w = Stored::new(&base, rows, cols, transposed, 2);
     let on_device = upload(device, &w);
     let update = WeightUpdate { rounding, ..WeightUpdate::merge(view(on_device, &w), adapter.view()) };
-    device.backend().update_weights(update).expect("a valid merge");
+    device.cuda().update_weights(update).expect("a valid merge");
     let merge = WeightUpdate { rounding, ..WeightUpdate::merge(w.view_mut(), factors.adapter()) };
     Cpu::new().update_weights(merge).expect("valid on the CPU");
-    let found: Vec<T> = device.backend().download(on_device).expect("a live buffer");
+    let found: Vec<T> = device.cuda().read(on_device).expect("a live buffer");
     assert!(all_bits(&found) == all_bits(&w.data), "{}: not the CPU's bits", T::DTYPE);
     let one_nan = if T::DTYPE == DType::F32 { 0x7FFF_FFFF } else { 0x7FFF };
     let found = Stored { data: found, ..w.clone() };
@@ -90,12 +89,12 @@ fn non_finite<T: Element>(device: &mut Device, stochastic: bool, transposed: boo
     let mut delta = Stored::new(&zeros, rows, cols, transposed, 2);
     let on_device = upload(device, &delta);
     device
-        .backend()
+        .cuda()
         .delta(Delta { adapter: adapter.view(), delta: view(on_device, &delta) })
         .expect("a valid delta");
     let expected = Delta { adapter: factors.adapter(), delta: delta.view_mut() };
     Cpu::new().delta(expected).expect("valid on the CPU");
-    let differences: Vec<T> = device.backend().download(on_device).expect("a live buffer");
+    let differences: Vec<T> = device.cuda().read(on_device).expect("a live buffer");
     assert!(all_bits(&differences) == all_bits(&delta.data), "{}: not the CPU's bits of Δ", T::DTYPE);
     free(device, on_device);
     adapter.free(device);
@@ -117,18 +116,18 @@ fn steps<T: Element>(device: &mut Device) -> Vec<u8> {
     let mut record: RestoreRecord<RawCodes> = RestoreRecord::new(RestoreMethod::Codes);
     let mut expected = RestoreRecord::new(RestoreMethod::Codes);
     let merge = WeightUpdate::merge(view(on_device, &w), adapter.view()).record(&mut record);
-    device.backend().update_weights(merge).expect("a valid merge");
+    device.cuda().update_weights(merge).expect("a valid merge");
     Cpu::new()
         .update_weights(WeightUpdate::merge(w.view_mut(), factors.adapter()).record(&mut expected))
         .expect("valid on the CPU");
     assert_eq!(record.escapes(), expected.escapes(), "{}: escapes", T::DTYPE);
     // 128 to 159 upwards, 127 to 159 downwards: −0 is one step below +0.
     assert_eq!(record.escapes().len(), 32 + 33, "{}: escapes", T::DTYPE);
-    let codes = device.backend().download_record(&record).expect("live codes");
+    let codes = device.cuda().download_record(&record).expect("live codes");
     assert!(codes.codes() == expected.codes(), "{}: codes", T::DTYPE);
     let unmerge = WeightUpdate::unmerge(view(on_device, &w), adapter.view()).record(&mut record);
-    device.backend().update_weights(unmerge).expect("a valid unmerge");
-    let found: Vec<T> = device.backend().download(on_device).expect("a live buffer");
+    device.cuda().update_weights(unmerge).expect("a valid unmerge");
+    let found: Vec<T> = device.cuda().read(on_device).expect("a live buffer");
     assert!(all_bits(&found) == all_bits(&base), "{}: not restored", T::DTYPE);
     free(device, on_device);
     free_codes(device, record);

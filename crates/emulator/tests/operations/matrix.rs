@@ -1,13 +1,13 @@
 //! The cases of the test matrix: every kernel over element types, ragged shapes, ranks and layouts.
 
-use super::common::ordered_sums::OrderedSum;
-use super::common::problem::{Arrangements, Layer, Problem};
 use super::edges::Edge;
 use super::{Case, products, weights};
 use lora_kernels::DType;
 use lora_kernels::cuda::F32Math;
 use lora_kernels::ops::WriteMode;
 use lora_kernels::restore::RestoreMethod;
+use lora_oracle::ordered_sums::OrderedSum;
+use lora_oracle::problem::{Arrangements, Layer, Problem};
 
 /// All cases.
 pub fn cases() -> Vec<Case> {
@@ -100,6 +100,11 @@ fn siblings() -> Vec<products::Case> {
         let problem = if e % 2 == 0 { problem.dropout(0.5) } else { problem.saving_s().bias(dtype) };
         cases.push(products::Case { problem, math, mode: WriteMode::Overwrite });
     }
+    // More than one launch of `pack` or `finalize` serves.
+    let nine = (1..10).map(|rank| Layer { out_features: 16 + 8 * rank, rank }).collect();
+    let problem = Problem { layers: nine, ..Problem::new(20, 80, 24, 1) };
+    let problem = problem.dtypes((DType::Bf16, DType::Bf16)).small_integers().bias(DType::F32);
+    cases.push(products::Case { problem, math: F32Math::Exact, mode: WriteMode::Accumulate });
     cases
 }
 

@@ -9,33 +9,16 @@ pub mod matrix;
 pub mod products;
 pub mod weights;
 
-/// The problems, the oracle and the tolerances of the library's own tests.
-#[path = "../../../../tests/operations/common"]
-pub mod common {
-    pub mod dense;
-    #[allow(unused_imports, unused_macros, reason = "its macro makes tests for all devices")]
-    pub mod device;
-    pub mod expect;
-    pub mod matrix;
-    pub mod oracle;
-    pub mod ordered_sums;
-    pub mod problem;
-    pub mod random;
-    pub mod rounded_once;
-    pub mod run;
-    pub mod tolerance;
-}
-
 #[path = "../weights_support/mod.rs"]
 mod weights_support;
 
 pub use device::Device;
 
-use common::ordered_sums::OrderedSum;
-use common::rounded_once;
 use lora_emulator::Schedule;
 use lora_kernels::DType;
 use lora_kernels::cuda::F32Math;
+use lora_oracle::ordered_sums::OrderedSum;
+use lora_oracle::rounded_once;
 
 /// An operation with its arguments.
 #[derive(Clone, Debug)]
@@ -67,10 +50,12 @@ impl Case {
             Case::Delta(case) => case.delta(device, verifies),
             Case::OrderedSum(sum) => {
                 device.set_f32_math(F32Math::Exact);
-                sum.check(device)
+                sum.check(device.tested())
             }
             Case::Edge(edge) => edge.check(device),
-            &Case::RoundedOnce { dtype, in_features } => rounded_once::check(device, dtype, in_features),
+            &Case::RoundedOnce { dtype, in_features } => {
+                rounded_once::check(device.tested(), dtype, in_features)
+            }
             Case::Far(case) => case.run(device),
         }
     }

@@ -1,15 +1,16 @@
 //! Forward and backward.
 
 use super::Device;
-use super::common::device::TestDevice;
-use super::common::expect::{self, assert_close, assert_exact};
-use super::common::matrix::Matrix;
-use super::common::problem::{Problem, Values};
-use super::common::run::{self, Gradient};
-use super::common::tolerance::Bounded;
+use super::device::Emulated;
 use lora_kernels::DType;
 use lora_kernels::cuda::F32Math;
 use lora_kernels::ops::WriteMode;
+use lora_oracle::device::TestDevice;
+use lora_oracle::expect::{self, assert_close, assert_exact};
+use lora_oracle::matrix::Matrix;
+use lora_oracle::problem::{Problem, Values};
+use lora_oracle::run::{self, Gradient};
+use lora_oracle::tolerance::Bounded;
 
 /// A forward or a backward.
 #[derive(Clone, Debug)]
@@ -48,14 +49,14 @@ impl Case {
     pub fn forward(&self, device: &mut Device, verifies: bool) -> Vec<u8> {
         device.set_f32_math(self.math);
         let mut arguments = self.problem.forward();
-        run::forward(device, &mut arguments).unwrap_or_else(|error| panic!("{self:?}: {error}"));
+        run::forward(device.tested(), &mut arguments).unwrap_or_else(|error| panic!("{self:?}: {error}"));
         if verifies {
             let mut entering = arguments.clone();
             entering.x = self.entering(&entering.x);
             for layer in &mut entering.projections {
                 layer.adapter.a = self.entering(&layer.adapter.a);
             }
-            let expected = expect::forward(&entering, Device::ROUNDINGS);
+            let expected = expect::forward(&entering, Emulated::ROUNDINGS);
             for (layer, expected) in arguments.projections.iter().zip(expected) {
                 if let Some(s) = &layer.s {
                     self.compare("s", s, &expected.s);
@@ -77,9 +78,9 @@ impl Case {
                 layer.dy = self.entering(&layer.dy);
                 layer.s = layer.s.as_ref().map(|s| self.entering(s));
             }
-            expect::backward(&entering, Device::ROUNDINGS)
+            expect::backward(&entering, Emulated::ROUNDINGS)
         });
-        run::backward(device, &mut arguments).unwrap_or_else(|error| panic!("{self:?}: {error}"));
+        run::backward(device.tested(), &mut arguments).unwrap_or_else(|error| panic!("{self:?}: {error}"));
         fn matrix(gradient: &Option<Gradient>) -> Option<&Matrix> {
             gradient.as_ref().map(|gradient| &gradient.matrix)
         }

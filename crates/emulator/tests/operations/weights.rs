@@ -1,15 +1,15 @@
 //! Weight updates and deltas, bit for bit against a scalar loop; records and fingerprints against the CPU backend.
 
 use super::Device;
-use super::common::device::TestDevice;
 use super::weights_support::{Factors, Random, Stored, all_bits, bits, from_bits, updated};
 use half::{bf16, f16};
 use lora_kernels::cpu::Cpu;
 use lora_kernels::cuda::engine::RawCodes;
+use lora_kernels::dropout::philox4x32_10;
 use lora_kernels::memory::{Raw, RawBuffer};
 use lora_kernels::ops::{Delta, MergeReport, WeightUpdate};
 use lora_kernels::restore::{RestoreMethod, RestoreRecord};
-use lora_kernels::{Adapter, Backend, DType, Element, Layout, MatrixMut, MatrixRef, Rounding, philox4x32_10};
+use lora_kernels::{Adapter, Backend, DType, Element, Layout, MatrixMut, MatrixRef, Rounding};
 
 /// Whether a matrix is stored transposed, and the gap between its rows.
 pub type Place = (bool, usize);
@@ -84,7 +84,7 @@ impl Case {
         for (remove, add) in [(None, Some(0)), (Some(0), Some(1)), (Some(1), Some(0)), (Some(0), None)] {
             let context = format!("{self:?}, {remove:?} to {add:?}");
             let report = device
-                .backend()
+                .cuda()
                 .update_weights(WeightUpdate {
                     w: MatrixMut::from_buffer(w, layout(&cpu_w)).expect("it fits"),
                     remove: remove.map(|n: usize| adapters[n].view()),
@@ -94,11 +94,11 @@ impl Case {
                     report: self.report,
                 })
                 .unwrap_or_else(|error| panic!("{context}: {error}"));
-            let data: Vec<T> = device.backend().download(w).expect("a live buffer");
+            let data: Vec<T> = device.cuda().read(w).expect("a live buffer");
             output.extend(all_bits(&data).into_iter().flat_map(u32::to_le_bytes));
             output.extend(format!("{report:?}").bytes());
             let codes =
-                record.recorded().map(|_| device.backend().download_record(&record).expect("live codes"));
+                record.recorded().map(|_| device.cuda().download_record(&record).expect("live codes"));
             output.extend(codes.iter().flat_map(|record| record.codes()));
             if !verifies {
                 continue;
@@ -172,10 +172,10 @@ impl Case {
         let buffer = upload(device, &before);
         let delta = MatrixMut::from_buffer(buffer, layout(&before)).expect("it fits");
         device
-            .backend()
+            .cuda()
             .delta(Delta { adapter: adapter.view(), delta })
             .unwrap_or_else(|error| panic!("{self:?}: {error}"));
-        let after = Stored { data: device.backend().download(buffer).expect("a live buffer"), ..before };
+        let after = Stored { data: device.cuda().read(buffer).expect("a live buffer"), ..before };
         if verifies {
             for (index, &found) in after.values().iter().enumerate() {
                 let (i, j) = (index / cols, index % cols);
@@ -265,7 +265,7 @@ impl<A: Element> OnDevice<A> {
 
     pub fn free(self, device: &mut Device) {
         for (buffer, stored) in self.buffers.into_iter().zip([self.a, self.b]) {
-            let now: Vec<A> = device.backend().download(buffer).expect("a live buffer");
+            let now: Vec<A> = device.cuda().read(buffer).expect("a live buffer");
             assert!(all_bits(&now) == all_bits(&stored.data), "an adapter was written to");
             free(device, buffer);
         }
@@ -280,15 +280,15 @@ pub fn layout<T: Element>(stored: &Stored<T>) -> Layout {
 }
 
 pub fn upload<T: Element>(device: &mut Device, stored: &Stored<T>) -> RawBuffer {
-    device.backend().upload("argument", &stored.data).expect("a live buffer")
+    device.cuda().upload_named("argument", &stored.data).expect("a live buffer")
 }
 
 pub fn free(device: &mut Device, buffer: RawBuffer) {
-    assert!(device.backend().emulator_mut().free(buffer.address), "the buffer was allocated");
+    assert!(device.emulator().free(buffer.address), "the buffer was allocated");
 }
 
 pub fn free_codes(device: &mut Device, record: RestoreRecord<RawCodes>) {
     if *record.codes() != RawCodes::default() {
-        assert!(device.backend().emulator_mut().free(record.codes().address), "the codes were allocated");
+        assert!(device.emulator().free(record.codes().address), "the codes were allocated");
     }
 }

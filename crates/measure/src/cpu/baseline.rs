@@ -1,7 +1,8 @@
 //! The parts of the unfused baselines: whole-matrix products and separate elementwise passes, on all cores.
 
 use lora_kernels::cpu::Cpu;
-use lora_kernels::{DType, Element, MatrixMut, MatrixRef, Result};
+use lora_kernels::ops::Output;
+use lora_kernels::{Backend, DType, Element, Frozen, MatrixMut, MatrixRef, Result};
 use rayon::prelude::*;
 
 /// Rows × columns, and whether the matrix is used transposed.
@@ -94,7 +95,7 @@ pub fn gemm(to: &mut [f32], keep: bool, factor: f32, left: Operand<'_, f32>, rig
 /// # Panics
 /// The shapes do not fit.
 pub fn product<T: Element>(
-    cpu: &mut Cpu,
+    cpu: &Cpu,
     to: &mut [T],
     left: Operand<'_, T>,
     right: Operand<'_, T>,
@@ -104,7 +105,8 @@ pub fn product<T: Element>(
         return Ok(());
     }
     let (rows, cols) = (left.shape().0, right.shape().1);
-    cpu.frozen(left.view()?, right.view()?, MatrixMut::new(to, rows, cols)?)
+    let y = Output::overwrite(MatrixMut::new(to, rows, cols)?);
+    cpu.frozen(Frozen { x: left.view()?, w: right.view()?, bias: None, y })
 }
 
 const CHUNK: usize = 1 << 14;

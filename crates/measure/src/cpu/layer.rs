@@ -6,7 +6,8 @@ use crate::{Pass, Problem, System};
 use lora_kernels::cpu::Cpu;
 use lora_kernels::ops::Output;
 use lora_kernels::{
-    Adapter, Backend, Backward, DType, Dropout, Element, Forward, MatrixMut, MatrixRef, Result, WeightUpdate,
+    Adapter, Backend, Backward, DType, Dropout, Element, Forward, Frozen, FrozenBackward, MatrixMut,
+    MatrixRef, Result, WeightUpdate,
 };
 
 /// One layer with everything that any system needs, ready to run any number of times.
@@ -113,7 +114,7 @@ impl<T: Element> Layer<T> {
         match system {
             System::Library | System::Frozen => return Ok(()),
             System::Unfused => {
-                product(&mut self.cpu, &mut self.delta, Operand::new(a, k, r), Operand::new(b, r, n))?;
+                product(&self.cpu, &mut self.delta, Operand::new(a, k, r), Operand::new(b, r, n))?;
                 scale(&mut self.delta, scale_now);
                 add(w, &self.delta);
             }
@@ -145,13 +146,15 @@ impl<T: Element> Layer<T> {
     fn frozen_forward(&mut self) -> Result<()> {
         let Problem { m, k, n, .. } = self.problem;
         let Inputs { x, w, .. } = &self.inputs;
-        self.cpu.frozen(view(x, m, k)?, view(w, k, n)?, view_mut(&mut self.y, m, n)?)
+        let y = Output::overwrite(view_mut(&mut self.y, m, n)?);
+        self.cpu.frozen(Frozen { x: view(x, m, k)?, w: view(w, k, n)?, bias: None, y })
     }
 
     fn frozen_backward(&mut self) -> Result<()> {
         let Problem { m, k, n, .. } = self.problem;
         let Inputs { dy, w, .. } = &self.inputs;
-        self.cpu.frozen(view(dy, m, n)?, view(w, k, n)?.t(), view_mut(&mut self.dx, m, k)?)
+        let dx = Output::overwrite(view_mut(&mut self.dx, m, k)?);
+        self.cpu.frozen_backward(FrozenBackward { dy: view(dy, m, n)?, w: view(w, k, n)?, dx })
     }
 
     fn fused_forward(&mut self, probability: f32) -> Result<()> {
@@ -190,7 +193,7 @@ impl<T: Element> Layer<T> {
     fn unfused_forward(&mut self, probability: f32) -> Result<()> {
         let Problem { m, k, n, r } = self.problem;
         let Inputs { x, w, a, b, .. } = &self.inputs;
-        product(&mut self.cpu, &mut self.y, Operand::new(x, m, k), Operand::new(w, k, n))?;
+        product(&self.cpu, &mut self.y, Operand::new(x, m, k), Operand::new(w, k, n))?;
         let x = if probability > 0.0 {
             draw_mask(&mut self.mask, probability, self.step);
             self.dropped.copy_from_slice(x);
@@ -199,8 +202,8 @@ impl<T: Element> Layer<T> {
         } else {
             x
         };
-        product(&mut self.cpu, &mut self.s, Operand::new(x, m, k), Operand::new(a, k, r))?;
-        product(&mut self.cpu, &mut self.wide, Operand::new(&self.s, m, r), Operand::new(b, r, n))?;
+        product(&self.cpu, &mut self.s, Operand::new(x, m, k), Operand::new(a, k, r))?;
+        product(&self.cpu, &mut self.wide, Operand::new(&self.s, m, r), Operand::new(b, r, n))?;
         scale(&mut self.wide, SCALE);
         add(&mut self.y, &self.wide);
         Ok(())
@@ -210,14 +213,14 @@ impl<T: Element> Layer<T> {
         let Problem { m, k, n, r } = self.problem;
         let Inputs { x, w, a, b, dy } = &self.inputs;
         let x = if probability > 0.0 { &self.dropped } else { x };
-        product(&mut self.cpu, &mut self.dx, Operand::new(dy, m, n), Operand::new(w, k, n).t())?;
+        product(&self.cpu, &mut self.dx, Operand::new(dy, m, n), Operand::new(w, k, n).t())?;
         scaled(&mut self.wide, dy, SCALE);
         let dz = Operand::new(&self.wide, m, n);
-        product(&mut self.cpu, &mut self.db, Operand::new(&self.s, m, r).t(), dz)?;
-        product(&mut self.cpu, &mut self.narrow, dz, Operand::new(b, r, n).t())?;
+        product(&self.cpu, &mut self.db, Operand::new(&self.s, m, r).t(), dz)?;
+        product(&self.cpu, &mut self.narrow, dz, Operand::new(b, r, n).t())?;
         let ds = Operand::new(&self.narrow, m, r);
-        product(&mut self.cpu, &mut self.da, Operand::new(x, m, k).t(), ds)?;
-        product(&mut self.cpu, &mut self.tall, ds, Operand::new(a, k, r).t())?;
+        product(&self.cpu, &mut self.da, Operand::new(x, m, k).t(), ds)?;
+        product(&self.cpu, &mut self.tall, ds, Operand::new(a, k, r).t())?;
         if probability > 0.0 {
             apply_mask(&mut self.tall, &self.mask, probability);
         }

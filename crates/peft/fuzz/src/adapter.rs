@@ -1,7 +1,7 @@
 //! Adapters: configuration and weights.
 
 use super::two_files;
-use lora_peft::matching::Matcher;
+use lora_peft::adapter::Matcher;
 use lora_peft::{Adapter, AdapterConfig};
 use safetensors::SafeTensors;
 

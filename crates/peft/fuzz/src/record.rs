@@ -4,8 +4,8 @@ use super::two_files;
 use half::bf16;
 use lora_kernels::cpu::Cpu;
 use lora_kernels::restore::RestoreMethod;
-use lora_peft::config::{BiasMode, ModuleNames};
-use lora_peft::record::seal;
+use lora_peft::adapter::{BiasMode, ModuleNames};
+use lora_peft::merge::seal;
 use lora_peft::{
     Adapter, AdapterConfig, AdapterLayer, Checkpoint, Edit, EditOptions, Progress, Tensor, Weighted,
 };

@@ -1,34 +1,31 @@
 //! Merging adapters into checkpoints, taking them out, and exchanging them: from one directory into a new one.
 
+mod changes;
+mod exchange;
 mod plan;
+mod record;
+mod rewrite;
+mod side_files;
+mod undo;
 mod write;
 
-use crate::adapter::{Adapter, AdapterLayer};
-use crate::binding::{Binding, lost_biases};
-use crate::checkpoint::Checkpoint;
-use crate::config::Init;
-use crate::module::LayerKind;
-use crate::record::Records;
-use crate::rewrite::{Changes, Rewrite};
+pub use crate::files::RECORD_DIRECTORY;
+pub(crate) use changes::{Bound, add_additions, removals};
+pub(crate) use exchange::{Exchange, Exchanged, Keep};
+pub use record::{Records, seal};
+pub(crate) use undo::Undo;
+
+use crate::Result;
+use crate::adapter::Weighted;
+use crate::binding::lost_biases;
+use crate::checkpoint::{Checkpoint, LayerKind, Outline};
 use crate::update::joined;
-use crate::writer::Outline;
-use crate::{Error, Result};
+use changes::Change;
 use lora_kernels::restore::RestoreMethod;
 use lora_kernels::{DType, MergeReport, Rounding};
+use rewrite::{Changes, Rewrite};
 use serde_json::{Map, Value};
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// An adapter, what to call it, and a factor on it.
-#[derive(Clone, Debug)]
-pub struct Weighted<'a> {
-    /// For reports and records.
-    pub name: String,
-    /// The adapter.
-    pub adapter: &'a Adapter,
-    /// The factor on its s·B·A and on its `lora_bias`; 1 for the adapter as it was trained.
-    pub weight: f64,
-}
 
 /// How a checkpoint is edited.
 #[derive(Clone, Copy, Debug, Default)]
@@ -88,32 +85,6 @@ pub struct Edit<'a> {
     new_tensors: Vec<Outline>,
     dropped: BTreeSet<String>,
     model_config: Option<Map<String, Value>>,
-}
-
-#[derive(Debug)]
-struct Bound<'a> {
-    weighted: Weighted<'a>,
-    /// The adapter with a layer for each of the binding's sites.
-    adapter: Cow<'a, Adapter>,
-    binding: Binding,
-}
-
-/// Adapter and site.
-type Place = (usize, usize);
-
-/// What happens to one tensor.
-#[derive(Clone, Debug, Default)]
-struct Change {
-    /// The tensor that a new one starts as a copy of.
-    untied_from: Option<String>,
-    /// Adapter and key of the tensor that replaces this one.
-    replaced: Option<(usize, String)>,
-    remove: Vec<Place>,
-    add: Vec<Place>,
-    remove_bias: Vec<Place>,
-    add_bias: Vec<Place>,
-    /// Only a record can tell what the tensor was before the adapters that are taken out.
-    needs_record: bool,
 }
 
 impl<'a> Edit<'a> {
@@ -210,18 +181,4 @@ impl Summary {
     pub fn total(&self) -> Option<MergeReport> {
         self.weights.iter().filter_map(|weight| weight.report).reduce(|one, two| joined(&one, &two))
     }
-}
-
-fn layer<'b>(bound: &'b Bound<'_>, index: usize) -> &'b AdapterLayer {
-    &bound.adapter.layers[&bound.binding.sites[index].layer]
-}
-
-/// Whether merging is nothing but W + s·B·A.
-fn is_plain(bound: &Bound<'_>, index: usize) -> bool {
-    let init = &bound.adapter.config.init;
-    layer(bound, index).magnitude.is_none() && !matches!(init, Init::Pissa | Init::Olora)
-}
-
-fn part_of_replacement(tensor: &str, adapter: &str) -> Error {
-    Error::tensor(tensor, format!("`{adapter}` replaces it, which cannot be done by a part of it"))
 }

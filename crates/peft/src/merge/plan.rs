@@ -1,14 +1,17 @@
 //! Finding out what happens to each tensor, before anything is written.
 
-use super::{Bound, Change, Edit, EditOptions, Place, Weighted, is_plain, layer, part_of_replacement};
+use super::changes::{Bound, add_additions, removals};
+use super::exchange::part_of_replacement;
+use super::record::Records;
+use super::{Edit, EditOptions};
+use crate::adapter::Weighted;
 use crate::binding::fit;
-use crate::checkpoint::Checkpoint;
-use crate::record::Records;
+use crate::checkpoint::{Checkpoint, Outline, is_vocabulary, quantized};
 use crate::tensor::{Dtype, file_type, float_type};
-use crate::writer::Outline;
 use crate::{Error, Result};
 use lora_kernels::DType;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl<'a> Edit<'a> {
@@ -37,7 +40,12 @@ impl<'a> Edit<'a> {
                     ));
                 }
                 let (adapter, binding) = fit(weighted.adapter, base)?;
-                Ok(Bound { weighted: weighted.clone(), adapter, binding })
+                Ok(Bound {
+                    weighted: weighted.clone(),
+                    adapter,
+                    binding: Cow::Owned(binding),
+                    weights_hold_start: true,
+                })
             };
             weighted.iter().map(bind_one).collect()
         };
@@ -57,7 +65,7 @@ impl<'a> Edit<'a> {
                 "records hold for one element type; it cannot be changed at the same time".into(),
             ));
         }
-        if let (Some(_), Some(method)) = (options.dtype, crate::quantized::method(checkpoint)) {
+        if let (Some(_), Some(method)) = (options.dtype, quantized::method(checkpoint)) {
             return Err(Error::malformed(
                 &checkpoint.directory().join("config.json"),
                 format!("the checkpoint is quantised ({method}); its element types cannot be changed"),
@@ -70,17 +78,7 @@ impl<'a> Edit<'a> {
     }
 
     fn plan_removals(&mut self) -> Result<()> {
-        let mut changes = BTreeMap::<String, Change>::new();
-        for (adapter, bound) in self.remove.iter().enumerate() {
-            for (index, site) in bound.binding.sites.iter().enumerate() {
-                let change = changes.entry(site.weight.clone()).or_default();
-                change.remove.push((adapter, index));
-                change.needs_record |= !is_plain(bound, index);
-                if let (Some(bias), Some(_)) = (&site.bias, &layer(bound, index).bias) {
-                    changes.entry(bias.clone()).or_default().remove_bias.push((adapter, index));
-                }
-            }
-        }
+        let mut changes = removals(&self.remove);
         if let Some(records) = &self.records {
             let (recorded, given) = (records.adapters().len(), self.remove.len());
             if recorded != given {
@@ -107,7 +105,9 @@ impl<'a> Edit<'a> {
                 )));
             }
         } else {
-            if let Some((name, _)) = changes.iter().find(|(_, change)| change.needs_record) {
+            let mut terms = changes.values().flat_map(|change| &change.remove);
+            if let Some(index) = terms.find(|index| !index.term(&self.remove).is_plain()) {
+                let name = &index.term(&self.remove).site.weight;
                 return Err(Error::Record(format!(
                     "`{name}` was merged in a way that cannot be undone without a record; merge with one"
                 )));
@@ -124,44 +124,18 @@ impl<'a> Edit<'a> {
     }
 
     fn plan_additions(&mut self) -> Result<()> {
-        for (adapter, bound) in self.add.iter().enumerate() {
-            for (index, site) in bound.binding.sites.iter().enumerate() {
-                let change = self.changes.entry(site.weight.clone()).or_default();
-                let is_plain_here = |&(other, place): &Place| is_plain(&self.add[other], place);
-                let alone =
-                    change.add.is_empty() || (is_plain(bound, index) && change.add.iter().all(is_plain_here));
-                if !alone {
-                    return Err(Error::module(
-                        &site.layer,
-                        "a DoRA, PiSSA or OLoRA adapter of it cannot be merged together with others",
-                    ));
-                }
-                change.add.push((adapter, index));
-                if let (Some(bias), Some(_)) = (&site.bias, &layer(bound, index).bias) {
-                    self.changes.entry(bias.clone()).or_default().add_bias.push((adapter, index));
-                }
+        add_additions(&mut self.changes, &self.add)?;
+        for (name, change) in &self.changes {
+            let Some((adapter, _)) = &change.replaced else { continue };
+            let Weighted { name: adapter, weight, .. } = &self.add[*adapter].weighted;
+            // What removals change may turn out to be what it is replaced by.
+            let restored = self.records.is_some() || !change.remove.is_empty();
+            if *weight != 1.0 && !restored {
+                return Err(part_of_replacement(name, adapter));
             }
-            for (name, key) in &bound.binding.replaced {
-                let change = self.changes.entry(name.clone()).or_default();
-                if let Some((other, _)) = &change.replaced {
-                    return Err(Error::tensor(
-                        name,
-                        format!(
-                            "both `{}` and `{}` replace it",
-                            self.add[*other].weighted.name, bound.weighted.name
-                        ),
-                    ));
-                }
-                // What removals change may turn out to be what it is replaced by.
-                let restored = self.records.is_some() || !change.remove.is_empty();
-                if bound.weighted.weight != 1.0 && !restored {
-                    return Err(part_of_replacement(name, &bound.weighted.name));
-                }
-                change.replaced = Some((adapter, key.clone()));
-            }
-            for (name, source) in &bound.binding.untied {
-                self.changes.entry(name.clone()).or_default().untied_from = Some(source.clone());
-            }
+        }
+        for (name, source) in self.add.iter().flat_map(|bound| &bound.binding.untied) {
+            self.changes.entry(name.clone()).or_default().untied_from = Some(source.clone());
         }
         for (name, change) in &self.changes {
             if self.checkpoint.tensors().contains_key(name) && !self.dropped.contains(name) {
@@ -199,8 +173,7 @@ impl<'a> Edit<'a> {
     fn plan_config(&mut self) {
         let original = self.records.as_ref().and_then(Records::model_config);
         let mut config = original.unwrap_or(self.checkpoint.model_config()).clone();
-        let vocabulary =
-            |name: &String| name.strip_suffix(".weight").is_some_and(crate::module::is_vocabulary);
+        let vocabulary = |name: &String| name.strip_suffix(".weight").is_some_and(is_vocabulary);
         let parts_ways = self.changes.iter().any(|(name, change)| {
             vocabulary(name)
                 && (!change.add.is_empty() || change.replaced.is_some() || change.untied_from.is_some())

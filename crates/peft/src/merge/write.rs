@@ -1,17 +1,15 @@
 //! Computing and writing the new tensors.
 
-use super::{Bound, Change, ChangedWeight, Edit, Place, Summary, is_plain, layer, part_of_replacement};
-use crate::checksum;
-use crate::init::cut_off;
-use crate::new_directory::NewDirectory;
+use super::changes::{Bound, Change, LayerIndex};
+use super::exchange::{Exchange, Exchanged, Keep};
+use super::record::{Description, RecordWriter, Records};
+use super::undo::Undo;
+use super::{ChangedWeight, Edit, Summary};
+use crate::checkpoint::{Outline, checksum};
+use crate::files::NewDirectory;
 use crate::progress::Progress;
-use crate::record::{Description, RecordWriter, Records, TensorRecord};
 use crate::tensor::{Tensor, float_type};
-use crate::update::{
-    HostBackend, Part, UpdateOptions, merge_recorded, name_stream, reseed, unmerge_recorded, update,
-    update_bias, update_dora,
-};
-use crate::writer::Outline;
+use crate::update::{HostBackend, UpdateOptions, name_stream, reseed};
 use crate::{Error, Result};
 use lora_kernels::restore::RestoreMethod;
 use lora_kernels::{DType, MergeReport};
@@ -26,7 +24,7 @@ struct Computed {
 
 /// What a record says of a tensor.
 enum Kept {
-    Record(TensorRecord),
+    Undo(Undo),
     /// It is the base's; its checksum.
     Unchanged(u64),
 }
@@ -78,8 +76,8 @@ impl<'a> Edit<'a> {
         let written = rewrite.run(directory, progress, &mut |outline| {
             let computed = self.compute(backend, outline, &mut summary)?;
             match (&mut writer, computed.kept) {
-                (Some((_, writer)), Some(Kept::Record(record))) => {
-                    writer.add(&outline.name, &record, &computed.tensor)?;
+                (Some((_, writer)), Some(Kept::Undo(undo))) => {
+                    writer.add(&outline.name, &undo, &computed.tensor)?;
                 }
                 (_, Some(Kept::Unchanged(sum))) => {
                     unchanged.insert(outline.name.clone(), sum);
@@ -126,30 +124,23 @@ impl<'a> Edit<'a> {
         let Some(change) = self.changes.get(name) else {
             return Ok(Computed { tensor: self.checkpoint.tensor(name)?.cast(wanted), kept: None });
         };
-        let mut tensor = if self.is_in_file(name) {
-            self.checkpoint.tensor(name)?
-        } else {
-            match (&change.untied_from, &change.replaced) {
-                (Some(source), _) => self.before_additions(backend, source)?,
-                (None, Some((adapter, key))) => self.add[*adapter].adapter.replaced[key].clone(),
-                (None, None) => return Err(Error::tensor(name, "not in the checkpoint")),
-            }
-        };
+        let exchange = self.exchange(name, change);
+        let mut tensor = self.old(backend, name, change, &exchange)?;
         if tensor.dtype() != wanted {
             // The sum is rounded once, to the new type.
             tensor = tensor.cast(DType::F32);
         }
-        let remove = self.parts(&self.remove, &change.remove);
-        let plain =
-            change.replaced.is_none() && change.add.iter().all(|&(a, index)| is_plain(&self.add[a], index));
+        let undo = self.undo_of(name, &tensor)?;
+        let keep = match self.keeps_records() {
+            Some(method) if self.is_in_file(name) => Keep::Everything(method),
+            _ => Keep::Nothing,
+        };
         let options = self.update_options(name);
-        let record = self.record_of(name, &tensor)?;
-        let (report, kept) = if record.is_none() && !remove.is_empty() && plain {
-            let add = self.parts(&self.add, &change.add);
-            (update(backend, &mut tensor, &remove, &add, options)?, None)
-        } else {
-            self.take_out(backend, name, record, change, &mut tensor)?;
-            self.add_to(backend, name, change, &mut tensor)?
+        let Exchanged { report, undo } = exchange.run(backend, &mut tensor, undo, keep, options)?;
+        let kept = match (undo, keep) {
+            (Some(undo), _) => Some(Kept::Undo(undo)),
+            (None, Keep::Everything(_)) => Some(Kept::Unchanged(checksum::of(&tensor))),
+            (None, _) => None,
         };
         if tensor.dtype() != wanted {
             tensor = tensor.cast(wanted);
@@ -161,13 +152,47 @@ impl<'a> Edit<'a> {
         Ok(Computed { tensor, kept })
     }
 
+    /// What a tensor that changes is now; a new one is what it starts as.
+    fn old(
+        &self,
+        backend: &mut HostBackend<'_>,
+        name: &str,
+        change: &Change,
+        exchange: &Exchange<'_>,
+    ) -> Result<Tensor> {
+        if self.is_in_file(name) {
+            return self.checkpoint.tensor(name);
+        }
+        match (&change.untied_from, exchange.replacement()) {
+            (Some(source), _) => self.without_removed(backend, source),
+            (None, Some(new)) => Ok(new.clone()),
+            (None, None) => Err(Error::tensor(name, "not in the checkpoint")),
+        }
+    }
+
+    /// What a tensor of the file is without the removed adapters.
+    fn without_removed(&self, backend: &mut HostBackend<'_>, name: &str) -> Result<Tensor> {
+        let mut tensor = self.checkpoint.tensor(name)?;
+        let undo = self.undo_of(name, &tensor)?;
+        if let Some(change) = self.changes.get(name) {
+            let options = self.update_options(name);
+            self.exchange(name, change).take_out(backend, &mut tensor, undo, options)?;
+        }
+        Ok(tensor)
+    }
+
+    fn exchange<'b>(&'b self, name: &'b str, change: &Change) -> Exchange<'b> {
+        Exchange::new(name, change, &self.remove, &self.add)
+    }
+
     /// Whether the checkpoint has a tensor that belongs to the new one too.
     fn is_in_file(&self, name: &str) -> bool {
         self.checkpoint.tensors().contains_key(name) && !self.dropped.contains(name)
     }
 
-    /// The record of a tensor of the file, if there is one; the tensor must be what the merge left, to the last bit.
-    fn record_of(&self, name: &str, tensor: &Tensor) -> Result<Option<TensorRecord>> {
+    /// What the merge kept of a tensor of the file, if it kept something; the tensor must be what the merge left, to the
+    /// last bit.
+    fn undo_of(&self, name: &str, tensor: &Tensor) -> Result<Option<Undo>> {
         match &self.records {
             Some(records) => records.read(name, tensor),
             None => Ok(None),
@@ -181,122 +206,19 @@ impl<'a> Edit<'a> {
         }
     }
 
-    /// What a tensor of the file is without the removed adapters.
-    fn before_additions(&self, backend: &mut HostBackend<'_>, name: &str) -> Result<Tensor> {
-        let mut tensor = self.checkpoint.tensor(name)?;
-        let record = self.record_of(name, &tensor)?;
-        if let Some(change) = self.changes.get(name) {
-            self.take_out(backend, name, record, change, &mut tensor)?;
-        }
-        Ok(tensor)
-    }
-
-    /// Takes the removed adapters out of a tensor. With its record, the tensor is then what it was before the merge, or
-    /// there is an error.
-    fn take_out(
-        &self,
-        backend: &mut HostBackend<'_>,
-        name: &str,
-        record: Option<TensorRecord>,
-        change: &Change,
-        tensor: &mut Tensor,
-    ) -> Result<()> {
-        let remove = self.parts(&self.remove, &change.remove);
-        match record {
-            Some(TensorRecord::Original(original)) => *tensor = original,
-            Some(TensorRecord::Codes(records, _)) => unmerge_recorded(backend, tensor, &remove, records)?,
-            None => {
-                update(backend, tensor, &remove, &[], self.update_options(name))?;
-                update_bias(tensor, &self.parts(&self.remove, &change.remove_bias), -1.0);
-            }
-        }
-        match &self.records {
-            Some(records) => records.check_restored(name, tensor),
-            None => Ok(()),
-        }
-    }
-
-    /// Puts the added adapters into a tensor that holds nothing of the removed ones any more.
-    fn add_to(
-        &self,
-        backend: &mut HostBackend<'_>,
-        name: &str,
-        change: &Change,
-        tensor: &mut Tensor,
-    ) -> Result<(Option<MergeReport>, Option<Kept>)> {
-        let options = self.update_options(name);
-        let method = self.keeps_records().filter(|_| self.is_in_file(name));
-        if change.add.is_empty() && change.add_bias.is_empty() && change.replaced.is_none() {
-            return Ok((None, method.map(|_| Kept::Unchanged(checksum::of(tensor)))));
-        }
-        let bound = change.add.first().map(|&(adapter, index)| (&self.add[adapter], index));
-        let plain = bound.is_none_or(|(bound, index)| is_plain(bound, index));
-        let parts = self.parts(&self.add, &change.add);
-        if let (Some(method), true, true) = (method, plain, change.replaced.is_none() && !parts.is_empty()) {
-            let original = checksum::of(tensor);
-            let (report, records) = merge_recorded(backend, tensor, &parts, options, method)?;
-            return Ok((report, Some(Kept::Record(TensorRecord::Codes(records, original)))));
-        }
-        let kept = match method {
-            Some(_) => {
-                let original = tensor.copy(|| format!("what `{name}` was before the merge"))?;
-                Some(Kept::Record(TensorRecord::Original(original)))
-            }
-            None => None,
-        };
-        if let Some((adapter, key)) = &change.replaced {
-            let weighted = &self.add[*adapter].weighted;
-            let new = self.add[*adapter].adapter.replaced[key].cast(tensor.dtype());
-            // PEFT saves adapted embeddings along, usually as they are in the base.
-            if weighted.weight != 1.0 && new != *tensor {
-                return Err(part_of_replacement(name, &weighted.name));
-            }
-            *tensor = new;
-        }
-        update_bias(tensor, &self.parts(&self.add, &change.add_bias), 1.0);
-        let (Some(part), Some((bound, _))) = (parts.first(), bound) else {
-            return Ok((None, kept));
-        };
-        let report = if part.layer.magnitude.is_some() {
-            update_dora(backend, tensor, *part, options)?
-        } else if plain {
-            update(backend, tensor, &[], &parts, options)?
-        } else {
-            let init = cut_off(&bound.adapter.config.init, part.site, tensor)?;
-            let initial = Part { layer: &init, weight: -part.weight, ..*part };
-            update(backend, tensor, &[], &[*part, initial], options)?
-        };
-        Ok((report, kept))
-    }
-
-    fn parts<'b>(&self, bounds: &'b [Bound<'a>], places: &[Place]) -> Vec<Part<'b>> {
-        let part = |&(adapter, index): &Place| {
-            let bound = &bounds[adapter];
-            Part {
-                site: &bound.binding.sites[index],
-                layer: layer(bound, index),
-                weight: bound.weighted.weight,
-            }
-        };
-        places.iter().map(part).collect()
-    }
-
     fn summarize(&self, name: &str, change: &Change, report: Option<MergeReport>, summary: &mut Summary) {
         if change.replaced.is_some() || !change.add_bias.is_empty() || !change.remove_bias.is_empty() {
             summary.replaced.push(name.to_owned());
         }
-        let names = |bounds: &[Bound<'_>], places: &[Place]| -> Vec<String> {
-            places.iter().map(|&(adapter, _)| bounds[adapter].weighted.name.clone()).collect()
+        let names = |bounds: &[Bound<'_>], layers: &[LayerIndex]| -> Vec<String> {
+            layers.iter().map(|index| bounds[index.adapter].weighted.name.clone()).collect()
         };
-        let site = change
-            .add
-            .first()
-            .map(|&(a, i)| &self.add[a].binding.sites[i])
-            .or(change.remove.first().map(|&(a, i)| &self.remove[a].binding.sites[i]));
-        if let Some(site) = site {
+        let added = change.add.first().map(|index| index.term(&self.add));
+        let term = added.or(change.remove.first().map(|index| index.term(&self.remove)));
+        if let Some(term) = term {
             summary.weights.push(ChangedWeight {
                 weight: name.to_owned(),
-                kind: site.kind,
+                kind: term.site.kind,
                 removed: names(&self.remove, &change.remove),
                 added: names(&self.add, &change.add),
                 report,

@@ -1,17 +1,15 @@
 //! New adapters of a model in memory.
 
 use super::{Loaded, LoraModel};
-use crate::adapter::{Adapter, AdapterLayer};
-use crate::binding::{Binding, Site};
-use crate::config::{AdapterConfig, Init};
-use crate::init::{cut_off, fresh};
-use crate::matching::Matcher;
-use crate::module::{LayerKind, marks_transposed_experts};
-use crate::naming::Naming;
-use crate::targets::{Target, TargetReport, default_targets, find_targets};
+use crate::adapter::{Adapter, AdapterConfig, AdapterLayer, BiasMode, Matcher};
+use crate::binding::{
+    Binding, Naming, Site, Target, TargetReport, default_targets, find_targets, parameters,
+};
+use crate::checkpoint::{LayerKind, marks_transposed_experts, quantized};
+use crate::making::{cut_off, fresh};
 use crate::tensor::Tensor;
-use crate::update::{HostBackend, Part, UpdateOptions, direction_norms, update};
-use crate::{Error, Result, parameters, quantized};
+use crate::update::{HostBackend, Term, direction_norms, name_stream, without_start};
+use crate::{Error, Result};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use std::collections::{BTreeMap, BTreeSet};
@@ -120,7 +118,7 @@ impl LoraModel {
                 }
             };
             // PEFT takes the start off the module's `weight`, whatever the parameter is.
-            if matches!(config.init, Init::Pissa | Init::Olora) && !parameter.ends_with(".weight") {
+            if config.init.takes_from_base() && !parameter.ends_with(".weight") {
                 return refused("PiSSA and OLoRA are for a module's `weight`");
             }
             Ok(Site {
@@ -144,20 +142,20 @@ impl LoraModel {
         seed: u64,
     ) -> Result<AdapterLayer> {
         let weight = self.weight(&site.weight)?;
-        let mut layer = match config.init {
-            Init::Pissa | Init::Olora => cut_off(&config.init, site, weight)?,
-            _ => {
-                let mut random = ChaCha8Rng::seed_from_u64(seed ^ crate::update::name_stream(&site.layer));
+        let mut layer = match config.init.takes_from_base() {
+            true => cut_off(&config.init, site, weight)?,
+            false => {
+                let mut random = ChaCha8Rng::seed_from_u64(seed ^ name_stream(&site.layer));
                 fresh(&config.init, site, weight.shape(), config.lora_bias, &mut random)?
             }
         };
         if config.dora {
-            let residual = match config.init {
-                Init::Pissa | Init::Olora => Some(without_start(backend, weight, site, &layer)?),
-                _ => None,
+            let residual = match config.init.takes_from_base() {
+                true => Some(without_start(backend, weight, site, &layer)?),
+                false => None,
             };
-            let part = Part { site, layer: &layer, weight: 1.0 };
-            let norms = direction_norms(backend, residual.as_ref().unwrap_or(weight), part)?;
+            let norms =
+                direction_norms(backend, residual.as_ref().unwrap_or(weight), Term::new(site, &layer))?;
             let magnitude =
                 Tensor::of(&layer.magnitude_shape(), norms.into_iter().map(|norm| norm as f32).collect());
             layer.magnitude = Some(magnitude);
@@ -172,7 +170,7 @@ impl LoraModel {
         config: &AdapterConfig,
         sites: &[Site],
     ) -> Result<()> {
-        if !matches!(config.init, Init::Pissa | Init::Olora) {
+        if !config.init.takes_from_base() {
             return Ok(());
         }
         let residuals = sites
@@ -193,9 +191,9 @@ impl LoraModel {
             let module = name.rsplit_once('.').map_or("", |(module, _)| module);
             let bias = name == "bias" || name.ends_with(".bias");
             let trained = match adapter.config.bias {
-                crate::config::BiasMode::All => bias,
-                crate::config::BiasMode::LoraOnly => bias && adapter.layers.contains_key(module),
-                crate::config::BiasMode::None => false,
+                BiasMode::All => bias,
+                BiasMode::LoraOnly => bias && adapter.layers.contains_key(module),
+                BiasMode::None => false,
             };
             if is_saved(matcher, module) || trained {
                 adapter.replaced.insert(name.clone(), self.checkpoint.tensor(name)?);
@@ -209,17 +207,4 @@ impl LoraModel {
 fn is_saved(matcher: &Matcher, module: &str) -> bool {
     std::iter::successors(Some(module), |path| path.rsplit_once('.').map(|(parent, _)| parent))
         .any(|path| !path.is_empty() && matcher.saves(path))
-}
-
-/// W − s·B·A.
-fn without_start(
-    backend: &mut HostBackend<'_>,
-    weight: &Tensor,
-    site: &Site,
-    start: &AdapterLayer,
-) -> Result<Tensor> {
-    let mut residual = weight.clone();
-    let part = Part { site, layer: start, weight: -1.0 };
-    update(backend, &mut residual, &[], &[part], UpdateOptions::default())?;
-    Ok(residual)
 }

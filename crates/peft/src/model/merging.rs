@@ -1,36 +1,26 @@
 //! Merging the active adapters into the weights in memory, and taking them out again.
 
 use super::LoraModel;
-use crate::adapter::AdapterLayer;
-use crate::binding::Site;
-use crate::checksum;
+use crate::adapter::Weighted;
+use crate::merge::{Bound, Exchange, Exchanged, Keep, Undo, add_additions, removals};
 use crate::tensor::Tensor;
-use crate::update::{
-    HostBackend, Part, UpdateOptions, merge_recorded, unmerge_recorded, update, update_bias, update_dora,
-};
+use crate::update::{HostBackend, UpdateOptions};
 use crate::{Error, Result};
-use lora_kernels::restore::{RestoreMethod, RestoreRecord};
-use std::collections::{BTreeMap, BTreeSet};
+use lora_kernels::restore::RestoreMethod;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 /// What is merged, and how to undo it.
 #[derive(Debug)]
 pub(super) struct Merged {
     pub names: Vec<String>,
-    undo: BTreeMap<String, Undo>,
+    /// How the merge was asked to keep the old weights.
+    restore: Option<RestoreMethod>,
+    undo: UndoByTensor,
 }
 
-#[derive(Debug)]
-enum Undo {
-    /// Subtract: as close as rounding allows.
-    Subtract,
-    /// Exact: what the merge was asked to keep, the records of the weight's blocks, and the old weight's checksum.
-    Records(RestoreMethod, Vec<RestoreRecord>, u64),
-    /// Exact, and the only way for DoRA and replaced tensors.
-    Original(Tensor),
-}
-
-/// Adapters on one weight: site, layer, adapter's name.
-type OnWeight<'a> = Vec<(&'a Site, &'a AdapterLayer)>;
+/// What takes the adapters out of each tensor again: what was kept of it, or subtraction.
+type UndoByTensor = BTreeMap<String, Option<Undo>>;
 
 impl LoraModel {
     /// Merges the active adapters into the weights. With a restore method, unmerging is exact.
@@ -44,9 +34,9 @@ impl LoraModel {
         if names.is_empty() {
             return Err(Error::adapter("", "none is active"));
         }
-        let (weights, undo) = self.merged_weights(backend, &names, restore)?;
+        let (weights, undo) = self.exchanged(backend, None, &names, restore)?;
         self.weights.extend(weights);
-        self.merged = Some(Merged { names, undo });
+        self.merged = Some(Merged { names, restore, undo });
         Ok(())
     }
 
@@ -57,215 +47,98 @@ impl LoraModel {
 
     /// Whether an unmerge would give back exactly the weights from before the merge.
     pub fn restores_exactly(&self) -> bool {
-        self.merged
-            .as_ref()
-            .is_none_or(|merged| !merged.undo.values().any(|undo| matches!(undo, Undo::Subtract)))
+        self.merged.as_ref().is_none_or(|merged| merged.undo.values().all(Option::is_some))
     }
 
     /// Takes the merged adapters out of the weights.
     ///
     /// # Errors
-    /// Nothing is merged, or a record does not fit because a weight or an adapter was changed.
+    /// Nothing is merged, or a record does not fit because a weight or an adapter was changed. The weights are then as
+    /// before.
     pub fn unmerge(&mut self, backend: &mut HostBackend<'_>) -> Result<()> {
-        let Some(merged) = &self.merged else {
-            return Err(Error::adapter("", "none is merged"));
-        };
-        let mut restored = BTreeMap::new();
-        for (name, undo) in &merged.undo {
-            let tensor = match undo {
-                Undo::Original(original) => original.clone(),
-                Undo::Subtract => {
-                    let on_weight = self.on_weight(&merged.names, name);
-                    let mut weight = self.weight(name)?.clone();
-                    update(backend, &mut weight, &parts(&on_weight), &[], UpdateOptions::default())?;
-                    weight
-                }
-                Undo::Records(_, records, original) => {
-                    let on_weight = self.on_weight(&merged.names, name);
-                    take_back(backend, name, self.weight(name)?, &parts(&on_weight), records, *original)?
-                }
-            };
-            restored.insert(name.clone(), tensor);
-        }
-        self.weights.extend(restored);
+        let (weights, _) = self.exchanged(backend, Some(self.merge_to_undo()?), &[], None)?;
+        self.weights.extend(weights);
         self.merged = None;
         Ok(())
     }
 
-    /// Exchanges the merged adapters for others. Plain adapters without bias that act on the same weights are exchanged
-    /// in one pass over each weight; exact where the merge was.
+    /// Exchanges the merged adapters for others, which become the active ones; exact where the merge was. Without records,
+    /// plain adapters on one weight are exchanged with one rounding.
     ///
     /// # Errors
-    /// Nothing is merged, a name is unknown, or as [`merge`](Self::merge) and [`unmerge`](Self::unmerge).
+    /// Nothing is merged, a name is unknown, or as [`merge`](Self::merge) and [`unmerge`](Self::unmerge). The weights are
+    /// then as before.
     pub fn switch(&mut self, backend: &mut HostBackend<'_>, to: &[&str]) -> Result<()> {
-        let to: Vec<String> = to.iter().map(|name| (*name).to_owned()).collect();
-        for name in &to {
-            self.loaded(name)?;
-        }
-        let Some(merged) = &self.merged else {
-            return Err(Error::adapter("", "none is merged"));
-        };
-        let restore = merged.undo.values().find_map(|undo| match undo {
-            Undo::Records(method, ..) => Some(*method),
-            _ => None,
-        });
-        let in_one_pass = merged.undo.iter().all(|(name, undo)| {
-            let from = self.on_weight(&merged.names, name);
-            let to = self.on_weight(&to, name);
-            !matches!(undo, Undo::Original(_))
-                && !from.is_empty()
-                && !to.is_empty()
-                && to.iter().all(is_plain)
-        });
-        let same_weights = to.iter().all(|name| {
-            self.loaded(name).is_ok_and(|loaded| {
-                loaded.adapter.replaced.is_empty()
-                    && loaded.binding.sites.iter().all(|site| merged.undo.contains_key(&site.weight))
-                    && loaded.adapter.layers.values().all(|layer| layer.bias.is_none())
-            })
-        });
-        if !in_one_pass || !same_weights {
-            self.unmerge(backend)?;
-            self.active = to;
-            return self.merge(backend, restore);
-        }
-        let mut switched = BTreeMap::new();
-        let mut undo = BTreeMap::new();
-        for (name, old) in &merged.undo {
-            let (from, into) = (self.on_weight(&merged.names, name), self.on_weight(&to, name));
-            let (from, into) = (parts(&from), parts(&into));
-            let options = UpdateOptions::default();
-            let (weight, how) = match old {
-                Undo::Records(method, records, original) => {
-                    let mut weight = take_back(backend, name, self.weight(name)?, &from, records, *original)?;
-                    let (_, records) = merge_recorded(backend, &mut weight, &into, options, *method)?;
-                    (weight, Undo::Records(*method, records, *original))
-                }
-                _ => {
-                    let mut weight = self.weight(name)?.clone();
-                    update(backend, &mut weight, &from, &into, options)?;
-                    (weight, Undo::Subtract)
-                }
-            };
-            undo.insert(name.clone(), how);
-            switched.insert(name.clone(), weight);
-        }
-        self.weights.extend(switched);
-        self.active = to.clone();
-        self.merged = Some(Merged { names: to, undo });
+        let names: Vec<String> = to.iter().map(|name| (*name).to_owned()).collect();
+        let merged = self.merge_to_undo()?;
+        let restore = merged.restore;
+        let (weights, undo) = self.exchanged(backend, Some(merged), &names, restore)?;
+        self.weights.extend(weights);
+        self.active = names.clone();
+        self.merged = Some(Merged { names, restore, undo });
         Ok(())
     }
 
-    fn merged_weights(
+    fn merge_to_undo(&self) -> Result<&Merged> {
+        self.merged.as_ref().ok_or_else(|| Error::adapter("", "none is merged"))
+    }
+
+    /// The tensors that change when merged adapters are taken out and others put in, and how to undo that.
+    fn exchanged(
         &self,
         backend: &mut HostBackend<'_>,
-        names: &[String],
+        merged: Option<&Merged>,
+        add: &[String],
         restore: Option<RestoreMethod>,
-    ) -> Result<(BTreeMap<String, Tensor>, BTreeMap<String, Undo>)> {
-        let mut weights: BTreeMap<String, Tensor> = BTreeMap::new();
-        let mut undo = BTreeMap::new();
-        for name in names {
-            let loaded = self.loaded(name)?;
-            for (module, layer) in &loaded.adapter.layers {
-                layer.check(module)?;
-            }
-            for (tensor, key) in &loaded.binding.replaced {
-                let new = &loaded.adapter.replaced[key];
-                let old = match self.weights.get(tensor) {
-                    Some(old) => old.clone(),
-                    None if self.checkpoint.tensors().contains_key(tensor) => {
-                        self.checkpoint.tensor(tensor)?
-                    }
-                    None => new.clone(),
-                };
-                if undo.contains_key(tensor) {
-                    return Err(Error::tensor(tensor, "two active adapters replace it"));
-                }
-                weights.insert(tensor.clone(), new.cast(old.dtype()));
-                undo.insert(tensor.clone(), Undo::Original(old));
-            }
+    ) -> Result<(BTreeMap<String, Tensor>, UndoByTensor)> {
+        let (remove, add) = (self.bound(merged.map_or(&[], |merged| &merged.names))?, self.bound(add)?);
+        // Layers can be changed from outside.
+        for (module, layer) in add.iter().flat_map(|bound| &bound.adapter.layers) {
+            layer.check(module)?;
         }
-        let mut done = BTreeSet::new();
-        for name in names {
-            for site in &self.loaded(name)?.binding.sites {
-                if !done.insert(&site.weight) {
-                    continue;
-                }
-                let on_weight = self.on_weight(names, &site.weight);
-                let mut weight = match weights.get(&site.weight) {
-                    Some(replaced) => replaced.clone(),
-                    None => self.weight(&site.weight)?.clone(),
-                };
-                let options = UpdateOptions::default();
-                let parts = parts(&on_weight);
-                let already = undo.contains_key(&site.weight);
-                let how = if let Some(dora) = parts.iter().find(|part| part.layer.magnitude.is_some()) {
-                    if parts.len() > 1 {
-                        return Err(Error::module(
-                            &site.layer,
-                            "a DoRA adapter of it cannot be merged with others",
-                        ));
-                    }
-                    let original = weight.clone();
-                    update_dora(backend, &mut weight, *dora, options)?;
-                    Undo::Original(original)
-                } else if let (Some(method), false) = (restore, already) {
-                    let original = checksum::of(&weight);
-                    let (_, records) = merge_recorded(backend, &mut weight, &parts, options, method)?;
-                    Undo::Records(method, records, original)
-                } else {
-                    update(backend, &mut weight, &[], &parts, options)?;
-                    Undo::Subtract
-                };
-                weights.insert(site.weight.clone(), weight);
-                undo.entry(site.weight.clone()).or_insert(how);
-                if let Some(bias) = &site.bias
-                    && on_weight.iter().any(|(_, layer)| layer.bias.is_some())
-                {
-                    let old = self.weight(bias)?.clone();
-                    let mut new = weights.get(bias).unwrap_or(&old).clone();
-                    update_bias(&mut new, &parts, 1.0);
-                    weights.insert(bias.clone(), new);
-                    undo.entry(bias.clone()).or_insert(Undo::Original(old));
-                }
+        let mut changes = removals(&remove);
+        // What was replaced comes back.
+        for name in merged.iter().flat_map(|merged| merged.undo.keys()) {
+            changes.entry(name.clone()).or_default();
+        }
+        add_additions(&mut changes, &add)?;
+        let keep = restore.map_or(Keep::WhatIsNeeded, Keep::Everything);
+        let (mut weights, mut undo) = (BTreeMap::new(), BTreeMap::new());
+        for (name, change) in &changes {
+            let exchange = Exchange::new(name, change, &remove, &add);
+            let mut tensor = self.weight_or(name, exchange.replacement())?;
+            let old = merged.and_then(|merged| merged.undo.get(name).cloned().flatten());
+            let Exchanged { undo: new, .. } =
+                exchange.run(backend, &mut tensor, old, keep, UpdateOptions::default())?;
+            weights.insert(name.clone(), tensor);
+            if !exchange.adds_nothing() {
+                undo.insert(name.clone(), new);
             }
         }
         Ok((weights, undo))
     }
 
-    /// The layers of these adapters that act on a weight.
-    fn on_weight(&self, names: &[String], weight: &str) -> OnWeight<'_> {
-        let loaded = names.iter().filter_map(|name| self.adapters.get(name));
-        loaded
-            .flat_map(|loaded| {
-                let sites = loaded.binding.sites.iter().filter(move |site| site.weight == weight);
-                sites.filter_map(|site| Some((site, loaded.adapter.layers.get(&site.layer)?)))
+    /// A tensor of the base as it is now. One that the base does not have is what replaces it.
+    fn weight_or(&self, name: &str, replacement: Option<&Tensor>) -> Result<Tensor> {
+        match (self.weights.get(name), replacement) {
+            (Some(weight), _) => Ok(weight.clone()),
+            (None, Some(replacement)) if !self.checkpoint.tensors().contains_key(name) => {
+                Ok(replacement.clone())
+            }
+            (None, _) => self.checkpoint.tensor(name),
+        }
+    }
+
+    fn bound(&self, names: &[String]) -> Result<Vec<Bound<'_>>> {
+        let bound = |name: &String| {
+            let loaded = self.loaded(name)?;
+            Ok(Bound {
+                weighted: Weighted { name: name.clone(), adapter: &loaded.adapter, weight: 1.0 },
+                adapter: Cow::Borrowed(&loaded.adapter),
+                binding: Cow::Borrowed(&loaded.binding),
+                weights_hold_start: false,
             })
-            .collect()
+        };
+        names.iter().map(bound).collect()
     }
-}
-
-/// A weight from before a merge, or an error.
-fn take_back(
-    backend: &mut HostBackend<'_>,
-    name: &str,
-    merged: &Tensor,
-    parts: &[Part<'_>],
-    records: &[RestoreRecord],
-    original: u64,
-) -> Result<Tensor> {
-    let mut weight = merged.clone();
-    unmerge_recorded(backend, &mut weight, parts, records.to_vec())?;
-    match checksum::of(&weight) == original {
-        true => Ok(weight),
-        false => Err(Error::Record(format!("it does not give back what `{name}` was before the merge"))),
-    }
-}
-
-fn parts<'a>(on_weight: &OnWeight<'a>) -> Vec<Part<'a>> {
-    on_weight.iter().map(|&(site, layer)| Part { site, layer, weight: 1.0 }).collect()
-}
-
-fn is_plain((_, layer): &(&Site, &AdapterLayer)) -> bool {
-    layer.magnitude.is_none()
 }

@@ -8,12 +8,10 @@ mod trainable;
 pub use layers::{ConvolutionGeometry, Gradients, LayerGradients};
 pub use trainable::TrainableReport;
 
-use crate::adapter::{Adapter, AdapterLayer};
+use crate::adapter::{Adapter, AdapterLayer, Weighted};
 use crate::binding::{Binding, Site, bind, fit};
 use crate::checkpoint::Checkpoint;
-use crate::combine::{Combination, combine};
-use crate::config::Init;
-use crate::merge::Weighted;
+use crate::making::{Combination, combine};
 use crate::tensor::Tensor;
 use crate::update::HostBackend;
 use crate::{Error, Result};
@@ -248,7 +246,7 @@ impl LoraModel {
     /// There is none of that name, or it is merged, or it started by PiSSA or OLoRA and the base weights lack its start.
     pub fn delete_adapter(&mut self, name: &str) -> Result<Adapter> {
         self.check_not_merged("deleting adapters")?;
-        if matches!(self.loaded(name)?.adapter.config.init, Init::Pissa | Init::Olora) {
+        if self.loaded(name)?.adapter.config.init.takes_from_base() {
             return Err(Error::adapter(
                 name,
                 "the base weights lack what it started with; open the base anew instead",
@@ -278,7 +276,7 @@ impl LoraModel {
             return Err(Error::adapter(name, "the new adapter brings other tensors of the base along"));
         }
         let adapters = [&old.adapter, &new];
-        if adapters.iter().any(|adapter| matches!(adapter.config.init, Init::Pissa | Init::Olora)) {
+        if adapters.iter().any(|adapter| adapter.config.init.takes_from_base()) {
             return Err(Error::adapter(name, "PiSSA and OLoRA adapters cannot be swapped"));
         }
         let weights = |binding: &'_ Binding| -> Vec<String> {

@@ -4,59 +4,15 @@
 //! backend they compute on a GPU. Every call copies all its operands, the frozen weight among them: right for merging,
 //! which touches each weight once, and slow for training, where tensors belong on the device and `lora-kernels` is called directly.
 
-#[cfg(feature = "cuda")]
-mod cuda;
 mod products;
 
-use lora_kernels::cpu::Cpu;
-use lora_kernels::memory::{Host, HostMut, HostRef};
+use lora_kernels::cpu::{Cpu, HostBuffer};
+use lora_kernels::memory::Host;
 use lora_kernels::ops::{BackwardSiblings, Delta, ForwardSiblings};
-use lora_kernels::restore::RestoreRecord;
 use lora_kernels::{
-    Adapter, Backend, Error, Layout, MatrixMut, MatrixRef, MergeReport, Result, WeightUpdate,
+    Adapter, Backend, DType, Device, Error, Frozen, Layout, MatrixMut, MatrixRef, MergeReport, Result,
+    WeightUpdate,
 };
-
-/// A backend whose memory can be copied to and from.
-pub trait Device: Backend {
-    /// A buffer in the device's memory.
-    type Buffer: std::fmt::Debug;
-
-    /// Copies elements to the device.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`], or the copy failed.
-    fn upload(&mut self, elements: HostRef<'_>) -> Result<Self::Buffer>;
-
-    /// Copies a buffer back into as many elements of the same type, and waits for that.
-    ///
-    /// # Errors
-    /// The copy, or what was to be computed before, failed.
-    fn download(&mut self, buffer: &Self::Buffer, elements: HostMut<'_>) -> Result<()>;
-
-    /// A view of a buffer.
-    ///
-    /// # Errors
-    /// The layout reaches beyond the buffer.
-    fn view(buffer: &Self::Buffer, layout: Layout) -> Result<MatrixRef<'_, Self::Memory>>;
-
-    /// A changeable view of a buffer.
-    ///
-    /// # Errors
-    /// The layout reaches beyond the buffer.
-    fn view_mut(buffer: &mut Self::Buffer, layout: Layout) -> Result<MatrixMut<'_, Self::Memory>>;
-
-    /// Copies a restore record to the device.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`], or the copy failed.
-    fn upload_record(&mut self, record: &RestoreRecord) -> Result<RestoreRecord<Self::Codes>>;
-
-    /// Copies a restore record back.
-    ///
-    /// # Errors
-    /// The copy failed.
-    fn download_record(&mut self, record: &RestoreRecord<Self::Codes>) -> Result<RestoreRecord>;
-}
 
 /// A device for matrices in host memory.
 ///
@@ -74,31 +30,36 @@ impl<D: Device> Staged<D> {
         Staged { device, cpu: Cpu::new() }
     }
 
-    fn upload(&mut self, matrix: MatrixRef<'_>) -> Result<Copied<D>> {
-        let layout = matrix.layout();
-        let elements = match matrix.buffer() {
-            HostRef::F32(values) => HostRef::F32(&values[..layout.span()]),
-            HostRef::F16(values) => HostRef::F16(&values[..layout.span()]),
-            HostRef::Bf16(values) => HostRef::Bf16(&values[..layout.span()]),
+    fn upload(&self, matrix: MatrixRef<'_>) -> Result<Copied<D>> {
+        // Only the matrix itself is copied: what lies between its rows may be another matrix.
+        let transposed = matrix.layout().is_transposed();
+        let stored = if transposed { matrix.t() } else { matrix };
+        let layout = Layout::packed(stored.rows(), stored.cols())?;
+        let buffer = match stored.contiguous() {
+            Some(elements) => self.device.upload(elements)?,
+            None => {
+                let mut packed = packed(stored.dtype(), layout)?;
+                Cpu::view_mut(&mut packed, 0, layout)?.copy_from(stored)?;
+                self.device.upload(Cpu::whole(&packed))?
+            }
         };
-        Ok(Copied { buffer: self.device.upload(elements)?, layout })
+        Ok(Copied { buffer, layout: if transposed { layout.t() } else { layout } })
     }
 
-    fn upload_adapter(&mut self, adapter: Adapter<'_>) -> Result<CopiedAdapter<D>> {
+    fn upload_adapter(&self, adapter: Adapter<'_>) -> Result<CopiedAdapter<D>> {
         Ok(CopiedAdapter { a: self.upload(adapter.a)?, b: self.upload(adapter.b)?, scale: adapter.scale })
     }
 
-    fn download(&mut self, copied: &Copied<D>, matrix: MatrixMut<'_>) -> Result<()> {
-        let span = copied.layout.span();
-        let elements = match matrix.into_buffer() {
-            HostMut::F32(values) => HostMut::F32(&mut values[..span]),
-            HostMut::F16(values) => HostMut::F16(&mut values[..span]),
-            HostMut::Bf16(values) => HostMut::Bf16(&mut values[..span]),
-        };
-        self.device.download(&copied.buffer, elements)
+    fn download(&self, copied: &Copied<D>, mut matrix: MatrixMut<'_>) -> Result<()> {
+        if let Some(elements) = matrix.contiguous_mut() {
+            return self.device.download(&copied.buffer, 0, elements);
+        }
+        let mut packed = packed(matrix.dtype(), copied.layout)?;
+        self.device.download(&copied.buffer, 0, Cpu::whole_mut(&mut packed))?;
+        matrix.copy_from(Cpu::view(&packed, 0, copied.layout)?)
     }
 
-    fn update_on_device(&mut self, op: &mut WeightUpdate<'_>) -> Result<Option<MergeReport>> {
+    fn update_on_device(&self, op: &mut WeightUpdate<'_>) -> Result<Option<MergeReport>> {
         let mut w = self.upload(op.w.as_ref())?;
         let remove = op.remove.map(|adapter| self.upload_adapter(adapter)).transpose()?;
         let add = op.add.map(|adapter| self.upload_adapter(adapter)).transpose()?;
@@ -118,7 +79,7 @@ impl<D: Device> Staged<D> {
         Ok(report)
     }
 
-    fn delta_on_device(&mut self, op: &mut Delta<'_>) -> Result<()> {
+    fn delta_on_device(&self, op: &mut Delta<'_>) -> Result<()> {
         let adapter = self.upload_adapter(op.adapter)?;
         let mut delta = self.upload(op.delta.as_ref())?;
         self.device.delta(Delta { adapter: adapter.view()?, delta: delta.view_mut()? })?;
@@ -130,17 +91,22 @@ impl<D: Device> Backend for Staged<D> {
     type Memory = Host;
     type Codes = Vec<u8>;
 
-    fn forward_siblings(&mut self, op: ForwardSiblings<'_>) -> Result<()> {
+    fn forward_siblings(&self, op: ForwardSiblings<'_>) -> Result<()> {
         op.check()?;
         self.forward_on_device(op)
     }
 
-    fn backward_siblings(&mut self, op: BackwardSiblings<'_>) -> Result<()> {
+    fn backward_siblings(&self, op: BackwardSiblings<'_>) -> Result<()> {
         op.check()?;
         self.backward_on_device(op)
     }
 
-    fn update_weights(&mut self, mut op: WeightUpdate<'_>) -> Result<Option<MergeReport>> {
+    fn frozen(&self, op: Frozen<'_>) -> Result<()> {
+        op.check()?;
+        self.frozen_on_device(op)
+    }
+
+    fn update_weights(&self, mut op: WeightUpdate<'_>) -> Result<Option<MergeReport>> {
         op.check()?;
         match self.update_on_device(&mut op) {
             Err(Error::TooManyEscapes { .. } | Error::OutOfMemory { .. }) => self.cpu.update_weights(op),
@@ -148,7 +114,7 @@ impl<D: Device> Backend for Staged<D> {
         }
     }
 
-    fn delta(&mut self, mut op: Delta<'_>) -> Result<()> {
+    fn delta(&self, mut op: Delta<'_>) -> Result<()> {
         op.check()?;
         match self.delta_on_device(&mut op) {
             Err(Error::OutOfMemory { .. }) => self.cpu.delta(op),
@@ -157,7 +123,12 @@ impl<D: Device> Backend for Staged<D> {
     }
 }
 
-/// A copy of a host matrix on the device, gaps between its rows included.
+/// Room for the elements of a matrix.
+fn packed(dtype: DType, layout: Layout) -> Result<HostBuffer> {
+    Cpu::new().allocate(dtype, layout.rows() * layout.cols())
+}
+
+/// A copy of a host matrix on the device, without gaps between its rows.
 #[derive(Debug)]
 struct Copied<D: Device> {
     buffer: D::Buffer,
@@ -166,11 +137,22 @@ struct Copied<D: Device> {
 
 impl<D: Device> Copied<D> {
     fn view(&self) -> Result<MatrixRef<'_, D::Memory>> {
-        D::view(&self.buffer, self.layout)
+        D::view(&self.buffer, 0, self.layout)
     }
 
     fn view_mut(&mut self) -> Result<MatrixMut<'_, D::Memory>> {
-        D::view_mut(&mut self.buffer, self.layout)
+        D::view_mut(&mut self.buffer, 0, self.layout)
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Staged<lora_kernels::cuda::Cuda> {
+    /// Stages on a GPU, counted from 0.
+    ///
+    /// # Errors
+    /// As [`Cuda::on_device`](lora_kernels::cuda::Cuda::on_device).
+    pub fn on_gpu(ordinal: usize) -> Result<Self> {
+        Ok(Staged::new(lora_kernels::cuda::Cuda::on_device(ordinal)?))
     }
 }
 

@@ -1,10 +1,10 @@
 //! Forward and backward by way of the device.
 
-use super::{Copied, CopiedAdapter, Device, Staged};
+use super::{Copied, CopiedAdapter, Staged};
 use lora_kernels::ops::{
     BackwardProjection, BackwardSiblings, ForwardSiblings, Output, Projection, WriteMode,
 };
-use lora_kernels::{MatrixRef, Result};
+use lora_kernels::{Device, Frozen, MatrixRef, Result};
 
 /// One projection's operands on the device.
 struct Forwarded<D: Device> {
@@ -38,25 +38,25 @@ impl<D: Device> Gradient<D> {
 }
 
 impl<D: Device> Staged<D> {
-    fn upload_optional(&mut self, matrix: Option<MatrixRef<'_>>) -> Result<Option<Copied<D>>> {
+    fn upload_optional(&self, matrix: Option<MatrixRef<'_>>) -> Result<Option<Copied<D>>> {
         matrix.map(|matrix| self.upload(matrix)).transpose()
     }
 
-    fn upload_gradient(&mut self, output: Option<&Output<'_>>) -> Result<Option<Gradient<D>>> {
+    fn upload_gradient(&self, output: Option<&Output<'_>>) -> Result<Option<Gradient<D>>> {
         let upload = |output: &Output<'_>| {
             Ok(Gradient { matrix: self.upload(output.matrix.as_ref())?, mode: output.mode })
         };
         output.map(upload).transpose()
     }
 
-    fn download_gradient(&mut self, gradient: &Option<Gradient<D>>, to: Option<Output<'_>>) -> Result<()> {
+    fn download_gradient(&self, gradient: &Option<Gradient<D>>, to: Option<Output<'_>>) -> Result<()> {
         match (gradient, to) {
             (Some(gradient), Some(output)) => self.download(&gradient.matrix, output.matrix),
             _ => Ok(()),
         }
     }
 
-    pub(super) fn forward_on_device(&mut self, op: ForwardSiblings<'_>) -> Result<()> {
+    pub(super) fn forward_on_device(&self, op: ForwardSiblings<'_>) -> Result<()> {
         let x = self.upload(op.x)?;
         let mut copied = Vec::with_capacity(op.projections.len());
         for projection in &op.projections {
@@ -88,7 +88,19 @@ impl<D: Device> Staged<D> {
         Ok(())
     }
 
-    pub(super) fn backward_on_device(&mut self, op: BackwardSiblings<'_>) -> Result<()> {
+    pub(super) fn frozen_on_device(&self, op: Frozen<'_>) -> Result<()> {
+        let (x, w, bias) = (self.upload(op.x)?, self.upload(op.w)?, self.upload_optional(op.bias)?);
+        let mut y = Gradient { matrix: self.upload(op.y.matrix.as_ref())?, mode: op.y.mode };
+        self.device.frozen(Frozen {
+            x: x.view()?,
+            w: w.view()?,
+            bias: bias.as_ref().map(Copied::view).transpose()?,
+            y: y.output()?,
+        })?;
+        self.download(&y.matrix, op.y.matrix)
+    }
+
+    pub(super) fn backward_on_device(&self, op: BackwardSiblings<'_>) -> Result<()> {
         let x = self.upload_optional(op.x)?;
         let mut dx = self.upload_gradient(op.dx.as_ref())?;
         let mut copied = Vec::with_capacity(op.projections.len());

@@ -1,8 +1,8 @@
 //! DoRA (Liu et al., arXiv 2402.09353): each output's weights have a direction and a trained magnitude.
 
 use super::rounding::{Measured, round_block};
-use super::{HostBackend, Part, Stacked, UpdateOptions, is_input_major};
-use crate::module::LayerKind;
+use super::{Concatenated, HostBackend, Term, UpdateOptions};
+use crate::checkpoint::LayerKind;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 use lora_kernels::{Delta, MatrixMut, MergeReport, Rounding};
@@ -13,7 +13,7 @@ const BLOCK: usize = 1 << 20;
 
 /// How the elements of W + Δ belong to outputs, as the weight lies in memory.
 struct Directions<'a> {
-    stacked: Stacked<'a>,
+    factors: Concatenated<'a>,
     kind: LayerKind,
     rows: usize,
     columns: usize,
@@ -22,10 +22,10 @@ struct Directions<'a> {
 }
 
 impl<'a> Directions<'a> {
-    fn new(weight: &Tensor, part: Part<'a>) -> Self {
+    fn new(weight: &Tensor, term: Term<'a>) -> Self {
         let (rows, columns) = weight.rows_and_columns();
-        let stacked = Stacked::new(&[Part { weight: 1.0, ..part }], 0);
-        Directions { stacked, kind: part.site.kind, rows, columns, block: BLOCK }
+        let factors = Concatenated::new(&[Term { weight: 1.0, ..term }], 0);
+        Directions { factors, kind: term.site.kind, rows, columns, block: BLOCK }
     }
 
     /// Ranges of rows, so that no more than a block is in memory in `f64`.
@@ -38,11 +38,11 @@ impl<'a> Directions<'a> {
     fn block(&self, backend: &mut HostBackend<'_>, weight: &Tensor, rows: Range<usize>) -> Result<Vec<f64>> {
         let mut delta = vec![0.0f32; rows.len() * self.columns];
         let matrix = MatrixMut::new(&mut delta, rows.len(), self.columns)?;
-        backend.delta(if is_input_major(self.kind) {
-            let adapter = self.stacked.block(rows.clone(), 0..self.columns)?;
+        backend.delta(if self.kind.is_input_major() {
+            let adapter = self.factors.block(rows.clone(), 0..self.columns)?;
             Delta { adapter, delta: matrix }
         } else {
-            let adapter = self.stacked.block(0..self.columns, rows.clone())?;
+            let adapter = self.factors.block(0..self.columns, rows.clone())?;
             Delta { adapter, delta: matrix.t() }
         })?;
         let weight = weight.f32_range(rows.start * self.columns..rows.end * self.columns);
@@ -50,11 +50,11 @@ impl<'a> Directions<'a> {
     }
 
     fn outputs(&self) -> usize {
-        if is_input_major(self.kind) { self.columns } else { self.rows }
+        if self.kind.is_input_major() { self.columns } else { self.rows }
     }
 
     fn output_of(&self, index: usize) -> usize {
-        if is_input_major(self.kind) { index % self.columns } else { index / self.columns }
+        if self.kind.is_input_major() { index % self.columns } else { index / self.columns }
     }
 
     fn norms(&self, backend: &mut HostBackend<'_>, weight: &Tensor) -> Result<Vec<f64>> {
@@ -73,9 +73,9 @@ impl<'a> Directions<'a> {
 pub(crate) fn direction_norms(
     backend: &mut HostBackend<'_>,
     weight: &Tensor,
-    part: Part<'_>,
+    term: Term<'_>,
 ) -> Result<Vec<f64>> {
-    Directions::new(weight, part).norms(backend, weight)
+    Directions::new(weight, term).norms(backend, weight)
 }
 
 /// m/‖W + Δ‖ of each output; 0 where all weights are 0 and so have no direction.
@@ -92,20 +92,20 @@ pub(crate) fn magnitude_factors(magnitude: &Tensor, norms: &[f64]) -> Vec<f64> {
 pub(crate) fn update_dora(
     backend: &mut HostBackend<'_>,
     weight: &mut Tensor,
-    part: Part<'_>,
+    term: Term<'_>,
     options: UpdateOptions,
 ) -> Result<Option<MergeReport>> {
-    let module = &part.site.layer;
-    let Some(magnitude) = &part.layer.magnitude else {
+    let module = &term.site.layer;
+    let Some(magnitude) = &term.layer.magnitude else {
         return Err(Error::module(module, "has no magnitudes"));
     };
-    if part.weight != 1.0 {
+    if term.weight != 1.0 {
         return Err(Error::module(module, "a DoRA adapter can only be merged with weight 1, and alone"));
     }
     if options.rounding != Rounding::Nearest {
         return Err(Error::module(module, "DoRA adapters are rounded to nearest only"));
     }
-    let directions = Directions::new(weight, part);
+    let directions = Directions::new(weight, term);
     let norms = directions.norms(backend, weight)?;
     let factors = magnitude_factors(magnitude, &norms);
     let mut measured = options.report.then(Measured::default);
@@ -136,7 +136,7 @@ mod tests {
             (((index * 2_654_435_761 + seed * 40_503) >> 7) % 2001) as f32 / 1000.0 - 1.0
         };
         for kind in [LayerKind::Linear, LayerKind::TransposedLinear] {
-            let (out, input) = if is_input_major(kind) { (columns, rows) } else { (rows, columns) };
+            let (out, input) = if kind.is_input_major() { (columns, rows) } else { (rows, columns) };
             let values = |seed, len| (0..len).map(|index| random(seed, index)).collect::<Vec<f32>>();
             let weight: Vec<bf16> = values(1, rows * columns).into_iter().map(bf16::from_f32).collect();
             let (a, b, m) = (values(2, rank * input), values(3, out * rank), values(4, out));
@@ -157,12 +157,12 @@ mod tests {
             };
             let mut merged = Tensor::of(&[rows, columns], weight.clone());
             let options = UpdateOptions { report: true, ..Default::default() };
-            let part = Part { site: &site, layer: &layer, weight: 1.0 };
-            let report = update_dora(&mut Cpu::new(), &mut merged, part, options).unwrap().unwrap();
+            let term = Term::new(&site, &layer);
+            let report = update_dora(&mut Cpu::new(), &mut merged, term, options).unwrap().unwrap();
             assert_eq!((report.elements, report.non_finite), ((rows * columns) as u64, 0));
 
             let direction = |o: usize, i: usize| {
-                let w = weight[if is_input_major(kind) { i * columns + o } else { o * columns + i }];
+                let w = weight[if kind.is_input_major() { i * columns + o } else { o * columns + i }];
                 let delta: f64 =
                     (0..rank).map(|k| f64::from(b[o * rank + k]) * f64::from(a[k * input + i])).sum();
                 w.to_f64() + 0.5 * delta
@@ -172,7 +172,7 @@ mod tests {
                 let norm = (0..input).map(|i| direction(o, i).powi(2)).sum::<f64>().sqrt();
                 for i in 0..input {
                     let exact = f64::from(m[o]) * direction(o, i) / norm;
-                    let found = merged[if is_input_major(kind) { i * columns + o } else { o * columns + i }];
+                    let found = merged[if kind.is_input_major() { i * columns + o } else { o * columns + i }];
                     // Half a step of bf16, and the Δ that was rounded to f32.
                     let bound = exact.abs() * 2f64.powi(-8) + 1e-7;
                     assert!((f64::from(found) - exact).abs() <= bound, "{kind:?} {o} {i}: {found} {exact}");
@@ -196,7 +196,7 @@ mod tests {
         let kinds =
             [LayerKind::Linear, LayerKind::TransposedLinear, LayerKind::Embedding, LayerKind::Convolution];
         for kind in kinds {
-            let (out, input) = if is_input_major(kind) { (columns, rows) } else { (rows, columns) };
+            let (out, input) = if kind.is_input_major() { (columns, rows) } else { (rows, columns) };
             let [shape, a_shape]: [&[usize]; 2] = match kind {
                 LayerKind::Convolution => [&[rows, 2, 3, 3], &[rank, 2, 3, 3]],
                 _ => [&[rows, columns], &[rank, input]],
@@ -211,9 +211,9 @@ mod tests {
             let (name, weight) = ("layer".to_owned(), "layer.weight".to_owned());
             let site = Site { layer: name, weight, bias: None, kind, rank, scale: 0.7 };
             let weight = Tensor::of(shape, values(3, rows * columns));
-            let part = Part { site: &site, layer: &layer, weight: 1.0 };
+            let term = Term::new(&site, &layer);
             let results = |block: usize| {
-                let directions = Directions { block, ..Directions::new(&weight, part) };
+                let directions = Directions { block, ..Directions::new(&weight, term) };
                 let backend = &mut Cpu::new();
                 let norms = directions.norms(backend, &weight).unwrap();
                 let blocks =

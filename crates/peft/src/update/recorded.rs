@@ -1,8 +1,8 @@
 //! Updates that keep a record, and those that a record takes back: block by block, so that no more than one block's
 //! escapes are in memory, and a block that codes do not suit is kept as it was instead.
 
-use super::{HostBackend, Part, Stacked, UpdateOptions, is_input_major, joined, one_kind, reseed, slices};
-use crate::module::LayerKind;
+use super::{Concatenated, HostBackend, Term, UpdateOptions, joined, one_kind, reseed, slices};
+use crate::checkpoint::LayerKind;
 use crate::tensor::{Tensor, each_type};
 use crate::{Error, Result};
 use lora_kernels::memory::HostMut;
@@ -28,7 +28,7 @@ const ESCAPE_BYTES: usize = 12;
 pub(crate) fn merge_recorded(
     backend: &mut HostBackend<'_>,
     weight: &mut Tensor,
-    add: &[Part<'_>],
+    add: &[Term<'_>],
     options: UpdateOptions,
     method: RestoreMethod,
 ) -> Result<(Option<MergeReport>, Vec<RestoreRecord>)> {
@@ -38,7 +38,7 @@ pub(crate) fn merge_recorded(
 fn merge_in_blocks(
     backend: &mut HostBackend<'_>,
     weight: &mut Tensor,
-    add: &[Part<'_>],
+    add: &[Term<'_>],
     options: UpdateOptions,
     method: RestoreMethod,
     block: usize,
@@ -53,7 +53,7 @@ fn merge_in_blocks(
     let mut records = Vec::new();
     let mut total: Option<MergeReport> = None;
     for matrix in 0..matrices {
-        let factors = Stacked::new(add, matrix);
+        let factors = Concatenated::new(add, matrix);
         let options = UpdateOptions { rounding: reseed(options.rounding, matrix as u64), ..options };
         for start in (0..rows).step_by(step) {
             let block = Block { kind, matrix, rows: start..rows.min(start + step), columns };
@@ -72,7 +72,7 @@ fn merge_in_blocks(
 pub(crate) fn unmerge_recorded(
     backend: &mut HostBackend<'_>,
     weight: &mut Tensor,
-    remove: &[Part<'_>],
+    remove: &[Term<'_>],
     records: Vec<RestoreRecord>,
 ) -> Result<()> {
     let kind = one_kind(remove)?
@@ -83,7 +83,7 @@ pub(crate) fn unmerge_recorded(
     let mut position = (0usize, 0usize);
     for record in records {
         let recorded = record.recorded().ok_or_else(unfit)?.shape;
-        let count = if is_input_major(kind) { recorded.rows } else { recorded.cols };
+        let count = if kind.is_input_major() { recorded.rows } else { recorded.cols };
         let (matrix, start) = position;
         let end = start.checked_add(count).filter(|&end| matrix < matrices && end <= rows && count > 0);
         let end = end.ok_or_else(unfit)?;
@@ -94,7 +94,7 @@ pub(crate) fn unmerge_recorded(
         return Err(unfit());
     }
     for blocks in blocks.chunk_by_mut(|(one, _), (two, _)| one.matrix == two.matrix) {
-        let factors = Stacked::new(remove, blocks[0].0.matrix);
+        let factors = Concatenated::new(remove, blocks[0].0.matrix);
         for (block, record) in blocks {
             block.update(backend, weight, (Some(&factors), None), UpdateOptions::default(), record)?;
         }
@@ -115,7 +115,7 @@ impl Block {
         &self,
         backend: &mut HostBackend<'_>,
         weight: &mut Tensor,
-        add: &Stacked<'_>,
+        add: &Concatenated<'_>,
         options: UpdateOptions,
         method: RestoreMethod,
     ) -> Result<(Option<MergeReport>, RestoreRecord)> {
@@ -139,24 +139,24 @@ impl Block {
         &self,
         backend: &mut HostBackend<'_>,
         weight: &mut Tensor,
-        (remove, add): (Option<&Stacked<'_>>, Option<&Stacked<'_>>),
+        (remove, add): (Option<&Concatenated<'_>>, Option<&Concatenated<'_>>),
         options: UpdateOptions,
         record: &mut RestoreRecord,
     ) -> Result<Option<MergeReport>> {
         Ok(backend.update_weights(WeightUpdate {
             w: self.matrix(weight)?,
-            remove: remove.map(|stacked| self.factors(stacked)).transpose()?,
-            add: add.map(|stacked| self.factors(stacked)).transpose()?,
+            remove: remove.map(|factors| self.factors(factors)).transpose()?,
+            add: add.map(|factors| self.factors(factors)).transpose()?,
             rounding: options.rounding,
             record: Some(record),
             report: options.report,
         })?)
     }
 
-    fn factors<'s>(&self, stacked: &'s Stacked<'_>) -> Result<Factors<'s>> {
-        match is_input_major(self.kind) {
-            true => stacked.block(self.rows.clone(), 0..self.columns),
-            false => stacked.block(0..self.columns, self.rows.clone()),
+    fn factors<'f>(&self, factors: &'f Concatenated<'_>) -> Result<Factors<'f>> {
+        match self.kind.is_input_major() {
+            true => factors.block(self.rows.clone(), 0..self.columns),
+            false => factors.block(0..self.columns, self.rows.clone()),
         }
     }
 
@@ -177,7 +177,7 @@ impl Block {
         let buffer = each_type!(weight.values_mut(), values => HostMut::new(&mut values[elements]));
         let layout = Layout::strided(self.rows.len(), self.columns, self.columns)?;
         let matrix = MatrixMut::from_buffer(buffer, layout)?;
-        Ok(if is_input_major(self.kind) { matrix } else { matrix.t() })
+        Ok(if self.kind.is_input_major() { matrix } else { matrix.t() })
     }
 }
 
@@ -206,7 +206,7 @@ mod tests {
             [matrices, rows, columns] => (matrices, rows, columns),
             _ => (1, shape[0], shape[1]),
         };
-        let (out, input) = if is_input_major(kind) { (columns, rows) } else { (rows, columns) };
+        let (out, input) = if kind.is_input_major() { (columns, rows) } else { (rows, columns) };
         let values = |seed: usize, len: usize| {
             (0..len).map(|i| ((i * 31 + seed * 17) % 101) as f32 / 1000.0 - 0.05).collect::<Vec<f32>>()
         };
@@ -243,24 +243,24 @@ mod tests {
         for (kind, shape) in KINDS {
             for dtype in [DType::F32, DType::F16, DType::Bf16] {
                 let (site, layer) = site_and_layer(kind, shape);
-                let parts = [Part { site: &site, layer: &layer, weight: 1.5 }];
+                let terms = [Term { weight: 1.5, ..Term::new(&site, &layer) }];
                 let before = weight(shape, dtype);
                 let options = UpdateOptions { report: true, ..Default::default() };
                 let mut whole = before.clone();
-                let expected = update(&mut Cpu::new(), &mut whole, &[], &parts, options).unwrap().unwrap();
+                let expected = update(&mut Cpu::new(), &mut whole, &[], &terms, options).unwrap().unwrap();
                 for block in [1, 4 * shape[1], 7 * 18, BLOCK] {
                     for method in [RestoreMethod::Codes, RestoreMethod::Backup] {
                         let mut found = before.clone();
                         let cpu = &mut Cpu::new();
                         let (report, records) =
-                            merge_in_blocks(cpu, &mut found, &parts, options, method, block).unwrap();
+                            merge_in_blocks(cpu, &mut found, &terms, options, method, block).unwrap();
                         assert_eq!(found.bytes(), whole.bytes(), "{kind:?} {dtype:?} in blocks of {block}");
                         let report = report.unwrap();
                         assert_eq!(
                             (report.elements, report.unchanged, report.max_error),
                             (expected.elements, expected.unchanged, expected.max_error)
                         );
-                        unmerge_recorded(cpu, &mut found, &parts, records).unwrap();
+                        unmerge_recorded(cpu, &mut found, &terms, records).unwrap();
                         assert_eq!(found.bytes(), before.bytes(), "{kind:?} {dtype:?} in blocks of {block}");
                     }
                 }
@@ -273,7 +273,7 @@ mod tests {
         let shape = [32, 64];
         let (site, layer) = site_and_layer(LayerKind::Linear, &shape);
         // Δ is so large that what rounding leaves of it is far from zero in every type.
-        let parts = [Part { site: &site, layer: &layer, weight: 100.0 }];
+        let terms = [Term { weight: 100.0, ..Term::new(&site, &layer) }];
         for dtype in [DType::F32, DType::F16, DType::Bf16] {
             let zeros = Tensor::zeros(dtype, &shape);
             let half = weight(&shape, dtype);
@@ -284,7 +284,7 @@ mod tests {
                 let (_, records) = merge_in_blocks(
                     &mut Cpu::new(),
                     &mut weight.clone(),
-                    &parts,
+                    &terms,
                     UpdateOptions::default(),
                     RestoreMethod::Codes,
                     4 * shape[1],
@@ -306,21 +306,21 @@ mod tests {
     fn stochastic_draws_are_those_of_the_whole_matrix() {
         for (kind, shape) in KINDS {
             let (site, layer) = site_and_layer(kind, shape);
-            let parts = [Part { site: &site, layer: &layer, weight: 1.0 }];
+            let terms = [Term::new(&site, &layer)];
             let len: usize = shape.iter().product();
             let values = (0..len).map(|i| bf16::from_f32(1.0 + i as f32 / len as f32)).collect();
             let before = Tensor::of(shape, values);
             let options = UpdateOptions { rounding: Rounding::Stochastic { seed: 9 }, ..Default::default() };
             let cpu = &mut Cpu::new();
             let mut whole = before.clone();
-            update(cpu, &mut whole, &[], &parts, options).unwrap();
+            update(cpu, &mut whole, &[], &terms, options).unwrap();
             for (block, method) in [(4 * shape[1], RestoreMethod::Backup), (BLOCK, RestoreMethod::Codes)] {
                 let mut found = before.clone();
                 let (_, records) =
-                    merge_in_blocks(cpu, &mut found, &parts, options, RestoreMethod::Codes, block).unwrap();
+                    merge_in_blocks(cpu, &mut found, &terms, options, RestoreMethod::Codes, block).unwrap();
                 assert_eq!(found.bytes(), whole.bytes(), "{kind:?} in blocks of {block}");
                 assert!(records.iter().any(|record| record.method() == method), "{kind:?}");
-                unmerge_recorded(cpu, &mut found, &parts, records).unwrap();
+                unmerge_recorded(cpu, &mut found, &terms, records).unwrap();
                 assert_eq!(found.bytes(), before.bytes(), "{kind:?}");
             }
         }
@@ -330,18 +330,18 @@ mod tests {
     fn records_of_other_parts_are_refused() {
         let shape = [23, 18];
         let (site, layer) = site_and_layer(LayerKind::Linear, &shape);
-        let parts = [Part { site: &site, layer: &layer, weight: 1.0 }];
+        let terms = [Term::new(&site, &layer)];
         let cpu = &mut Cpu::new();
         let mut merged = Tensor::of(&shape, vec![bf16::ONE; 23 * 18]);
         let options = UpdateOptions::default();
         let (_, records) =
-            merge_in_blocks(cpu, &mut merged, &parts, options, RestoreMethod::Codes, 5 * 18).unwrap();
+            merge_in_blocks(cpu, &mut merged, &terms, options, RestoreMethod::Codes, 5 * 18).unwrap();
         let mut swapped = records.clone();
         swapped.swap(0, 1);
         let mut more = records.clone();
         more.push(records[0].clone());
         for wrong in [Vec::new(), records[1..].to_vec(), swapped, more, vec![RestoreRecord::default(); 5]] {
-            assert!(unmerge_recorded(cpu, &mut merged.clone(), &parts, wrong).is_err());
+            assert!(unmerge_recorded(cpu, &mut merged.clone(), &terms, wrong).is_err());
         }
         assert!(unmerge_recorded(cpu, &mut merged.clone(), &[], records).is_err());
     }

@@ -5,9 +5,9 @@ use crate::failure::{About, Result};
 use crate::table::Table;
 use crate::units;
 use lora_peft::Checkpoint;
-use lora_peft::module::{LayerKind, adaptable_modules};
+use lora_peft::checkpoint::{LayerKind, adaptable_modules};
+use lora_peft::merge::Records;
 use lora_peft::printable::{self, NAME, line};
-use lora_peft::record::Records;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 

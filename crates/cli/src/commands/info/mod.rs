@@ -4,15 +4,16 @@ mod adapter;
 mod base;
 mod grouped;
 
-use crate::arguments::Info;
 use crate::console::Console;
 use crate::failure::{About, Failure, Result};
 use adapter::AdapterInfo;
 use base::BaseInfo;
-use lora_peft::config::CONFIG_FILE;
+use clap::Args;
+use lora_peft::adapter::CONFIG_FILE;
 use lora_peft::{Adapter, Checkpoint};
 use serde_json::Value;
 use std::path::Path;
+use std::path::PathBuf;
 
 /// One path of the command line, opened.
 enum Input {
@@ -20,51 +21,78 @@ enum Input {
     Adapter(Box<Adapter>),
 }
 
-pub fn run(arguments: &Info, console: &Console) -> Result<()> {
-    let inputs = arguments
-        .paths
-        .iter()
-        .map(|path| Ok((path.as_path(), open(path)?)))
-        .collect::<Result<Vec<(&Path, Input)>>>()?;
-    let bases: Vec<(&Path, &Checkpoint)> = inputs
-        .iter()
-        .filter_map(|(path, input)| match input {
-            Input::Base(checkpoint) => Some((*path, checkpoint.as_ref())),
-            Input::Adapter(_) => None,
-        })
-        .collect();
-    if bases.len() > 1 && bases.len() < inputs.len() {
-        return Err(Failure::Usage(format!(
-            "adapters are matched with one base, but both {} and {} are base checkpoints",
-            bases[0].0.display(),
-            bases[1].0.display()
-        )));
-    }
-    let base = bases.first().copied();
-    let (mut json, mut text, mut misfit) = (Vec::new(), Vec::new(), None);
-    for (path, input) in &inputs {
-        match input {
-            Input::Base(checkpoint) => {
-                let info = BaseInfo::new(path, checkpoint)?;
-                json.push(info.json());
-                text.push(info.text());
-            }
-            Input::Adapter(adapter) => {
-                let mut info = AdapterInfo::new(path, adapter)?;
-                if let Some((base_path, checkpoint)) = base {
-                    misfit = info.match_with(base_path, checkpoint).err().or(misfit);
+/// Show what checkpoints and adapters hold, and whether they fit each other
+///
+/// Of a base: modules, element types, sizes, and whether it has a restore record. Of an adapter: ranks, scales, targets
+/// and sizes. Of adapters together with one base: also which modules they match, and the share of parameters that they
+/// train.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  lora info llama/
+  lora info my-adapter/
+  lora info llama/ my-adapter/            does it fit? what does it change? trainable parameters
+  lora info --json llama/ my-adapter/ | jq '.[1].match.trainable_percent'
+
+Modules that differ only in numbers are shown as one line, with `*` for the number; --json lists
+each.")]
+pub struct Info {
+    /// Base checkpoints and adapters; with adapters, at most one base
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Print JSON: an array with one object for each path
+    #[arg(long)]
+    json: bool,
+}
+
+impl Info {
+    /// Runs the command.
+    pub fn run(&self, console: &Console) -> Result<()> {
+        let inputs = self
+            .paths
+            .iter()
+            .map(|path| Ok((path.as_path(), open(path)?)))
+            .collect::<Result<Vec<(&Path, Input)>>>()?;
+        let bases: Vec<(&Path, &Checkpoint)> = inputs
+            .iter()
+            .filter_map(|(path, input)| match input {
+                Input::Base(checkpoint) => Some((*path, checkpoint.as_ref())),
+                Input::Adapter(_) => None,
+            })
+            .collect();
+        if bases.len() > 1 && bases.len() < inputs.len() {
+            return Err(Failure::Usage(format!(
+                "adapters are matched with one base, but both {} and {} are base checkpoints",
+                bases[0].0.display(),
+                bases[1].0.display()
+            )));
+        }
+        let base = bases.first().copied();
+        let (mut json, mut text, mut misfit) = (Vec::new(), Vec::new(), None);
+        for (path, input) in &inputs {
+            match input {
+                Input::Base(checkpoint) => {
+                    let info = BaseInfo::new(path, checkpoint)?;
+                    json.push(info.json());
+                    text.push(info.text());
                 }
-                json.push(info.json());
-                text.push(info.text());
+                Input::Adapter(adapter) => {
+                    let mut info = AdapterInfo::new(path, adapter)?;
+                    if let Some((base_path, checkpoint)) = base {
+                        misfit = info.match_with(base_path, checkpoint).err().or(misfit);
+                    }
+                    json.push(info.json());
+                    text.push(info.text());
+                }
             }
         }
+        if self.json {
+            console.result(&format!("{:#}\n", Value::Array(json)))?;
+        } else {
+            console.result(&text.join("\n"))?;
+        }
+        misfit.map_or(Ok(()), Err)
     }
-    if arguments.json {
-        console.result(&format!("{:#}\n", Value::Array(json)))?;
-    } else {
-        console.result(&text.join("\n"))?;
-    }
-    misfit.map_or(Ok(()), Err)
 }
 
 fn open(path: &Path) -> Result<Input> {

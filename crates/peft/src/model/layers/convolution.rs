@@ -1,11 +1,11 @@
 //! Convolutions: X \[N, channels, …sizes\] with one, two or three spatial axes.
 
-use super::masked::Parts;
+use super::masked::SplitInput;
 use super::patches::{ConvolutionGeometry, Patches};
 use super::products::Order;
 use super::{Gradients, Layer};
+use crate::checkpoint::LayerKind;
 use crate::model::LoraModel;
-use crate::module::LayerKind;
 use crate::tensor::Tensor;
 use crate::update::{HostBackend, round_block};
 use crate::{Error, Result};
@@ -30,7 +30,7 @@ impl LoraModel {
         let layer = self.layer(module)?;
         let patches = layer.patches(geometry, x)?;
         let magnitudes = layer.magnitudes(backend)?;
-        let factors = layer.stacked();
+        let factors = layer.concatenated();
         let dropout = dropout.filter(|dropout| !dropout.is_identity());
         let shape = output_shape(&patches, x, layer.features().1);
         let mut y = Tensor::zeros(x.dtype(), &shape);
@@ -40,13 +40,13 @@ impl LoraModel {
             let matrix = match (dropout, &magnitudes) {
                 (None, None) => {
                     let x = patches.unfold(&x);
-                    layer.product(backend, &x, order, &factors, None, layer.bias.as_deref())?
+                    layer.product(backend, &x, order, factors.as_ref(), None, layer.bias.as_deref())?
                 }
                 (None, Some(_)) => {
                     layer.scaled_product(backend, &patches.unfold(&x), None, order, magnitudes.as_ref())?
                 }
                 (Some(dropout), _) => {
-                    let parts = Parts::split(&x, dropout, image);
+                    let parts = SplitInput::split(&x, dropout, image);
                     let [dropped, rest] = [&parts.dropped, &parts.rest].map(|part| patches.unfold(part));
                     layer.scaled_product(backend, &dropped, Some(&rest), order, magnitudes.as_ref())?
                 }
@@ -82,21 +82,21 @@ impl LoraModel {
             ));
         }
         let magnitudes = layer.magnitudes(backend)?;
-        let mut sums = layer.no_gradients(&layer.stacked())?;
+        let mut sums = layer.no_gradients(layer.concatenated().as_ref())?;
         let dropout = dropout.filter(|dropout| !dropout.is_identity());
         let mut dx = Tensor::zeros(x.dtype(), x.shape());
         let order = Order::ByFeature;
         for image in 0..x.shape()[0] {
             let x = image_of(x, image);
             let dy = image_of(dy, image).reshape(&[output, patches.positions()])?;
-            let parts = dropout.map(|dropout| Parts::split(&x, dropout, image));
+            let parts = dropout.map(|dropout| SplitInput::split(&x, dropout, image));
             let seen = patches.unfold(parts.as_ref().map_or(&x, |parts| &parts.dropped));
             let dropped =
                 layer.scaled_gradients(backend, &seen, &dy, order, magnitudes.as_ref(), &mut sums)?;
             let mut exact = patches.fold(&dropped);
             if let Some(dropout) = dropout {
                 let rest = patches.fold(&layer.frozen_gradient(backend, &dy, order)?);
-                exact = Parts::join(&exact, &rest, dropout, image);
+                exact = SplitInput::join(&exact, &rest, dropout, image);
             }
             round_block(&mut dx, image * exact.len(), &exact, None);
         }

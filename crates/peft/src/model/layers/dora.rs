@@ -3,7 +3,7 @@
 use super::products::Order;
 use super::{Active, Layer};
 use crate::tensor::Tensor;
-use crate::update::{HostBackend, Part, direction_norms, magnitude_factors, round_into};
+use crate::update::{HostBackend, Term, direction_norms, magnitude_factors, round_into};
 use crate::{Error, Result};
 
 /// f of each output, and the norms that it comes from.
@@ -26,7 +26,7 @@ impl Layer<'_> {
                 "a DoRA adapter of it cannot be active together with others",
             ));
         }
-        let norms = direction_norms(backend, self.weight, Part { site, layer, weight: 1.0 })?;
+        let norms = direction_norms(backend, self.weight, Term::new(site, layer))?;
         let factors =
             layer.magnitude.as_ref().map_or(Vec::new(), |magnitude| magnitude_factors(magnitude, &norms));
         Ok(Some(Magnitudes { factors, norms }))

@@ -1,8 +1,8 @@
 //! Embeddings: rows of W \[vocabulary, features\] by their index.
 
 use super::{Gradients, Layer};
+use crate::checkpoint::LayerKind;
 use crate::model::LoraModel;
-use crate::module::LayerKind;
 use crate::tensor::Tensor;
 use crate::update::{HostBackend, round_into};
 use crate::{Error, Result};

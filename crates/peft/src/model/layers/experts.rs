@@ -3,13 +3,13 @@
 //! Rows are taken together by expert, so that each expert that has any is one call of the backend.
 
 use super::{Active, Gradients};
+use crate::checkpoint::{LayerKind, has_transposed_experts};
 use crate::model::LoraModel;
-use crate::module::{LayerKind, has_transposed_experts};
 use crate::tensor::{Tensor, each_type};
-use crate::update::{HostBackend, Part, Stacked, is_input_major};
+use crate::update::{Concatenated, HostBackend, Term};
 use crate::{Error, Result};
 use lora_kernels::ops::Output;
-use lora_kernels::{Adapter as Factors, Backward, DType, Forward, MatrixRef};
+use lora_kernels::{Adapter as Factors, Backward, DType, Forward, Frozen, FrozenBackward, MatrixRef};
 use std::collections::BTreeMap;
 
 /// What takes part in one stacked parameter.
@@ -68,16 +68,19 @@ impl LoraModel {
         for (expert, rows) in layer.by_expert(experts)? {
             let x = gathered(x, &rows);
             let mut part = Tensor::zeros(x.dtype(), &[rows.len(), output]);
-            let stacked = layer.stacked(expert);
-            backend.forward(Forward {
-                x: x.matrix()?,
-                w: layer.matrix(expert)?,
-                adapter: layer.factors(&stacked)?,
-                bias: None,
-                dropout: None,
-                y: part.matrix_mut()?,
-                s: None,
-            })?;
+            let (w, to) = (layer.matrix(expert)?, part.matrix_mut()?);
+            match layer.concatenated(expert) {
+                Some(concatenated) => backend.forward(Forward {
+                    x: x.matrix()?,
+                    w,
+                    adapter: layer.factors(&concatenated)?,
+                    bias: None,
+                    dropout: None,
+                    y: to,
+                    s: None,
+                })?,
+                None => backend.frozen(Frozen { x: x.matrix()?, w, bias: None, y: Output::overwrite(to) })?,
+            }
             scatter(&part, &rows, &mut y);
         }
         Ok(y)
@@ -112,9 +115,19 @@ impl LoraModel {
         for (expert, rows) in layer.by_expert(experts)? {
             let (x, dy) = (gathered(x, &rows), gathered(dy, &rows));
             let mut part = Tensor::zeros(x.dtype(), x.shape());
+            let bias = &mut bias[expert * output..(expert + 1) * output];
+            let Some(concatenated) = layer.concatenated(expert) else {
+                let dx_of_part = Output::overwrite(part.matrix_mut()?);
+                let (dy_view, w) = (dy.matrix()?, layer.matrix(expert)?);
+                backend.frozen_backward(FrozenBackward { dy: dy_view, w, dx: dx_of_part })?;
+                for (index, value) in dy.to_f32().into_iter().enumerate() {
+                    bias[index % output] += value;
+                }
+                scatter(&part, &rows, &mut dx);
+                continue;
+            };
             let mut sums = Tensor::zeros(DType::F32, &[1, output]);
-            let stacked = layer.stacked(expert);
-            let factors = layer.factors(&stacked)?;
+            let factors = layer.factors(&concatenated)?;
             let rank = factors.rank();
             let (a_features, b_features) = layer.adapter_features();
             let mut da = Tensor::zeros(DType::F32, &[rank, a_features]);
@@ -137,7 +150,7 @@ impl LoraModel {
             })?;
             scatter(&part, &rows, &mut dx);
             layer.take_apart(expert, rank, &da.to_f32(), &db.to_f32(), &mut found);
-            bias[expert * output..(expert + 1) * output].copy_from_slice(&sums.to_f32());
+            bias.copy_from_slice(&sums.to_f32());
         }
         let mut adapters = BTreeMap::new();
         for (active, (a, b)) in layer.active.iter().zip(found) {
@@ -171,13 +184,13 @@ impl LoraModel {
             return Err(Error::module(name, format!("has shape {:?}, not that of experts", weight.shape())));
         };
         let kind = active.first().map_or(site.kind, |active| active.site.kind);
-        let input_major = has_transposed_experts(&self.checkpoint).unwrap_or(is_input_major(kind));
+        let input_major = has_transposed_experts(&self.checkpoint).unwrap_or(kind.is_input_major());
         let layer = Experts {
             name,
             weight,
             shape: [experts, rows, columns],
             input_major,
-            exchanged: !active.is_empty() && input_major != is_input_major(kind),
+            exchanged: !active.is_empty() && input_major != kind.is_input_major(),
             active,
         };
         layer.check_adapters()?;
@@ -265,17 +278,15 @@ impl<'a> Experts<'a> {
         Ok(rows)
     }
 
-    fn stacked(&self, expert: usize) -> Stacked<'_> {
-        if self.active.is_empty() {
-            let (input, output) = self.features();
-            return Stacked::nothing(input, output);
-        }
-        let part = |active: &Active<'a>| Part { site: active.site, layer: active.layer, weight: 1.0 };
-        Stacked::new(&self.active.iter().map(part).collect::<Vec<_>>(), expert)
+    /// The active adapters of an expert as one, if there are any.
+    fn concatenated(&self, expert: usize) -> Option<Concatenated<'_>> {
+        let terms: Vec<Term<'_>> =
+            self.active.iter().map(|active| Term::new(active.site, active.layer)).collect();
+        (!terms.is_empty()).then(|| Concatenated::new(&terms, expert))
     }
 
-    fn factors<'s>(&self, stacked: &'s Stacked) -> Result<Factors<'s>> {
-        let Factors { a, b, scale } = stacked.factors()?;
+    fn factors<'f>(&self, concatenated: &'f Concatenated) -> Result<Factors<'f>> {
+        let Factors { a, b, scale } = concatenated.factors()?;
         Ok(if self.exchanged { Factors { a: b.t(), b: a.t(), scale } } else { Factors { a, b, scale } })
     }
 
@@ -289,7 +300,7 @@ impl<'a> Experts<'a> {
     }
 
     /// Puts one expert's dA \[r, …\] and dB \[…, r\] of all active adapters where each adapter has that expert: the
-    /// slowest index of A's rows, the fastest of B's columns. B was stacked with its s in it where there are several.
+    /// slowest index of A's rows, the fastest of B's columns. B has its s in it where there are several.
     fn take_apart(
         &self,
         expert: usize,

@@ -1,10 +1,10 @@
 //! Linear layers: X \[M, in\], one row a position.
 
-use super::masked::Parts;
+use super::masked::SplitInput;
 use super::products::Order;
 use super::{Gradients, Layer};
+use crate::checkpoint::LayerKind;
 use crate::model::LoraModel;
-use crate::module::LayerKind;
 use crate::tensor::Tensor;
 use crate::update::HostBackend;
 use crate::{Error, Result};
@@ -30,11 +30,18 @@ impl LoraModel {
         layer.check_input(x)?;
         let order = Order::ByPosition;
         let Some(magnitudes) = layer.magnitudes(backend)? else {
-            return layer.product(backend, x, order, &layer.stacked(), dropout, layer.bias.as_deref());
+            return layer.product(
+                backend,
+                x,
+                order,
+                layer.concatenated().as_ref(),
+                dropout,
+                layer.bias.as_deref(),
+            );
         };
         match dropout.filter(|dropout| !dropout.is_identity()) {
             Some(dropout) => {
-                let Parts { dropped, rest } = Parts::split(x, dropout, 0);
+                let SplitInput { dropped, rest } = SplitInput::split(x, dropout, 0);
                 layer.scaled_product(backend, &dropped, Some(&rest), order, Some(&magnitudes))
             }
             None => layer.scaled_product(backend, x, None, order, Some(&magnitudes)),
@@ -58,20 +65,20 @@ impl LoraModel {
         layer.check_input(x)?;
         layer.check_rows(x.shape()[0], dy)?;
         let order = Order::ByPosition;
-        let factors = layer.stacked();
-        let mut sums = layer.no_gradients(&factors)?;
+        let factors = layer.concatenated();
+        let mut sums = layer.no_gradients(factors.as_ref())?;
         let magnitudes = layer.magnitudes(backend)?;
         if magnitudes.is_none() {
-            let dx = layer.gradients(backend, x, [dy, dy], order, &factors, dropout, &mut sums)?;
+            let dx = layer.gradients(backend, x, [dy, dy], order, factors.as_ref(), dropout, &mut sums)?;
             return Ok(layer.finish(dx, sums));
         }
         let dx = match dropout.filter(|dropout| !dropout.is_identity()) {
             Some(dropout) => {
-                let Parts { dropped, .. } = Parts::split(x, dropout, 0);
+                let SplitInput { dropped, .. } = SplitInput::split(x, dropout, 0);
                 let dropped =
                     layer.scaled_gradients(backend, &dropped, dy, order, magnitudes.as_ref(), &mut sums)?;
                 let rest = layer.frozen_gradient(backend, dy, order)?;
-                Parts::join_rows(&dropped, &rest, dropout)
+                SplitInput::join_rows(&dropped, &rest, dropout)
             }
             None => layer.scaled_gradients(backend, x, dy, order, magnitudes.as_ref(), &mut sums)?,
         };

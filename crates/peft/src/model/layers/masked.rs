@@ -13,14 +13,14 @@ use crate::update::{HostBackend, round_block, round_into};
 use lora_kernels::Dropout;
 
 /// X in two parts.
-pub(super) struct Parts {
+pub(super) struct SplitInput {
     /// X′, which the adapter sees.
     pub dropped: Tensor,
     /// X − X′, which only W sees.
     pub rest: Tensor,
 }
 
-impl Parts {
+impl SplitInput {
     /// Splits rows \[M, columns\] of X, of which the first is row `first_row` for the mask.
     pub fn split(x: &Tensor, dropout: Dropout, first_row: usize) -> Self {
         let (mut dropped, mut rest) = (x.clone(), x.clone());
@@ -35,7 +35,7 @@ impl Parts {
             round_block(&mut dropped, start, &part(&|kept| kept), None);
             round_block(&mut rest, start, &part(&|kept| 1.0 - kept), None);
         }
-        Parts { dropped, rest }
+        SplitInput { dropped, rest }
     }
 
     /// A row of dX, from the gradients of its two parts.
@@ -80,9 +80,9 @@ impl Layer<'_> {
         order: Order,
         magnitudes: Option<&Magnitudes>,
     ) -> Result<Tensor> {
-        let mut y = self.product(backend, dropped, order, &self.stacked(), None, None)?;
+        let mut y = self.product(backend, dropped, order, self.concatenated().as_ref(), None, None)?;
         let rest = match rest {
-            Some(rest) => Some(self.product(backend, rest, order, &self.no_adapter(), None, None)?.to_f32()),
+            Some(rest) => Some(self.product(backend, rest, order, None, None, None)?.to_f32()),
             None => None,
         };
         let exact: Vec<f64> = y
@@ -111,13 +111,13 @@ impl Layer<'_> {
         magnitudes: Option<&Magnitudes>,
         sums: &mut Sums,
     ) -> Result<Tensor> {
-        let factors = self.stacked();
+        let factors = self.concatenated();
         let Some(magnitudes) = magnitudes else {
-            return self.gradients(backend, dropped, [dy, dy], order, &factors, None, sums);
+            return self.gradients(backend, dropped, [dy, dy], order, factors.as_ref(), None, sums);
         };
-        let z = self.product(backend, dropped, order, &factors, None, None)?;
+        let z = self.product(backend, dropped, order, factors.as_ref(), None, None)?;
         magnitudes.add_gradient(dy, &z, order, &mut sums.magnitude);
         let dz = magnitudes.scaled(dy, order);
-        self.gradients(backend, dropped, [dy, &dz], order, &factors, None, sums)
+        self.gradients(backend, dropped, [dy, &dz], order, factors.as_ref(), None, sums)
     }
 }

@@ -14,10 +14,10 @@ pub use patches::ConvolutionGeometry;
 use super::LoraModel;
 use crate::adapter::AdapterLayer;
 use crate::binding::Site;
-use crate::module::LayerKind;
+use crate::binding::parameters;
+use crate::checkpoint::LayerKind;
 use crate::tensor::Tensor;
-use crate::update::is_input_major;
-use crate::{Error, Result, parameters};
+use crate::{Error, Result};
 use lora_kernels::DType;
 use std::collections::BTreeMap;
 
@@ -107,7 +107,7 @@ impl LoraModel {
 impl Layer<'_> {
     fn features(&self) -> (usize, usize) {
         let (rows, columns) = self.weight.rows_and_columns();
-        if is_input_major(self.site.kind) { (rows, columns) } else { (columns, rows) }
+        if self.site.kind.is_input_major() { (rows, columns) } else { (columns, rows) }
     }
 
     /// Layers can be changed from outside.

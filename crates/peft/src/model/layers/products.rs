@@ -3,9 +3,9 @@
 use super::{Gradients, Layer};
 use crate::Result;
 use crate::tensor::Tensor;
-use crate::update::{HostBackend, Part, Stacked, is_input_major};
+use crate::update::{Concatenated, HostBackend, Term};
 use lora_kernels::ops::Output;
-use lora_kernels::{Backward, DType, Dropout, Forward, MatrixMut, MatrixRef};
+use lora_kernels::{Backward, DType, Dropout, Forward, Frozen, FrozenBackward, MatrixMut, MatrixRef};
 use std::collections::BTreeMap;
 
 /// How a matrix of M positions and their features lies in memory.
@@ -68,25 +68,16 @@ impl Sums {
 }
 
 impl Layer<'_> {
-    /// The active adapters as one.
-    pub(super) fn stacked(&self) -> Stacked<'_> {
-        let parts: Vec<Part<'_>> = self
-            .active
-            .iter()
-            .map(|active| Part { site: active.site, layer: active.layer, weight: 1.0 })
-            .collect();
-        if parts.is_empty() { self.no_adapter() } else { Stacked::new(&parts, 0) }
-    }
-
-    /// An adapter that changes nothing.
-    pub(super) fn no_adapter(&self) -> Stacked<'_> {
-        let (input, output) = self.features();
-        Stacked::nothing(input, output)
+    /// The active adapters as one, if there are any.
+    pub(super) fn concatenated(&self) -> Option<Concatenated<'_>> {
+        let terms: Vec<Term<'_>> =
+            self.active.iter().map(|active| Term::new(active.site, active.layer)).collect();
+        (!terms.is_empty()).then(|| Concatenated::new(&terms, 0))
     }
 
     fn frozen(&self) -> Result<MatrixRef<'_>> {
         let matrix = self.weight.matrix()?;
-        Ok(if is_input_major(self.site.kind) { matrix } else { matrix.t() })
+        Ok(if self.site.kind.is_input_major() { matrix } else { matrix.t() })
     }
 
     /// X·W + s·drop(X)·A·B (+ bias).
@@ -95,20 +86,20 @@ impl Layer<'_> {
         backend: &mut HostBackend<'_>,
         x: &Tensor,
         order: Order,
-        factors: &Stacked,
+        factors: Option<&Concatenated>,
         dropout: Option<Dropout>,
         bias: Option<&[f32]>,
     ) -> Result<Tensor> {
         let mut y = Tensor::zeros(x.dtype(), &order.shape(order.positions(x), self.features().1));
-        backend.forward(Forward {
-            x: order.view(x)?,
-            w: self.frozen()?,
-            adapter: factors.factors()?,
-            bias: bias.map(MatrixRef::row),
-            dropout,
-            y: order.view_mut(&mut y)?,
-            s: None,
-        })?;
+        let (x, w, bias) = (order.view(x)?, self.frozen()?, bias.map(MatrixRef::row));
+        let y_view = order.view_mut(&mut y)?;
+        match factors {
+            Some(factors) => {
+                let adapter = factors.factors()?;
+                backend.forward(Forward { x, w, adapter, bias, dropout, y: y_view, s: None })?;
+            }
+            None => backend.frozen(Frozen { x, w, bias, y: Output::overwrite(y_view) })?,
+        }
         Ok(y)
     }
 
@@ -119,26 +110,18 @@ impl Layer<'_> {
         dy: &Tensor,
         order: Order,
     ) -> Result<Tensor> {
-        let nothing = self.no_adapter();
         let mut dx = Tensor::zeros(dy.dtype(), &order.shape(order.positions(dy), self.features().0));
-        backend.backward(Backward {
-            x: None,
-            w: self.frozen()?,
-            adapter: nothing.factors()?,
-            dropout: None,
+        backend.frozen_backward(FrozenBackward {
             dy: order.view(dy)?,
-            s: None,
-            dx: Some(Output::overwrite(order.view_mut(&mut dx)?)),
-            da: None,
-            db: None,
-            dbias: None,
+            w: self.frozen()?,
+            dx: Output::overwrite(order.view_mut(&mut dx)?),
         })?;
         Ok(dx)
     }
 
     /// Room for gradients that start at zero.
-    pub(super) fn no_gradients(&self, factors: &Stacked) -> Result<Sums> {
-        let rank = factors.factors()?.rank();
+    pub(super) fn no_gradients(&self, factors: Option<&Concatenated>) -> Result<Sums> {
+        let rank = factors.map_or(Ok(0), |factors| factors.factors().map(|factors| factors.rank()))?;
         let (input, output) = self.features();
         Ok(Sums {
             rank,
@@ -158,11 +141,12 @@ impl Layer<'_> {
         x: &Tensor,
         [dy, dz]: [&Tensor; 2],
         order: Order,
-        factors: &Stacked,
+        factors: Option<&Concatenated>,
         dropout: Option<Dropout>,
         sums: &mut Sums,
     ) -> Result<Tensor> {
         sums.add_bias(dy, order);
+        let Some(factors) = factors else { return self.frozen_gradient(backend, dz, order) };
         let mut dx = Tensor::zeros(x.dtype(), x.shape());
         backend.backward(Backward {
             x: Some(order.view(x)?),
@@ -179,7 +163,7 @@ impl Layer<'_> {
         Ok(dx)
     }
 
-    /// The gradients of each adapter. B was stacked with its s in it where there are several.
+    /// The gradients of each adapter. B has its s in it where there are several.
     pub(super) fn finish(&self, x: Tensor, sums: Sums) -> Gradients {
         let single = |values: Vec<f64>| values.into_iter().map(|value| value as f32).collect::<Vec<f32>>();
         let bias = Tensor::of(&[sums.bias.len()], single(sums.bias));

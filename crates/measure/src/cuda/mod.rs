@@ -1,0 +1,10 @@
+//! The systems on a GPU. Feature `cuda`.
+
+pub mod blas;
+pub mod device;
+mod drivers;
+pub mod layer;
+mod rotation;
+
+pub use device::{Device, Pool, Scalar};
+pub use layer::{Layer, Matrices};
