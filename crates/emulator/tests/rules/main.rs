@@ -134,11 +134,11 @@ fn keeps(cases: &[Case], expected: &[u32]) {
 }
 
 /// The last case is reported as one of these under every schedule; returns what it was.
-fn breaks(cases: &[Case], kinds: &[FaultKind]) -> Vec<Box<Fault>> {
+fn breaks(cases: &[Case], kinds: &[FaultKind]) -> Vec<Fault> {
     let fault = |found: Result<Vec<u32>, Box<Fault>>| {
         let fault = found.expect_err(cases[cases.len() - 1].kernel);
         assert!(kinds.contains(&fault.kind), "{fault}");
-        fault
+        *fault
     };
     run(cases, |_| ()).into_iter().map(fault).collect()
 }

@@ -11,7 +11,7 @@ fn with(kernel: &'static str, shared_bytes: u32) -> Case {
 
 #[test]
 fn a_block_may_have_227_kib() {
-    let expected: Vec<u32> = (0..128).map(|i| i % 64 ^ 1).collect();
+    let expected: Vec<u32> = (0..128).map(|i| (i % 64) ^ 1).collect();
     keeps(&[with("dynamic_only_in_cluster", ALL)], &expected);
     breaks(&[with("dynamic_only_in_cluster", ALL + 1024)], &[FaultKind::InvalidLaunch]);
 }
