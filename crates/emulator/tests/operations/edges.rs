@@ -10,7 +10,7 @@ use lora_kernels::cuda::engine::RawCodes;
 use lora_kernels::memory::{Raw, RawBuffer};
 use lora_kernels::ops::{Delta, WeightUpdate};
 use lora_kernels::restore::{RestoreMethod, RestoreRecord};
-use lora_kernels::{Backend, DType, Device as _, Element, MatrixMut, Rounding};
+use lora_kernels::{Backend, DType, Element, MatrixMut, Rounding};
 
 /// What is at an edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,9 +10,7 @@ use lora_kernels::dropout::philox4x32_10;
 use lora_kernels::memory::{Raw, RawBuffer};
 use lora_kernels::ops::{Delta, MergeReport, WeightUpdate};
 use lora_kernels::restore::{RestoreMethod, RestoreRecord};
-use lora_kernels::{
-    Adapter, Backend, DType, Device as _, Element, Layout, MatrixMut, MatrixRef, Rounding,
-};
+use lora_kernels::{Adapter, Backend, DType, Element, Layout, MatrixMut, MatrixRef, Rounding};
 
 /// Whether a matrix is stored transposed, and the gap between its rows.
 pub type Place = (bool, usize);
