@@ -4,6 +4,7 @@ use super::Device;
 use super::weights::{OnDevice, free, free_codes, layout, upload, weights};
 use super::weights_support::{Factors, Random, Stored, all_bits, bits, from_bits};
 use half::{bf16, f16};
+use lora_kernels::Device as _;
 use lora_kernels::cpu::Cpu;
 use lora_kernels::cuda::engine::RawCodes;
 use lora_kernels::memory::{Raw, RawBuffer};

@@ -3,6 +3,7 @@
 use super::Device;
 use super::weights_support::{Factors, Random, Stored, all_bits, bits, from_bits, updated};
 use half::{bf16, f16};
+use lora_kernels::Device as _;
 use lora_kernels::cpu::Cpu;
 use lora_kernels::cuda::engine::RawCodes;
 use lora_kernels::dropout::philox4x32_10;
