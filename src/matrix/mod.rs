@@ -72,7 +72,7 @@ impl<'a, D: Memory> MatrixRef<'a, D> {
     }
 
     /// The borrowed buffer, from the first element of the matrix on.
-    pub fn buffer(&self) -> D::Ref<'a> {
+    pub(crate) fn buffer(&self) -> D::Ref<'a> {
         D::shorten(self.buffer)
     }
 

@@ -287,7 +287,7 @@ fn views_past_their_buffer<D: TestDevice>(device: &Tested<D>) {
     for name in forward().names() {
         let mut arguments = forward();
         let matrix = arguments.matrix(name);
-        let available = matrix.data.len();
+        let available = matrix.data.count();
         (matrix.rows, matrix.cols) = (40, 50);
         let context = format!("{} `{name}` past its buffer", D::NAME);
         let error = arguments.error(device, &context);

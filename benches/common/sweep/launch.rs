@@ -185,14 +185,7 @@ fn weight_update(planned: &Launch, variant: &Variant) -> Candidate {
 }
 
 fn candidate(variant: &Variant, launch: Launch) -> Candidate {
-    Candidate {
-        variant: variant.clone(),
-        launch,
-        splits: 1,
-        groups: 1,
-        is_planned: false,
-        outputs: Vec::new(),
-    }
+    Candidate { variant: *variant, launch, splits: 1, groups: 1, is_planned: false, outputs: Vec::new() }
 }
 
 fn launch<A: Arguments>(variant: &Variant, blocks: usize, shared_bytes: usize, arguments: &A) -> Launch {

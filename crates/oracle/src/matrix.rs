@@ -40,7 +40,8 @@ impl Data {
         }
     }
 
-    pub fn len(&self) -> usize {
+    /// Number of elements.
+    pub fn count(&self) -> usize {
         match self {
             Data::F32(values) => values.len(),
             Data::F16(values) => values.len(),
@@ -212,7 +213,7 @@ impl Matrix {
 
     /// Panics if an element outside the matrix is no longer poison.
     pub fn assert_surroundings_untouched(&self, name: &str) {
-        let mut inside = vec![false; self.data.len()];
+        let mut inside = vec![false; self.data.count()];
         for i in 0..self.rows {
             for j in 0..self.cols {
                 inside[self.index(i, j)] = true;

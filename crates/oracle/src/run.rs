@@ -107,7 +107,7 @@ impl<D: TestDevice> OnDevice<D> {
     }
 
     fn download(&self, device: &Tested<D>, like: &Data) -> Data {
-        let mut data = Data::poisoned(like.dtype(), like.len());
+        let mut data = Data::poisoned(like.dtype(), like.count());
         device.download(&self.buffer, 0, data.host_mut()).expect("the download succeeds");
         data
     }

@@ -22,7 +22,7 @@ fn values(len: usize, seed: usize) -> Vec<f32> {
 }
 
 /// Small integers have one right result in `f32`, whatever the order of their sum.
-fn same_bits(device: &mut HostBackend<'_>, run: impl Fn(&mut HostBackend<'_>) -> Vec<Vec<f32>>) {
+fn same_bits(device: &HostBackend<'_>, run: impl Fn(&HostBackend<'_>) -> Vec<Vec<f32>>) {
     assert!(run(device) == run(&mut Cpu::new()));
 }
 
@@ -118,7 +118,7 @@ fn models_run_on_the_device() {
         ("llama-bf16", "model.layers.1.mlp.up_proj"),
     ] {
         let case = case(name);
-        let run = |backend: &mut HostBackend<'_>| {
+        let run = |backend: &HostBackend<'_>| {
             let mut model = LoraModel::new(Checkpoint::open(&case.base).unwrap());
             model.add_adapter(backend, "a", case.adapters().remove(0)).unwrap();
             let weight = model.weight(&format!("{module}.weight")).unwrap();

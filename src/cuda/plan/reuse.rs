@@ -241,7 +241,7 @@ impl Plans {
 #[cfg(test)]
 impl Plans {
     /// How many are kept.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.kept.len()
     }
 

@@ -39,7 +39,7 @@ fn switches<D: TestDevice>(device: &Tested<D>, dtypes: (DType, DType), method: R
             draw => Some(draw as usize % adapters.len()),
         };
         let rounding = match switch % 5 {
-            0 if dtypes.0 != DType::F32 => Rounding::Stochastic { seed: random.next() },
+            0 if dtypes.0 != DType::F32 => Rounding::Stochastic { seed: random.bits() },
             _ => Rounding::Nearest,
         };
         let [remove, add] = [active, next].map(|n| n.map(|n| &adapters[n]));

@@ -87,7 +87,7 @@ impl<'b> Exchange<'b> {
     /// memory.
     pub fn run(
         &self,
-        backend: &mut HostBackend<'_>,
+        backend: &HostBackend<'_>,
         tensor: &mut Tensor,
         undo: Option<Undo>,
         keep: Keep,
@@ -108,7 +108,7 @@ impl<'b> Exchange<'b> {
     /// As [`run`](Self::run).
     pub fn take_out(
         &self,
-        backend: &mut HostBackend<'_>,
+        backend: &HostBackend<'_>,
         tensor: &mut Tensor,
         undo: Option<Undo>,
         options: UpdateOptions,
@@ -126,7 +126,7 @@ impl<'b> Exchange<'b> {
     /// Puts the added adapters into a tensor that holds nothing of the removed ones any more.
     fn put_in(
         &self,
-        backend: &mut HostBackend<'_>,
+        backend: &HostBackend<'_>,
         tensor: &mut Tensor,
         keep: Keep,
         options: UpdateOptions,
@@ -177,7 +177,7 @@ impl<'b> Exchange<'b> {
 /// Puts in an adapter with DoRA's magnitudes, or one that started by PiSSA or OLoRA and is to leave that start in the
 /// weight.
 fn put_in_alone(
-    backend: &mut HostBackend<'_>,
+    backend: &HostBackend<'_>,
     tensor: &mut Tensor,
     term: Term<'_>,
     options: UpdateOptions,

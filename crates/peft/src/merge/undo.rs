@@ -33,7 +33,7 @@ impl Undo {
     /// The records are of other weights or adapters, or give back something else.
     pub fn apply(
         self,
-        backend: &mut HostBackend<'_>,
+        backend: &HostBackend<'_>,
         name: &str,
         tensor: &mut Tensor,
         merged: &[Term<'_>],

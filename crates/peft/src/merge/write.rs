@@ -36,7 +36,7 @@ impl<'a> Edit<'a> {
     /// # Errors
     /// A file cannot be read or written, one of the checkpoint's was changed or replaced since it was opened, a record is
     /// damaged or does not fit, there is no memory for a tensor, the backend failed, or `progress` was cancelled.
-    pub fn write(&self, backend: &mut HostBackend<'_>, out: &Path, progress: &Progress) -> Result<Summary> {
+    pub fn write(&self, backend: &HostBackend<'_>, out: &Path, progress: &Progress) -> Result<Summary> {
         let directory = NewDirectory::create(out)?;
         let summary = self.write_into(backend, &directory, progress)?;
         directory.commit()?;
@@ -49,7 +49,7 @@ impl<'a> Edit<'a> {
     /// As [`write`](Self::write).
     pub fn write_into(
         &self,
-        backend: &mut HostBackend<'_>,
+        backend: &HostBackend<'_>,
         directory: &NewDirectory,
         progress: &Progress,
     ) -> Result<Summary> {
@@ -61,7 +61,7 @@ impl<'a> Edit<'a> {
     fn fill(
         &self,
         directory: &NewDirectory,
-        backend: &mut HostBackend<'_>,
+        backend: &HostBackend<'_>,
         progress: &Progress,
     ) -> Result<Summary> {
         let mut writer = match self.keeps_records() {
@@ -115,7 +115,7 @@ impl<'a> Edit<'a> {
 
     fn compute(
         &self,
-        backend: &mut HostBackend<'_>,
+        backend: &HostBackend<'_>,
         outline: &Outline,
         summary: &mut Summary,
     ) -> Result<Computed> {
@@ -156,7 +156,7 @@ impl<'a> Edit<'a> {
     /// What a tensor that changes is now; a new one is what it starts as.
     fn old(
         &self,
-        backend: &mut HostBackend<'_>,
+        backend: &HostBackend<'_>,
         name: &str,
         change: &Change,
         exchange: &Exchange<'_>,
@@ -172,7 +172,7 @@ impl<'a> Edit<'a> {
     }
 
     /// What a tensor of the file is without the removed adapters.
-    fn without_removed(&self, backend: &mut HostBackend<'_>, name: &str) -> Result<Tensor> {
+    fn without_removed(&self, backend: &HostBackend<'_>, name: &str) -> Result<Tensor> {
         let mut tensor = self.checkpoint.tensor(name)?;
         let undo = self.undo_of(name, &tensor)?;
         if let Some(change) = self.changes.get(name) {

@@ -28,7 +28,7 @@ impl LoraModel {
     /// adapters are merged.
     pub fn create_adapter(
         &mut self,
-        backend: &mut HostBackend<'_>,
+        backend: &HostBackend<'_>,
         name: &str,
         mut config: AdapterConfig,
         seed: u64,
@@ -136,7 +136,7 @@ impl LoraModel {
     /// A new layer for a site, with DoRA's magnitudes if asked for.
     fn start(
         &self,
-        backend: &mut HostBackend<'_>,
+        backend: &HostBackend<'_>,
         config: &AdapterConfig,
         site: &Site,
         seed: u64,
@@ -166,7 +166,7 @@ impl LoraModel {
     /// PiSSA and OLoRA leave W − s·B₀·A₀ in the base.
     pub(super) fn take_start_off(
         &mut self,
-        backend: &mut HostBackend<'_>,
+        backend: &HostBackend<'_>,
         config: &AdapterConfig,
         sites: &[Site],
     ) -> Result<()> {

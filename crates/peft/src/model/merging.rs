@@ -28,7 +28,7 @@ impl LoraModel {
     /// # Errors
     /// Nothing is active, adapters are merged already, or a DoRA adapter meets another on one module. The weights are
     /// then as before.
-    pub fn merge(&mut self, backend: &mut HostBackend<'_>, restore: Option<RestoreMethod>) -> Result<()> {
+    pub fn merge(&mut self, backend: &HostBackend<'_>, restore: Option<RestoreMethod>) -> Result<()> {
         self.check_not_merged("merging others")?;
         let names = self.active().to_vec();
         if names.is_empty() {
@@ -55,7 +55,7 @@ impl LoraModel {
     /// # Errors
     /// Nothing is merged, or a record does not fit because a weight or an adapter was changed. The weights are then as
     /// before.
-    pub fn unmerge(&mut self, backend: &mut HostBackend<'_>) -> Result<()> {
+    pub fn unmerge(&mut self, backend: &HostBackend<'_>) -> Result<()> {
         let (weights, _) = self.exchanged(backend, Some(self.merge_to_undo()?), &[], None)?;
         self.weights.extend(weights);
         self.merged = None;
@@ -68,7 +68,7 @@ impl LoraModel {
     /// # Errors
     /// Nothing is merged, a name is unknown, or as [`merge`](Self::merge) and [`unmerge`](Self::unmerge). The weights are
     /// then as before.
-    pub fn switch(&mut self, backend: &mut HostBackend<'_>, to: &[&str]) -> Result<()> {
+    pub fn switch(&mut self, backend: &HostBackend<'_>, to: &[&str]) -> Result<()> {
         let names: Vec<String> = to.iter().map(|name| (*name).to_owned()).collect();
         let merged = self.merge_to_undo()?;
         let restore = merged.restore;
@@ -86,7 +86,7 @@ impl LoraModel {
     /// The tensors that change when merged adapters are taken out and others put in, and how to undo that.
     fn exchanged(
         &self,
-        backend: &mut HostBackend<'_>,
+        backend: &HostBackend<'_>,
         merged: Option<&Merged>,
         add: &[String],
         restore: Option<RestoreMethod>,

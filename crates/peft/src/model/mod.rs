@@ -163,7 +163,7 @@ impl LoraModel {
     ///
     /// # Errors
     /// The name is taken, the adapter does not fit the base, or adapters are merged.
-    pub fn add_adapter(&mut self, backend: &mut HostBackend<'_>, name: &str, adapter: Adapter) -> Result<()> {
+    pub fn add_adapter(&mut self, backend: &HostBackend<'_>, name: &str, adapter: Adapter) -> Result<()> {
         self.check_new(name)?;
         let (adapter, binding) = fit(&adapter, &self.checkpoint)?;
         let adapter = adapter.into_owned();

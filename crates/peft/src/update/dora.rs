@@ -35,7 +35,7 @@ impl<'a> Directions<'a> {
     }
 
     /// W + Δ of some rows in `f64`.
-    fn block(&self, backend: &mut HostBackend<'_>, weight: &Tensor, rows: Range<usize>) -> Result<Vec<f64>> {
+    fn block(&self, backend: &HostBackend<'_>, weight: &Tensor, rows: Range<usize>) -> Result<Vec<f64>> {
         let mut delta = vec![0.0f32; rows.len() * self.columns];
         let matrix = MatrixMut::new(&mut delta, rows.len(), self.columns)?;
         backend.delta(if self.kind.is_input_major() {
@@ -57,7 +57,7 @@ impl<'a> Directions<'a> {
         if self.kind.is_input_major() { index % self.columns } else { index / self.columns }
     }
 
-    fn norms(&self, backend: &mut HostBackend<'_>, weight: &Tensor) -> Result<Vec<f64>> {
+    fn norms(&self, backend: &HostBackend<'_>, weight: &Tensor) -> Result<Vec<f64>> {
         let mut squares = vec![0.0; self.outputs()];
         for rows in self.blocks() {
             let start = rows.start * self.columns;
@@ -71,7 +71,7 @@ impl<'a> Directions<'a> {
 
 /// ‖W + Δ‖ of each output.
 pub(crate) fn direction_norms(
-    backend: &mut HostBackend<'_>,
+    backend: &HostBackend<'_>,
     weight: &Tensor,
     term: Term<'_>,
 ) -> Result<Vec<f64>> {
@@ -90,7 +90,7 @@ pub(crate) fn magnitude_factors(magnitude: &Tensor, norms: &[f64]) -> Vec<f64> {
 /// The layer has no magnitudes, or the adapter is weighted: magnitudes replace the weight's own, so there is no half
 /// of it.
 pub(crate) fn update_dora(
-    backend: &mut HostBackend<'_>,
+    backend: &HostBackend<'_>,
     weight: &mut Tensor,
     term: Term<'_>,
     options: UpdateOptions,

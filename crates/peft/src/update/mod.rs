@@ -103,7 +103,7 @@ fn one_kind<'t>(terms: impl IntoIterator<Item = &'t Term<'t>>) -> Result<Option<
 /// # Errors
 /// The factors do not fit.
 pub(crate) fn update(
-    backend: &mut HostBackend<'_>,
+    backend: &HostBackend<'_>,
     weight: &mut Tensor,
     remove: &[Term<'_>],
     add: &[Term<'_>],
@@ -131,7 +131,7 @@ pub(crate) fn update(
 /// # Errors
 /// The factors do not fit.
 pub(crate) fn without_start(
-    backend: &mut HostBackend<'_>,
+    backend: &HostBackend<'_>,
     weight: &Tensor,
     site: &Site,
     start: &AdapterLayer,

@@ -26,7 +26,7 @@ const ESCAPE_BYTES: usize = 12;
 /// # Errors
 /// The factors do not fit.
 pub(crate) fn merge_recorded(
-    backend: &mut HostBackend<'_>,
+    backend: &HostBackend<'_>,
     weight: &mut Tensor,
     add: &[Term<'_>],
     options: UpdateOptions,
@@ -36,7 +36,7 @@ pub(crate) fn merge_recorded(
 }
 
 fn merge_in_blocks(
-    backend: &mut HostBackend<'_>,
+    backend: &HostBackend<'_>,
     weight: &mut Tensor,
     add: &[Term<'_>],
     options: UpdateOptions,
@@ -70,7 +70,7 @@ fn merge_in_blocks(
 /// # Errors
 /// The factors do not fit, or the records are of other weights or adapters.
 pub(crate) fn unmerge_recorded(
-    backend: &mut HostBackend<'_>,
+    backend: &HostBackend<'_>,
     weight: &mut Tensor,
     remove: &[Term<'_>],
     records: Vec<RestoreRecord>,
@@ -113,7 +113,7 @@ struct Block {
 impl Block {
     fn merge(
         &self,
-        backend: &mut HostBackend<'_>,
+        backend: &HostBackend<'_>,
         weight: &mut Tensor,
         add: &Concatenated<'_>,
         options: UpdateOptions,
@@ -137,7 +137,7 @@ impl Block {
 
     fn update(
         &self,
-        backend: &mut HostBackend<'_>,
+        backend: &HostBackend<'_>,
         weight: &mut Tensor,
         (remove, add): (Option<&Concatenated<'_>>, Option<&Concatenated<'_>>),
         options: UpdateOptions,

@@ -21,7 +21,7 @@ impl LoraModel {
     /// No adapter has such a layer, it is no convolution, X or the geometry do not fit it, or DoRA meets another adapter.
     pub fn convolve(
         &self,
-        backend: &mut HostBackend<'_>,
+        backend: &HostBackend<'_>,
         module: &str,
         geometry: &ConvolutionGeometry,
         x: &Tensor,
@@ -63,7 +63,7 @@ impl LoraModel {
     /// As [`convolve`](Self::convolve); or adapters are merged, and so cannot be trained.
     pub fn convolve_backward(
         &self,
-        backend: &mut HostBackend<'_>,
+        backend: &HostBackend<'_>,
         module: &str,
         geometry: &ConvolutionGeometry,
         x: &Tensor,

@@ -14,7 +14,7 @@ pub(super) struct Magnitudes {
 
 impl Layer<'_> {
     /// The magnitudes of the active DoRA adapter, if there is one.
-    pub(super) fn magnitudes(&self, backend: &mut HostBackend<'_>) -> Result<Option<Magnitudes>> {
+    pub(super) fn magnitudes(&self, backend: &HostBackend<'_>) -> Result<Option<Magnitudes>> {
         let Some(Active { site, layer, .. }) =
             self.active.iter().find(|active| active.layer.magnitude.is_some())
         else {

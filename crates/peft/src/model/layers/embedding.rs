@@ -13,7 +13,7 @@ impl LoraModel {
     ///
     /// # Errors
     /// No adapter has such a layer, it is no embedding, an index is out of range, or DoRA meets another adapter.
-    pub fn embed(&self, backend: &mut HostBackend<'_>, module: &str, indices: &[usize]) -> Result<Tensor> {
+    pub fn embed(&self, backend: &HostBackend<'_>, module: &str, indices: &[usize]) -> Result<Tensor> {
         let layer = self.layer(module)?;
         layer.check_indices(indices)?;
         let mut exact = layer.looked_up(indices);
@@ -33,7 +33,7 @@ impl LoraModel {
     /// As [`embed`](Self::embed); or adapters are merged.
     pub fn embed_backward(
         &self,
-        backend: &mut HostBackend<'_>,
+        backend: &HostBackend<'_>,
         module: &str,
         indices: &[usize],
         padding: Option<usize>,

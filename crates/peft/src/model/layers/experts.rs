@@ -56,7 +56,7 @@ impl LoraModel {
     /// rows, an expert is out of range, or active adapters were made for different layouts of W.
     pub fn forward_experts(
         &self,
-        backend: &mut HostBackend<'_>,
+        backend: &HostBackend<'_>,
         parameter: &str,
         x: &Tensor,
         experts: &[usize],
@@ -96,7 +96,7 @@ impl LoraModel {
     /// trained.
     pub fn backward_experts(
         &self,
-        backend: &mut HostBackend<'_>,
+        backend: &HostBackend<'_>,
         parameter: &str,
         x: &Tensor,
         dy: &Tensor,

@@ -21,7 +21,7 @@ impl LoraModel {
     /// [`convolve`](Self::convolve) and [`forward_experts`](Self::forward_experts)), or DoRA meets another adapter.
     pub fn forward(
         &self,
-        backend: &mut HostBackend<'_>,
+        backend: &HostBackend<'_>,
         module: &str,
         x: &Tensor,
         dropout: Option<Dropout>,
@@ -54,7 +54,7 @@ impl LoraModel {
     /// As [`forward`](Self::forward); or adapters are merged, and so cannot be trained.
     pub fn backward(
         &self,
-        backend: &mut HostBackend<'_>,
+        backend: &HostBackend<'_>,
         module: &str,
         x: &Tensor,
         dy: &Tensor,

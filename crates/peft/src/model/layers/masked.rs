@@ -74,7 +74,7 @@ impl Layer<'_> {
     /// Y of one matrix of inputs, in two parts or whole, by the formula above.
     pub(super) fn scaled_product(
         &self,
-        backend: &mut HostBackend<'_>,
+        backend: &HostBackend<'_>,
         dropped: &Tensor,
         rest: Option<&Tensor>,
         order: Order,
@@ -104,7 +104,7 @@ impl Layer<'_> {
     /// The gradient of X′ (or of X, if that is whole), with those of the adapter and of m added to `sums`.
     pub(super) fn scaled_gradients(
         &self,
-        backend: &mut HostBackend<'_>,
+        backend: &HostBackend<'_>,
         dropped: &Tensor,
         dy: &Tensor,
         order: Order,

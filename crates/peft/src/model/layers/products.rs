@@ -83,7 +83,7 @@ impl Layer<'_> {
     /// X·W + s·drop(X)·A·B (+ bias).
     pub(super) fn product(
         &self,
-        backend: &mut HostBackend<'_>,
+        backend: &HostBackend<'_>,
         x: &Tensor,
         order: Order,
         factors: Option<&Concatenated>,
@@ -106,7 +106,7 @@ impl Layer<'_> {
     /// dX of the frozen product alone.
     pub(super) fn frozen_gradient(
         &self,
-        backend: &mut HostBackend<'_>,
+        backend: &HostBackend<'_>,
         dy: &Tensor,
         order: Order,
     ) -> Result<Tensor> {
@@ -137,7 +137,7 @@ impl Layer<'_> {
     #[expect(clippy::too_many_arguments, reason = "gradients need what the product needs, and the sums")]
     pub(super) fn gradients(
         &self,
-        backend: &mut HostBackend<'_>,
+        backend: &HostBackend<'_>,
         x: &Tensor,
         [dy, dz]: [&Tensor; 2],
         order: Order,
