@@ -443,13 +443,13 @@ fn nothing_is_left_behind_by_failures() {
     let progress = lora_peft::Progress::new();
     progress.cancel();
     let out = directory.path().join("out");
-    let mut backend = lora_kernels::cpu::Cpu::new();
-    assert!(matches!(edit.write(&mut backend, &out, &progress), Err(Error::Cancelled)));
+    let backend = lora_kernels::cpu::Cpu::new();
+    assert!(matches!(edit.write(&backend, &out, &progress), Err(Error::Cancelled)));
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     // What is there already is not touched.
     std::fs::create_dir(&out).unwrap();
     std::fs::write(out.join("precious"), b"x").unwrap();
-    says(edit.write(&mut backend, &out, &lora_peft::Progress::new()), "already exists");
+    says(edit.write(&backend, &out, &lora_peft::Progress::new()), "already exists");
     assert_eq!(std::fs::read(out.join("precious")).unwrap(), b"x");
 }
 
@@ -462,7 +462,7 @@ fn weights_that_overflow_are_refused() {
     let edit = Edit::merge(&base, &weighted, EditOptions::default()).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let result = edit.write(
-        &mut lora_kernels::cpu::Cpu::new(),
+        &lora_kernels::cpu::Cpu::new(),
         &directory.path().join("out"),
         &lora_peft::Progress::new(),
     );

@@ -142,8 +142,8 @@ fn merge_while(root: &Path, during: bool, change: fn(&Path)) -> lora_peft::Resul
     if !during {
         meddle();
     }
-    let mut backend = Meddled { cpu: Cpu::new(), meddle: Cell::new(during.then_some(&mut meddle as _)) };
-    edit.write(&mut backend, &root.join("merged"), &Progress::new()).map(|_| ())
+    let backend = Meddled { cpu: Cpu::new(), meddle: Cell::new(during.then_some(&mut meddle as _)) };
+    edit.write(&backend, &root.join("merged"), &Progress::new()).map(|_| ())
 }
 
 #[test]

@@ -58,7 +58,7 @@ impl Target {
         let merges = [("merged", &target.adapters[0]), ("direct", &target.adapters[1]), ("other", &doubled)];
         for (directory, adapter) in merges {
             let edit = Edit::merge(&base, &one(adapter), options).unwrap();
-            edit.write(&mut Cpu::new(), &target.path(directory), &Progress::new()).unwrap();
+            edit.write(&Cpu::new(), &target.path(directory), &Progress::new()).unwrap();
         }
         target
     }
@@ -78,7 +78,7 @@ impl Target {
         };
         // Without the directory of records there is no promise, and `lora` warns.
         assert!(edit.is_exact() || !self.path("damaged").join(RECORD_DIRECTORY).exists());
-        edit.write(&mut Cpu::new(), out, &Progress::new()).map(|_| ())
+        edit.write(&Cpu::new(), out, &Progress::new()).map(|_| ())
     }
 }
 

@@ -22,7 +22,7 @@ fn one<'a>(adapter: &'a Adapter, weight: f64) -> Vec<Weighted<'a>> {
 }
 
 fn write(edit: Edit<'_>, out: PathBuf) -> Checkpoint {
-    edit.write(&mut Cpu::new(), &out, &Progress::new()).unwrap();
+    edit.write(&Cpu::new(), &out, &Progress::new()).unwrap();
     Checkpoint::open(&out).unwrap()
 }
 
@@ -104,7 +104,7 @@ fn shards_stay_shards_and_side_files_come_along() {
     let bytes = edit.bytes();
     let progress = Progress::new();
     let out = root.path().join("merged");
-    let summary = edit.write(&mut Cpu::new(), &out, &progress).unwrap();
+    let summary = edit.write(&Cpu::new(), &out, &progress).unwrap();
     assert_eq!((progress.done(), progress.total(), summary.bytes), (bytes, bytes, bytes));
 
     let merged = Checkpoint::open(&out).unwrap();
@@ -178,7 +178,7 @@ fn weights_scale_adapters() {
     assert!(Edit::merge(&base, &one(&adapters[0], 0.5), EditOptions::default()).is_err());
     let dora = common::case("llama-dora").adapters();
     let edit = Edit::merge(&base, &one(&dora[0], 0.5), EditOptions::default()).unwrap();
-    assert!(edit.write(&mut Cpu::new(), &root.path().join("c"), &Progress::new()).is_err());
+    assert!(edit.write(&Cpu::new(), &root.path().join("c"), &Progress::new()).is_err());
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn switching_on_disk_is_exact_with_a_record() {
     // The wrong adapter, or the right one with another weight, is refused.
     for wrong in [one(&adapters[1], 1.0), one(&adapters[0], 0.5)] {
         let result = Edit::unmerge(&first, &wrong, EditOptions::default())
-            .and_then(|edit| edit.write(&mut Cpu::new(), &root.path().join("wrong"), &Progress::new()));
+            .and_then(|edit| edit.write(&Cpu::new(), &root.path().join("wrong"), &Progress::new()));
         assert!(matches!(result, Err(Error::Kernel(lora_kernels::Error::RecordMismatch(_)))), "{result:?}");
         assert!(!root.path().join("wrong").exists());
     }
@@ -425,7 +425,7 @@ fn reports_count_every_weight() {
     let adapters = case.adapters();
     let options = EditOptions { report: true, ..Default::default() };
     let edit = Edit::merge(&base, &one(&adapters[0], 1e-3), options).unwrap();
-    let summary = edit.write(&mut Cpu::new(), &root.path().join("out"), &Progress::new()).unwrap();
+    let summary = edit.write(&Cpu::new(), &root.path().join("out"), &Progress::new()).unwrap();
     let total = summary.total().unwrap();
     let adapted: usize =
         summary.weights.iter().map(|weight| base.info(&weight.weight).unwrap().elements()).sum();
@@ -618,7 +618,7 @@ fn refuse_a_changed_bit(root: &Path, merged: Checkpoint, name: &str, element: us
     ];
     for edit in edits {
         let out = root.join("out");
-        let error = edit.unwrap().write(&mut Cpu::new(), &out, &Progress::new()).unwrap_err();
+        let error = edit.unwrap().write(&Cpu::new(), &out, &Progress::new()).unwrap_err();
         assert!(matches!(error, Error::Record(_)), "{error}");
         assert!(error.to_string().contains(name), "{error}");
         assert!(!out.exists());

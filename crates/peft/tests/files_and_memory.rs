@@ -15,7 +15,7 @@ use std::path::Path;
 fn model(base: &Path, adapters: &[Adapter]) -> LoraModel {
     let mut model = LoraModel::new(Checkpoint::open(base).unwrap());
     for (index, adapter) in adapters.iter().enumerate() {
-        model.add_adapter(&mut Cpu::new(), &index.to_string(), adapter.clone()).unwrap();
+        model.add_adapter(&Cpu::new(), &index.to_string(), adapter.clone()).unwrap();
     }
     model
 }
@@ -26,7 +26,7 @@ fn merged(base: &Path, adapters: &[Adapter], out: &Path) -> Checkpoint {
     let adapters: Vec<Weighted<'_>> =
         adapters.iter().map(|adapter| Weighted { name: "adapter".into(), adapter, weight: 1.0 }).collect();
     let edit = Edit::merge(&base, &adapters, EditOptions::default()).unwrap();
-    edit.write(&mut Cpu::new(), out, &Progress::new()).unwrap();
+    edit.write(&Cpu::new(), out, &Progress::new()).unwrap();
     Checkpoint::open(out).unwrap()
 }
 
@@ -51,7 +51,7 @@ fn every_case_is_merged_to_the_same_bits() {
             let mut model = model(&case.base, &adapters);
             let names: Vec<String> = model.adapter_names().map(str::to_owned).collect();
             model.set_active(&names.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
-            model.merge(&mut Cpu::new(), restore).unwrap();
+            model.merge(&Cpu::new(), restore).unwrap();
             for (name, weight) in weights(&model, &files) {
                 assert_eq!(weight.bytes(), files.bytes(&name).unwrap(), "{}: {name}", case.name);
                 compared += 1;

@@ -81,7 +81,7 @@ fn merge(adapter: &Adapter) {
     let base = Checkpoint::open(&directory.join("model.safetensors")).unwrap();
     let weighted = [Weighted { name: "one".into(), adapter, weight: 1.0 }];
     let edit = Edit::merge(&base, &weighted, EditOptions::default()).unwrap();
-    edit.write(&mut Cpu::new(), &directory.join("merged"), &Progress::new()).unwrap();
+    edit.write(&Cpu::new(), &directory.join("merged"), &Progress::new()).unwrap();
 }
 
 /// Runs in a process of its own, under the limit.
@@ -107,10 +107,10 @@ fn recorded_merge_under_a_limit() {
     let base = Checkpoint::open(&directory.join("model.safetensors")).unwrap();
     let options = EditOptions { restore: Some(Default::default()), ..Default::default() };
     let merge = Edit::merge(&base, &weighted, options).unwrap();
-    merge.write(&mut Cpu::new(), &directory.join("merged"), &Progress::new()).unwrap();
+    merge.write(&Cpu::new(), &directory.join("merged"), &Progress::new()).unwrap();
     let merged = Checkpoint::open(&directory.join("merged")).unwrap();
     let unmerge = Edit::unmerge(&merged, &weighted, EditOptions::default()).unwrap();
-    unmerge.write(&mut Cpu::new(), &directory.join("back"), &Progress::new()).unwrap();
+    unmerge.write(&Cpu::new(), &directory.join("back"), &Progress::new()).unwrap();
 }
 
 /// Runs in a process of its own, under the limit.
@@ -122,7 +122,7 @@ fn too_large_merge_under_a_limit() {
     let weighted = [Weighted { name: "one".into(), adapter: &adapter, weight: 1.0 }];
     let base = Checkpoint::open(&directory.join("model.safetensors")).unwrap();
     let merge = Edit::merge(&base, &weighted, EditOptions::default()).unwrap();
-    let error = merge.write(&mut Cpu::new(), &directory.join("merged"), &Progress::new()).unwrap_err();
+    let error = merge.write(&Cpu::new(), &directory.join("merged"), &Progress::new()).unwrap_err();
     let needed = (2 * SIZE * LARGE_OUTPUTS) as u64;
     assert!(matches!(&error, Error::OutOfMemory { bytes, .. } if *bytes == needed), "{error}");
     assert!(error.to_string().contains("layers.001.weight"), "{error}");

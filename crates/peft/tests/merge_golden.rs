@@ -19,7 +19,7 @@ fn merge(case: &Case, base: &Checkpoint, adapters: &[Adapter], options: EditOpti
     let directory = tempfile::tempdir().unwrap();
     let edit = Edit::merge(base, &weighted(adapters), options)
         .unwrap_or_else(|error| panic!("{}: {error}", case.name));
-    edit.write(&mut Cpu::new(), &directory.path().join("merged"), &Progress::new())
+    edit.write(&Cpu::new(), &directory.path().join("merged"), &Progress::new())
         .unwrap_or_else(|error| panic!("{}: {error}", case.name));
     directory
 }
@@ -152,7 +152,7 @@ fn records_give_the_base_back_bit_for_bit() {
         assert!(unmerge.is_exact());
         let out = directory.path().join("unmerged");
         unmerge
-            .write(&mut Cpu::new(), &out, &Progress::new())
+            .write(&Cpu::new(), &out, &Progress::new())
             .unwrap_or_else(|error| panic!("{}: {error}", case.name));
         for file in ["model.safetensors", "config.json"] {
             let (one, two) =

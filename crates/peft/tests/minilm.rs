@@ -39,7 +39,7 @@ fn a_real_model_merges_as_peft_merges_it() {
     let options = EditOptions { restore: Some(Default::default()), report: true, ..Default::default() };
     let out = directory.path().join("merged");
     let edit = Edit::merge(&base, &weighted, options).unwrap();
-    let summary = edit.write(&mut Cpu::new(), &out, &Progress::new()).unwrap();
+    let summary = edit.write(&Cpu::new(), &out, &Progress::new()).unwrap();
     assert_eq!(summary.weights.len(), 12);
     assert!(out.join("tokenizer.json").exists() && out.join("1_Pooling/config.json").exists());
 
@@ -71,7 +71,7 @@ fn a_real_model_merges_as_peft_merges_it() {
     // And back.
     let back = directory.path().join("back");
     let unmerge = Edit::unmerge(&merged, &weighted, EditOptions::default()).unwrap();
-    unmerge.write(&mut Cpu::new(), &back, &Progress::new()).unwrap();
+    unmerge.write(&Cpu::new(), &back, &Progress::new()).unwrap();
     let back = Checkpoint::open(&back).unwrap();
     for name in base.tensors().keys() {
         assert_eq!(*base.bytes(name).unwrap(), *back.bytes(name).unwrap(), "{name}");

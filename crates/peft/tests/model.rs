@@ -20,7 +20,7 @@ fn loaded(case: &Case) -> (LoraModel, Vec<String>) {
     let mut names = Vec::new();
     for (index, adapter) in case.adapters().into_iter().enumerate() {
         let name = format!("a{index}");
-        model.add_adapter(&mut Cpu::new(), &name, adapter).unwrap();
+        model.add_adapter(&Cpu::new(), &name, adapter).unwrap();
         names.push(name);
     }
     let active: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -76,11 +76,11 @@ fn forwards_and_gradients_equal_pefts() {
             compared += 1;
             let key = |part: &str| format!("{module}.{part}");
             let dy = golden.file.tensor(&key("dy")).unwrap();
-            let mut backend = Cpu::new();
+            let backend = Cpu::new();
             let (y, gradients): (Tensor, Gradients) = match golden.file.tensor(&key("x")) {
                 Ok(x) => (
-                    model.forward(&mut backend, &module, &x, None).unwrap(),
-                    model.backward(&mut backend, &module, &x, &dy, None).unwrap(),
+                    model.forward(&backend, &module, &x, None).unwrap(),
+                    model.backward(&backend, &module, &x, &dy, None).unwrap(),
                 ),
                 Err(_) => {
                     let padding = module.ends_with("word_embeddings").then_some(0);
@@ -88,8 +88,8 @@ fn forwards_and_gradients_equal_pefts() {
                     let indices: Vec<usize> =
                         bytes.chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as usize).collect();
                     (
-                        model.embed(&mut backend, &module, &indices).unwrap(),
-                        model.embed_backward(&mut backend, &module, &indices, padding, &dy).unwrap(),
+                        model.embed(&backend, &module, &indices).unwrap(),
+                        model.embed_backward(&backend, &module, &indices, padding, &dy).unwrap(),
                     )
                 }
             };
@@ -247,7 +247,7 @@ fn new_adapters_change_nothing_at_first() {
 #[test]
 fn a_bias_needs_one_of_the_base_to_add_to() {
     let config = AdapterConfig { lora_bias: true, ..new_config(&["q_proj"]) };
-    let create = |name: &str| open(&case(name)).create_adapter(&mut Cpu::new(), "new", config.clone(), 0);
+    let create = |name: &str| open(&case(name)).create_adapter(&Cpu::new(), "new", config.clone(), 0);
     assert!(create("llama-lora-bias").is_ok());
     let error = create("llama-attention").unwrap_err().to_string();
     assert!(error.contains("q_proj") && error.contains("`lora_bias`"), "{error}");
@@ -380,12 +380,12 @@ fn configurations_without_targets_get_the_models_defaults() {
     for (name, expected) in [("llama-attention", 4), ("gpt2-attention", 2), ("bert-query", 4)] {
         let mut model = open(&case(name));
         let config = AdapterConfig { target_modules: None, ..new_config(&[]) };
-        let report = model.create_adapter(&mut Cpu::new(), "new", config, 0).unwrap();
+        let report = model.create_adapter(&Cpu::new(), "new", config, 0).unwrap();
         assert_eq!(report.matched.len(), expected, "{name}");
     }
     let mut model = open(&case("conv"));
     let config = AdapterConfig { target_modules: None, ..new_config(&[]) };
-    assert!(matches!(model.create_adapter(&mut Cpu::new(), "new", config, 0), Err(Error::NoMatch(_))));
+    assert!(matches!(model.create_adapter(&Cpu::new(), "new", config, 0), Err(Error::NoMatch(_))));
 }
 
 #[test]
@@ -393,7 +393,7 @@ fn all_linear_leaves_embeddings_and_the_head_alone() {
     let mut model = open(&case("llama-attention"));
     let config =
         AdapterConfig { target_modules: Some(ModuleNames::Pattern("all-linear".into())), ..new_config(&[]) };
-    let report = model.create_adapter(&mut Cpu::new(), "new", config, 0).unwrap();
+    let report = model.create_adapter(&Cpu::new(), "new", config, 0).unwrap();
     assert_eq!(report.matched.len(), 14);
     assert!(report.matched.iter().all(|target| target.module.ends_with("_proj")));
 }

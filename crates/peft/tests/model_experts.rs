@@ -19,7 +19,7 @@ fn open(base: &Path) -> LoraModel {
 fn loaded(case: &Case) -> LoraModel {
     let mut model = open(&case.base);
     for (index, adapter) in case.adapters().into_iter().enumerate() {
-        model.add_adapter(&mut Cpu::new(), &format!("a{index}"), adapter).unwrap();
+        model.add_adapter(&Cpu::new(), &format!("a{index}"), adapter).unwrap();
     }
     model
 }
@@ -385,8 +385,7 @@ fn new_adapters_of_parameters_come_back_from_their_files() {
 #[test]
 fn adapters_of_parameters_that_peft_could_not_have_are_refused() {
     let backend = &mut Cpu::new();
-    let mut create =
-        |config: AdapterConfig| open(&case("moe").base).create_adapter(backend, "new", config, 0);
+    let create = |config: AdapterConfig| open(&case("moe").base).create_adapter(backend, "new", config, 0);
     let config = || new_config(&[GATE_UP]);
     says(create(AdapterConfig { dropout: 0.1, ..config() }), "lora_dropout");
     says(create(AdapterConfig { dora: true, ..config() }), "use_dora");
@@ -451,7 +450,7 @@ fn parameters_of_one_module_are_wrapped_in_the_order_of_their_definition() {
     let mut model = LoraModel::new(checkpoint(root.path(), Some("gpt_oss"), &tensors));
     let targets = names.map(|name| format!("experts.{name}"));
     let config = new_config(&targets.each_ref().map(String::as_str));
-    model.create_adapter(&mut Cpu::new(), "new", config, 1).unwrap();
+    model.create_adapter(&Cpu::new(), "new", config, 1).unwrap();
     let adapter = model.adapter("new").unwrap();
     for (depth, a, b) in
         [(0, [2, 8], [3, 2]), (1, [6, 6], [8, 6]), (2, [2, 12], [3, 2]), (3, [6, 8], [12, 6])]
@@ -460,7 +459,7 @@ fn parameters_of_one_module_are_wrapped_in_the_order_of_their_definition() {
         assert_eq!((layer.a.shape(), layer.b.shape()), (&a[..], &b[..]), "{depth}");
     }
     let mut again = LoraModel::new(Checkpoint::open(root.path()).unwrap());
-    again.add_adapter(&mut Cpu::new(), "again", adapter.clone()).unwrap();
+    again.add_adapter(&Cpu::new(), "again", adapter.clone()).unwrap();
 }
 
 #[test]

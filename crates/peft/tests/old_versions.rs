@@ -51,7 +51,7 @@ fn cases() -> Vec<Case> {
 fn merge(base: &Checkpoint, adapter: &Adapter, out: &Path) -> Checkpoint {
     let weighted = [Weighted { name: "adapter".into(), adapter, weight: 1.0 }];
     let edit = Edit::merge(base, &weighted, EditOptions::default()).unwrap();
-    edit.write(&mut Cpu::new(), out, &Progress::new()).unwrap();
+    edit.write(&Cpu::new(), out, &Progress::new()).unwrap();
     Checkpoint::open(out).unwrap()
 }
 
@@ -229,7 +229,7 @@ fn new_adapters_say_nothing_that_peft_0_10_does_not_know() {
         let out = root.join("new").join(name);
         let description = json!({ "base": format!("{model}-f32"), "model": model, "dtype": "f32" });
         let mut lora = LoraModel::new(base(&description));
-        lora.create_adapter(&mut Cpu::new(), "new", config, 1).unwrap();
+        lora.create_adapter(&Cpu::new(), "new", config, 1).unwrap();
         lora.save_adapter("new", &out.join("adapter")).unwrap();
         let text = std::fs::read(out.join("adapter/adapter_config.json")).unwrap();
         let saved: serde_json::Map<String, Value> = serde_json::from_slice(&text).unwrap();

@@ -29,7 +29,7 @@ fn one(adapter: &Adapter) -> [Weighted<'_>; 1] {
 }
 
 fn write(edit: Result<Edit<'_>, Error>, out: PathBuf) -> Checkpoint {
-    edit.unwrap().write(&mut Cpu::new(), &out, &Progress::new()).unwrap();
+    edit.unwrap().write(&Cpu::new(), &out, &Progress::new()).unwrap();
     Checkpoint::open(&out).unwrap()
 }
 

@@ -30,7 +30,7 @@ fn merge(base: &Path, out: &Path, progress: &Progress) -> Result<Vec<String>, Er
     let adapters = case(CASE).adapters();
     let weighted = [Weighted { name: "a".into(), adapter: &adapters[0], weight: 1.0 }];
     let edit = Edit::merge(&checkpoint, &weighted, EditOptions::default()).unwrap();
-    Ok(edit.write(&mut Cpu::new(), out, progress)?.not_copied)
+    Ok(edit.write(&Cpu::new(), out, progress)?.not_copied)
 }
 
 /// Every path below a directory that is not one.

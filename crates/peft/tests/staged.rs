@@ -28,10 +28,10 @@ fn same_bits(device: &HostBackend<'_>, run: impl Fn(&HostBackend<'_>) -> Vec<Vec
 
 #[test]
 fn forwards_of_siblings_are_copied_both_ways() {
-    let Some(mut device) = device("forwards_of_siblings_are_copied_both_ways") else { return };
+    let Some(device) = device("forwards_of_siblings_are_copied_both_ways") else { return };
     let (m, input, rank) = (5, 24, 3);
     let (x, bias) = (values(m * input, 1), values(16, 2));
-    same_bits(&mut device, |backend| {
+    same_bits(&device, |backend| {
         let mut results = Vec::new();
         let layers: Vec<[Vec<f32>; 3]> = [16, 8]
             .map(|out| [values(out * input, 3), values(rank * input, 4), values(out * rank, 5)])
@@ -61,13 +61,13 @@ fn forwards_of_siblings_are_copied_both_ways() {
 /// Gradients that are added to and gradients in rows with gaps.
 #[test]
 fn backwards_keep_what_they_add_to_and_what_they_do_not_touch() {
-    let Some(mut device) = device("backwards_keep_what_they_add_to_and_what_they_do_not_touch") else {
+    let Some(device) = device("backwards_keep_what_they_add_to_and_what_they_do_not_touch") else {
         return;
     };
     let (m, input, out, rank) = (6, 16, 12, 2);
     let (x, w, dy) = (values(m * input, 1), values(out * input, 2), values(m * out, 3));
     let (a, b) = (values(rank * input, 4), values(out * rank, 5));
-    same_bits(&mut device, |backend| {
+    same_bits(&device, |backend| {
         let (mut dx, mut da) = (vec![7.0; m * (input + 3)], values(rank * input, 6));
         let (mut db, mut dbias) = (vec![7.0; out * rank], values(out, 7));
         let op = Backward {

@@ -13,7 +13,7 @@ use serde_json::Value;
 fn loaded(case: &Case) -> LoraModel {
     let mut model = LoraModel::new(Checkpoint::open(&case.base).unwrap());
     for adapter in case.adapters() {
-        model.add_adapter(&mut Cpu::new(), "a", adapter).unwrap();
+        model.add_adapter(&Cpu::new(), "a", adapter).unwrap();
     }
     model
 }
@@ -46,8 +46,8 @@ impl Run {
 
     fn forward(&self, model: &LoraModel, x: &Tensor) -> lora_peft::Result<Tensor> {
         match &self.geometry {
-            Some(geometry) => model.convolve(&mut Cpu::new(), &self.module, geometry, x, self.dropout),
-            None => model.forward(&mut Cpu::new(), &self.module, x, self.dropout),
+            Some(geometry) => model.convolve(&Cpu::new(), &self.module, geometry, x, self.dropout),
+            None => model.forward(&Cpu::new(), &self.module, x, self.dropout),
         }
     }
 
@@ -113,14 +113,14 @@ fn training_equals_pefts() {
 fn a_convolution_refuses_what_does_not_fit() {
     let model = loaded(&case("conv"));
     let backend = &mut Cpu::new();
-    let mut convolve = |module: &str, geometry: &ConvolutionGeometry, shape: &[usize]| {
+    let convolve = |module: &str, geometry: &ConvolutionGeometry, shape: &[usize]| {
         let x = Tensor::zeros(lora_kernels::DType::F32, shape);
         model.convolve(backend, module, geometry, &x, None).map(|y| y.shape().to_vec())
     };
     let plain = ConvolutionGeometry::new(2);
     assert_eq!(convolve("first", &plain, &[2, 3, 5, 4]).unwrap(), [2, 6, 3, 2]);
     assert_eq!(convolve("first", &plain, &[0, 3, 5, 4]).unwrap(), [0, 6, 3, 2]);
-    let mut says = |geometry: &ConvolutionGeometry, shape: &[usize], reason: &str| {
+    let says = |geometry: &ConvolutionGeometry, shape: &[usize], reason: &str| {
         let error = convolve("first", geometry, shape).unwrap_err().to_string();
         assert!(error.contains("first") && error.contains(reason), "{error}");
     };

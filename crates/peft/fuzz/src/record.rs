@@ -109,7 +109,7 @@ impl Merged {
         let checkpoint = self.open(from);
         let options = EditOptions { restore: Some(method), ..EditOptions::default() };
         let edit = Edit::merge(&checkpoint, &self.adapters(), options).expect("the adapter fits");
-        edit.write(&mut Cpu::new(), &self.directory.path().join(to), &Progress::new()).is_ok()
+        edit.write(&Cpu::new(), &self.directory.path().join(to), &Progress::new()).is_ok()
     }
 
     /// Whether the adapter could be taken out of the checkpoint `from`, giving `to`.
@@ -118,7 +118,7 @@ impl Merged {
         let Ok(edit) = Edit::unmerge(&checkpoint, &self.adapters(), EditOptions::default()) else {
             return false;
         };
-        edit.write(&mut Cpu::new(), &self.directory.path().join(to), &Progress::new()).is_ok()
+        edit.write(&Cpu::new(), &self.directory.path().join(to), &Progress::new()).is_ok()
     }
 
     /// The list of the records that the merge wrote.

@@ -158,7 +158,7 @@ mod tests {
             let mut merged = Tensor::of(&[rows, columns], weight.clone());
             let options = UpdateOptions { report: true, ..Default::default() };
             let term = Term::new(&site, &layer);
-            let report = update_dora(&mut Cpu::new(), &mut merged, term, options).unwrap().unwrap();
+            let report = update_dora(&Cpu::new(), &mut merged, term, options).unwrap().unwrap();
             assert_eq!((report.elements, report.non_finite), ((rows * columns) as u64, 0));
 
             let direction = |o: usize, i: usize| {

@@ -247,7 +247,7 @@ mod tests {
                 let before = weight(shape, dtype);
                 let options = UpdateOptions { report: true, ..Default::default() };
                 let mut whole = before.clone();
-                let expected = update(&mut Cpu::new(), &mut whole, &[], &terms, options).unwrap().unwrap();
+                let expected = update(&Cpu::new(), &mut whole, &[], &terms, options).unwrap().unwrap();
                 for block in [1, 4 * shape[1], 7 * 18, BLOCK] {
                     for method in [RestoreMethod::Codes, RestoreMethod::Backup] {
                         let mut found = before.clone();
@@ -282,7 +282,7 @@ mod tests {
             // Blocks of four rows: all, half and none of them are zero.
             for (weight, kept) in [(zeros, 8), (half, 4), (ordinary.cast(dtype), 0)] {
                 let (_, records) = merge_in_blocks(
-                    &mut Cpu::new(),
+                    &Cpu::new(),
                     &mut weight.clone(),
                     &terms,
                     UpdateOptions::default(),
