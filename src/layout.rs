@@ -53,9 +53,10 @@ impl Layout {
     /// One row of `cols` elements, `rows` times: stride 0. For matrices that are read.
     ///
     /// ```
-    /// use lora_kernels::{Layout, MatrixRef, memory::HostRef};
+    /// use lora_kernels::memory::{Host, HostRef};
+    /// use lora_kernels::{Layout, MatrixRef};
     /// let row = [1.0f32, 2.0, 3.0];
-    /// let x = MatrixRef::from_buffer(HostRef::new(&row), Layout::repeated(1000, 3)?)?;
+    /// let x = MatrixRef::<Host>::from_buffer(HostRef::new(&row), Layout::repeated(1000, 3)?)?;
     /// assert_eq!((x.rows(), x.layout().row_stride()), (1000, 0));
     /// # Ok::<(), lora_kernels::Error>(())
     /// ```

@@ -9,7 +9,8 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Device memory owned by cudarc: [`CudaSlice`], [`CudaView`] and [`CudaViewMut`] of any [`Element`].
+/// Device memory owned by cudarc: [`CudaSlice`](cudarc::driver::CudaSlice), [`CudaView`](cudarc::driver::CudaView) and
+/// [`CudaViewMut`](cudarc::driver::CudaViewMut) of any [`Element`](crate::Element).
 ///
 /// ```no_run
 /// use cudarc::driver::CudaContext;

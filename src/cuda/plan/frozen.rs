@@ -3,7 +3,7 @@
 //!
 //! Today every such product is the library's. What else may stand here, chosen by [`Settings::target`](super::Settings) and the shape:
 //! one product over K + r, for operands that have S and B appended to X and W, and a GEMM of our own whose epilogue takes the
-//! rank-r part. Either takes over what [`Planner::expand`](super::products::Planner::expand) has written before.
+//! rank-r part. Either takes over what `Planner::expand` has written before.
 
 use super::products::{Epilogue, Planner};
 use super::{Plan, Settings};
