@@ -37,7 +37,7 @@ fn main() {
     let compilation = toolchain::Compilation {
         compiler: &compiler,
         emulator_include: &include,
-        kernel_include: &kernels,
+        kernel_includes: &[&kernels],
         sources: &sources,
         compiled: None,
         defines: &[],

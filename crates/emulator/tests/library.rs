@@ -53,6 +53,27 @@ fn what_cannot_be_changed_or_compiled_is_an_error() {
     assert!(matches!(&broken, Error::Library(text) if text.contains("error")), "{broken}");
 }
 
+/// Kernels name headers from the root of their directory, which must not be that of the standard ones.
+#[test]
+fn a_changed_header_of_another_directory_is_the_one_that_counts() {
+    if device("a_changed_header_of_another_directory_is_the_one_that_counts").is_none() {
+        return;
+    }
+    let all_kernels = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../kernels");
+    for header in ["tile.cuh", "philox.cuh"] {
+        let build = KernelLibrary::builder()
+            .directory(&all_kernels)
+            .files(["shrink.cu"])
+            .kernels(["shrink_f32_rank16"])
+            .replace(header, "#pragma once", "#error this header was changed");
+        let error = build.build().unwrap_err();
+        assert!(
+            matches!(&error, Error::Library(text) if text.contains("this header was changed")),
+            "{error}"
+        );
+    }
+}
+
 #[test]
 fn macros_reach_the_kernels() {
     if device("macros_reach_the_kernels").is_none() {

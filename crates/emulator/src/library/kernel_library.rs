@@ -386,7 +386,8 @@ impl LibraryBuilder {
         let library = Compilation {
             compiler: Path::new(compiler),
             emulator_include: &manifest.join("include"),
-            kernel_include: &copy,
+            // A changed header comes before the one that it replaces.
+            kernel_includes: &[&directory, &copy],
             sources: &sources,
             compiled: compiled.as_deref(),
             defines: &self.defines,

@@ -10,8 +10,8 @@ pub(crate) struct Compilation<'a> {
     pub compiler: &'a Path,
     /// The emulator's headers and run-time support.
     pub emulator_include: &'a Path,
-    /// Where kernels find each other's headers.
-    pub kernel_include: &'a Path,
+    /// Where kernels find each other's headers, in this order.
+    pub kernel_includes: &'a [&'a Path],
     /// Kernel files.
     pub sources: &'a [PathBuf],
     /// Objects that were compiled before and are linked as well, the run-time support among them. `None` compiles the
@@ -72,7 +72,8 @@ impl Compilation<'_> {
             } else {
                 command.args(KERNEL_FLAGS).args(processor_flags());
                 command.args(self.defines.iter().map(|define| format!("-D{define}")));
-                command.arg("-I").arg(self.kernel_include).args(["-include", "emulator/builtins.h"]);
+                self.kernel_includes.iter().for_each(|folder| _ = command.arg("-I").arg(folder));
+                command.args(["-include", "emulator/builtins.h"]);
             }
             command.arg("-I").arg(self.emulator_include);
             command.args(["-x", "c++", "-c"]).arg(source).arg("-o").arg(&object);
