@@ -2,7 +2,7 @@
 
 use super::naming::Naming;
 use super::site::Site;
-use super::targets::{Target, find_targets};
+use super::targets::{Target, TargetReport, find_targets};
 use super::{parameters, separate_experts};
 use crate::adapter::{Adapter, AdapterLayer, BiasMode, Match, Matcher};
 use crate::checkpoint::{self, Checkpoint, LayerKind, quantized};
@@ -23,6 +23,8 @@ pub struct Binding {
     pub untied: BTreeMap<String, String>,
     /// How the adapter's module names become the checkpoint's.
     pub naming: Naming,
+    /// What the configuration says about each module that could be adapted.
+    pub targets: TargetReport,
 }
 
 /// Finds every tensor of an adapter its place in a checkpoint.
@@ -33,11 +35,11 @@ pub struct Binding {
 pub fn bind(adapter: &Adapter, checkpoint: &Checkpoint) -> Result<Binding> {
     let matcher = Matcher::new(&adapter.config)?;
     let naming = Naming::find(adapter, checkpoint);
-    let mut binding =
-        Binding { sites: Vec::new(), replaced: BTreeMap::new(), untied: BTreeMap::new(), naming };
-    let binder = Binder { adapter, checkpoint, matcher, naming: &binding.naming.clone() };
-    let targets = find_targets(&binder.matcher, checkpoint, binder.naming)?;
+    let targets = find_targets(&matcher, checkpoint, &naming)?;
+    let binder = Binder { adapter, checkpoint, matcher, naming: &naming.clone() };
     binder.check_complete(&targets.matched)?;
+    let mut binding =
+        Binding { sites: Vec::new(), replaced: BTreeMap::new(), untied: BTreeMap::new(), naming, targets };
     let parameters = binder.parameters()?;
     for (key, layer) in &adapter.layers {
         layer.check(key)?;

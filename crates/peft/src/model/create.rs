@@ -72,6 +72,7 @@ impl LoraModel {
             replaced: adapter.replaced.keys().map(|name| (name.clone(), name.clone())).collect(),
             untied: BTreeMap::new(),
             naming: Naming::Same,
+            targets: report.clone(),
         };
         self.take_start_off(backend, &adapter.config, &binding.sites)?;
         self.insert(name, Loaded { adapter, binding, trainable: true });

@@ -8,7 +8,6 @@ use crate::units;
 use lora_peft::adapter::Matcher;
 use lora_peft::adapter::ModuleNames;
 use lora_peft::binding::{Binding, fit};
-use lora_peft::binding::{TargetReport, find_targets};
 use lora_peft::printable::{self, PARAGRAPH, PATH, line};
 use lora_peft::{Adapter, AdapterLayer, Checkpoint, Tensor};
 use serde_json::{Value, json};
@@ -36,7 +35,7 @@ struct Layer<'a> {
 struct BaseMatch {
     base: String,
     parameters: u64,
-    found: Result<(Binding, TargetReport), String>,
+    found: Result<Binding, String>,
 }
 
 impl<'a> AdapterInfo<'a> {
@@ -55,8 +54,7 @@ impl<'a> AdapterInfo<'a> {
 
     /// Looks for the adapter's modules in a base.
     pub fn match_with(&mut self, path: &Path, checkpoint: &Checkpoint) -> Result<()> {
-        let bound = fit(self.adapter, checkpoint).and_then(|(adapter, binding)| {
-            let targets = find_targets(&Matcher::new(&adapter.config)?, checkpoint, &binding.naming)?;
+        let bound = fit(self.adapter, checkpoint).map(|(adapter, binding)| {
             if let Cow::Owned(adapter) = adapter {
                 // Stacked experts that the base keeps apart are shown as they are there.
                 let layer = |(module, tensors): (String, AdapterLayer)| Layer {
@@ -66,10 +64,10 @@ impl<'a> AdapterInfo<'a> {
                 };
                 self.layers = adapter.layers.into_iter().map(layer).collect();
             }
-            Ok((binding, targets))
+            binding
         });
         // The scales of stacked experts are known by the parameter only.
-        if let Ok((binding, _)) = &bound {
+        if let Ok(binding) = &bound {
             let scales: BTreeMap<&str, f64> =
                 binding.sites.iter().map(|site| (site.layer.as_str(), site.scale)).collect();
             for layer in &mut self.layers {
@@ -125,7 +123,7 @@ impl<'a> AdapterInfo<'a> {
     }
 
     fn match_json(&self, base: &BaseMatch) -> Value {
-        let (binding, targets) = match &base.found {
+        let binding = match &base.found {
             Ok(found) => found,
             Err(error) => return json!({ "base": base.base, "fits": false, "error": error }),
         };
@@ -142,8 +140,8 @@ impl<'a> AdapterInfo<'a> {
             "weights": binding.sites.iter().map(site).collect::<Vec<_>>(),
             "replaced": binding.replaced.keys().collect::<Vec<_>>(),
             "untied": binding.untied.keys().collect::<Vec<_>>(),
-            "excluded": targets.excluded,
-            "not_adapted": targets.unmatched,
+            "excluded": binding.targets.excluded,
+            "not_adapted": binding.targets.unmatched,
         })
     }
 
@@ -209,7 +207,7 @@ impl<'a> AdapterInfo<'a> {
     }
 
     fn match_text(&self, base: &BaseMatch) -> String {
-        let (binding, targets) = match &base.found {
+        let binding = match &base.found {
             Ok(found) => found,
             Err(_) => return format!("\n  Does not fit {}.\n", line(&base.base, PATH)),
         };
@@ -222,8 +220,8 @@ impl<'a> AdapterInfo<'a> {
         );
         let lists = [
             ("parts from its tied tensor", binding.untied.keys().map(String::as_str).collect::<Vec<_>>()),
-            ("excluded", targets.excluded.iter().map(String::as_str).collect()),
-            ("not adapted", targets.unmatched.iter().map(String::as_str).collect()),
+            ("excluded", binding.targets.excluded.iter().map(String::as_str).collect()),
+            ("not adapted", binding.targets.unmatched.iter().map(String::as_str).collect()),
         ];
         for (label, names) in lists {
             if !names.is_empty() {
