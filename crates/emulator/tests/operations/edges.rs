@@ -7,6 +7,7 @@ use half::{bf16, f16};
 use lora_kernels::Device as _;
 use lora_kernels::cpu::Cpu;
 use lora_kernels::cuda::engine::RawCodes;
+use lora_kernels::cuda::executor::Executor;
 use lora_kernels::memory::{Raw, RawBuffer};
 use lora_kernels::ops::{Delta, WeightUpdate};
 use lora_kernels::restore::{RestoreMethod, RestoreRecord};
@@ -126,12 +127,22 @@ fn steps<T: Element>(device: &mut Device) -> Vec<u8> {
     assert_eq!(record.escapes().len(), 32 + 33, "{}: escapes", T::DTYPE);
     let codes = device.cuda().download_record(&record).expect("live codes");
     assert!(codes.codes() == expected.codes(), "{}: codes", T::DTYPE);
+    // Whoever keeps codes may keep them anywhere.
+    let bytes = codes.codes().len();
+    let moved = device.emulator().allocate("codes", bytes + 1);
+    let address = moved + 1;
+    device.emulator().write(address, codes.codes()).expect("just allocated");
+    let recorded = *codes.recorded().expect("a merge was recorded");
+    let place = RawCodes { address, bytes: bytes as u64 };
+    let escapes = record.escapes().to_vec();
+    free_codes(device, record);
+    let mut record = RestoreRecord::from_parts(RestoreMethod::Codes, recorded, place, escapes);
     let unmerge = WeightUpdate::unmerge(view(on_device, &w), adapter.view()).record(&mut record);
     device.cuda().update_weights(unmerge).expect("a valid unmerge");
     let found: Vec<T> = device.cuda().read(on_device).expect("a live buffer");
     assert!(all_bits(&found) == all_bits(&base), "{}: not restored", T::DTYPE);
     free(device, on_device);
-    free_codes(device, record);
+    assert!(device.emulator().free(moved), "the codes were allocated");
     adapter.free(device);
     codes.codes().to_vec()
 }
