@@ -1,7 +1,7 @@
 //! Constants of the kernels, from their `*_constants.cuh` headers into Rust: CUDA and Rust have one source for a number.
 //!
 //! Such a header holds constants, and functions of one expression, each with a comment. `int` becomes `usize`, `uint32_t`
-//! becomes `u32`. Whatever else stands there is refused: a number that is left out would have to be written twice.
+//! becomes `u32`, and `int32_t`, which alone may be negative, `i32`. Whatever else stands there is refused: a number that is left out would have to be written twice.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -25,7 +25,7 @@ pub fn module(path: &Path, text: &str) -> Result<String, String> {
 type Fault = (usize, String);
 
 fn items(text: &str) -> Result<String, Fault> {
-    let mut reader = Reader { tokens: tokens(text)?, next: 0, known: HashMap::new() };
+    let mut reader = Reader { tokens: tokens(text)?, next: 0, known: HashMap::new(), signed: false };
     let mut items = String::new();
     while let Some(token) = reader.tokens.get(reader.next) {
         let line = token.line;
@@ -100,6 +100,8 @@ struct Reader {
     tokens: Vec<Token>,
     next: usize,
     known: HashMap<String, Known>,
+    /// Whether the type read last has negative numbers.
+    signed: bool,
 }
 
 /// Operators that bind from left to right, the weakest first. Those of Rust bind alike.
@@ -134,8 +136,10 @@ impl Reader {
         let kind = match self.peek() {
             "int" => "usize",
             "uint32_t" => "u32",
-            other => return self.fault(format!("`{other}` where int or uint32_t is expected")),
+            "int32_t" => "i32",
+            other => return self.fault(format!("`{other}` where int, uint32_t or int32_t is expected")),
         };
+        self.signed = kind == "i32";
         self.next += 1;
         Ok(kind)
     }
@@ -217,6 +221,10 @@ impl Reader {
     }
 
     fn operand(&mut self) -> Result<String, Fault> {
+        if self.signed && self.peek() == "-" {
+            self.next += 1;
+            return Ok(format!("-{}", self.operand()?));
+        }
         if self.peek() == "(" {
             self.next += 1;
             let inner = self.expression()?;
@@ -275,6 +283,14 @@ mod tests {
     }
 
     #[test]
+    fn signed_numbers_may_be_negative() {
+        let rust =
+            read("// Ends.\nconstexpr int32_t LAST = 2;\n// First.\nconstexpr int32_t FIRST = -LAST - -1;\n")
+                .unwrap();
+        assert!(rust.contains("pub const FIRST: i32 = -LAST - -1;"), "{rust}");
+    }
+
+    #[test]
     fn a_ternary_may_stand_in_another_and_in_brackets() {
         let text = "// One.\n__host__ __device__ constexpr int one(int a) { return a < 1 ? 2 : a < 3 ? 4 : 5 + (a > 8 ? 6 : 7); }\n";
         let rust = read(text).unwrap();
@@ -289,10 +305,11 @@ mod tests {
             ("constexpr int A = 010;", "`010` starts with 0"),
             ("constexpr int A = 64u;", "`64u` is not a number"),
             ("constexpr int A = -1;", "`-` is not a number"),
+            ("constexpr uint32_t A = -1;", "`-` is not a number"),
             ("constexpr int A = sizeof(int);", "`sizeof` is not a number"),
             ("constexpr int A = B;", "`B` is not a number or a name from above"),
             ("constexpr int A = 1 << 2;", "`<` is not a number"),
-            ("constexpr float A = 1;", "`float` where int or uint32_t"),
+            ("constexpr float A = 1;", "`float` where int, uint32_t or int32_t"),
             ("constexpr int A = 1, B = 2;", "`,` where `;`"),
             ("constexpr int A = 1.5;", "cannot read `.5;`"),
             ("const int A = 1;", "`const` where `constexpr`"),

@@ -1,4 +1,4 @@
-// What kernels and planner agree on about elements. build.rs reads all *_constants.cuh files into Rust (src/cuda/constants.rs) and
+// What kernels and planner agree on about elements. build.rs reads all *_constants.cuh files into Rust (src/constants.rs) and
 // refuses what is neither a constant nor a function of one expression.
 #pragma once
 #include "arch/kernel.cuh"

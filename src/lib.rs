@@ -44,6 +44,8 @@
 //! | what can go wrong | [`Error`] |
 
 mod backend;
+#[doc(hidden)]
+pub mod constants;
 pub mod cpu;
 pub mod cuda;
 mod device;

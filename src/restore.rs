@@ -1,5 +1,6 @@
 //! Records that make taking an adapter out exact.
 
+use crate::constants::weight;
 use crate::fingerprint::{Fingerprint, sequence};
 use crate::{DType, Error, Result, Shape};
 
@@ -21,8 +22,8 @@ pub enum RestoreMethod {
     Backup,
 }
 
-/// The code that marks an escape.
-pub(crate) const ESCAPE_CODE: i8 = -128;
+/// The byte that marks an escape.
+pub(crate) const ESCAPE: i8 = weight::ESCAPE_CODE as i8;
 
 /// The order in which Δ was summed when a record was made. A backend that sums differently refuses the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,6 +21,11 @@ constexpr int WEIGHT_THREADS = weight_threads(TILE_ROWS, TILE_COLUMNS, THREAD_RO
 // Threads of a block of the fingerprints.
 constexpr int FINGERPRINT_THREADS = 256;
 
+// The largest number of steps that a code of a record says, in either direction.
+constexpr int32_t MAX_CODE = 127;
+// The code that marks an escape.
+constexpr int32_t ESCAPE_CODE = -128;
+
 // No record.
 constexpr uint32_t KEEP_NOTHING = 0;
 // A record of codes.

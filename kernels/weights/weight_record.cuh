@@ -3,8 +3,6 @@
 #include "weights/weight_arguments.cuh"
 #include "weights/weight_format.cuh"
 
-constexpr int ESCAPE_CODE = -128;
-
 // The number of what the old weight would be, had rounding lost nothing.
 template <class Weight>
 __device__ __forceinline__ uint32_t guess_weight(uint32_t merged, float scale, float sum) {
@@ -22,7 +20,7 @@ template <class Weight>
 __device__ __forceinline__ int code_of_weight(uint32_t old, uint32_t merged, float scale, float sum) {
     const uint32_t guess = guess_weight<Weight>(merged, scale, sum);
     const int64_t steps = int64_t(weight_key<Weight>(old)) - weight_key<Weight>(guess);
-    const bool fits = steps >= -127 && steps <= 127 && weight_is_finite<Weight>(old) && weight_is_finite<Weight>(guess);
+    const bool fits = steps >= -MAX_CODE && steps <= MAX_CODE && weight_is_finite<Weight>(old) && weight_is_finite<Weight>(guess);
     return fits ? static_cast<int>(steps) : ESCAPE_CODE;
 }
 

@@ -1,8 +1,8 @@
 //! The kernels: where each is declared, and what it is launched with.
 
-use super::constants::{product, weight};
 use super::step::F32Math;
 use crate::DType;
+use crate::constants::{product, weight};
 
 /// A kernel that can be launched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

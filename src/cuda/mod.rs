@@ -1,15 +1,13 @@
 //! The CUDA backend: [`Cuda`], on cudarc's slices and the caller's stream.
 //!
 //! Inside, `plan` turns a checked operation into `step`s: kernel launches, library products, fills. It is pure: no driver,
-//! no GPU. What it may know of a card is a `target`, what it launches are `kernel`s, whose numbers are `constants`. An
+//! no GPU. What it may know of a card is a `target`, what it launches are `kernel`s, whose numbers are `crate::constants`. An
 //! `executor` runs steps; the `engine` puts both together and is what a GPU and an emulator share. The driver's executor and
 //! the safe handle are in `driver`, with the feature `cuda`. These modules are public for this repository's emulator and
 //! benchmarks only, and change without notice.
 
 #[doc(hidden)]
 pub mod arguments;
-#[doc(hidden)]
-pub mod constants;
 #[cfg(feature = "cuda")]
 #[doc(hidden)]
 pub mod driver;

@@ -2,15 +2,15 @@
 //! trying. Nothing here is compiled into kernels.
 
 use super::table::{Tiling, Variant};
+use lora_kernels::constants::product::{
+    EXPAND_STAGES, TILE, backward_a_shared_bytes, backward_dy_shared_bytes, expand_shared_bytes,
+    shrink_shared_bytes,
+};
 use lora_kernels::cuda::arguments::Arguments;
 use lora_kernels::cuda::arguments::products::{
     BackwardAArguments, BackwardDyArguments, ExpandArguments, ShrinkArguments, Split, View,
 };
 use lora_kernels::cuda::arguments::weights::WeightUpdateArguments;
-use lora_kernels::cuda::constants::product::{
-    EXPAND_STAGES, TILE, backward_a_shared_bytes, backward_dy_shared_bytes, expand_shared_bytes,
-    shrink_shared_bytes,
-};
 use lora_kernels::cuda::plan::{MOST_COLUMN_GROUPS, MOST_SLABS};
 use lora_kernels::cuda::step::Launch;
 

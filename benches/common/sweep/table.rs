@@ -1,7 +1,7 @@
 //! The variants that are compiled, read from `kernels/sweep_variants.cuh`: each line there is one.
 
 use lora_kernels::DType;
-use lora_kernels::cuda::constants::{product, weight};
+use lora_kernels::constants::{product, weight};
 use lora_kernels::cuda::kernel::{self, Kernel, ProductKernels};
 use lora_kernels::cuda::step::F32Math;
 use std::sync::LazyLock;

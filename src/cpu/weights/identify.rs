@@ -7,7 +7,7 @@ use super::weight::Weight;
 use super::words::Words;
 use crate::cpu::view::{AnyView, View};
 use crate::fingerprint::{self, Fingerprint, PHI, mix};
-use crate::restore::{CodeSums, ESCAPE_CODE};
+use crate::restore::{CodeSums, ESCAPE};
 use crate::{Adapter, MatrixRef};
 use rayon::prelude::*;
 
@@ -132,9 +132,10 @@ impl Vectorized for CodeTask<'_> {
             sum = sum.wrapping_add(mix(place ^ u64::from_le_bytes(last)));
         }
         // Counters of a byte are vectors of many; they hold what a block can have.
-        let escapes = self.codes.chunks(128).map(|block| {
-            u64::from(block.iter().map(|&code| u8::from(code as i8 == ESCAPE_CODE)).sum::<u8>())
-        });
+        let escapes = self
+            .codes
+            .chunks(128)
+            .map(|block| u64::from(block.iter().map(|&code| u8::from(code as i8 == ESCAPE)).sum::<u8>()));
         CodeSums { sum, escapes: escapes.sum() }
     }
 }

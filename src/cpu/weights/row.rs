@@ -3,7 +3,8 @@
 use super::factors::COLUMNS;
 use super::weight::Weight;
 use crate::MergeReport;
-use crate::restore::ESCAPE_CODE;
+use crate::constants::weight::{ESCAPE_CODE, MAX_CODE};
+use crate::restore::ESCAPE;
 
 /// One value for each column of the tile.
 pub(super) type Row<V> = [V; COLUMNS];
@@ -77,11 +78,11 @@ pub(super) fn restore<T: Weight>(
         let code = codes[c] as i8;
         let key = T::key(guess::<T>(merged[c], term.scale, term.sum[c]));
         old[c] = T::from_key(key.wrapping_add(i32::from(code)));
-        escapes |= code == ESCAPE_CODE;
+        escapes |= code == ESCAPE;
     }
     if escapes {
         for c in 0..COLUMNS {
-            if codes[c] as i8 == ESCAPE_CODE {
+            if codes[c] as i8 == ESCAPE {
                 escaped(c, &mut old[c]);
             }
         }
@@ -102,14 +103,14 @@ pub(super) fn record<T: Weight>(
     for c in 0..COLUMNS {
         let guess = guess::<T>(merged[c], term.scale, term.sum[c]);
         let steps = T::key(old[c]).saturating_sub(T::key(guess));
-        let fits = (-127..=127).contains(&steps) & T::is_finite(old[c]) & T::is_finite(guess);
-        let code = if fits { steps } else { i32::from(ESCAPE_CODE) };
+        let fits = (-MAX_CODE..=MAX_CODE).contains(&steps) & T::is_finite(old[c]) & T::is_finite(guess);
+        let code = if fits { steps } else { ESCAPE_CODE };
         codes[c] = code as u32 & 0xFF;
         escapes |= !fits;
     }
     if escapes {
         for (c, &code) in codes.iter().enumerate() {
-            if code as i8 == ESCAPE_CODE {
+            if code as i8 == ESCAPE {
                 escaped(c);
             }
         }

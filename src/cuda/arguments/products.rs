@@ -1,8 +1,8 @@
 //! Arguments of the skinny products: `kernels/skinny/product_arguments.cuh`.
 
 use super::Arguments;
-use crate::cuda::constants::element::{self, VECTOR_BYTES};
-pub use crate::cuda::constants::product::MAX_SEGMENTS;
+use crate::constants::element::{self, VECTOR_BYTES};
+pub use crate::constants::product::MAX_SEGMENTS;
 use crate::dropout::Dropout;
 use crate::matrix::MatrixRef;
 use crate::memory::Raw;

@@ -2,7 +2,7 @@
 
 use super::Arguments;
 use super::products::{View, dtype_code};
-pub use crate::cuda::constants::weight::{KEEP_BACKUP, KEEP_CODES, KEEP_NOTHING};
+pub use crate::constants::weight::{KEEP_BACKUP, KEEP_CODES, KEEP_NOTHING};
 use crate::memory::Raw;
 use crate::restore::Escape;
 use crate::{Adapter, Layout};

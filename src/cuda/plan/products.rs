@@ -4,15 +4,15 @@
 
 use super::Settings;
 use super::workspace::Workspace;
+use crate::constants::element::VECTOR_BYTES;
+use crate::constants::product::{
+    EXPAND_STAGES, FINALIZE_THREADS, PACK_TILE, TILE, backward_a_shared_bytes, backward_dy_shared_bytes,
+    chunk_tiles, expand_shared_bytes, pipeline_depth, shrink_shared_bytes,
+};
 use crate::cuda::arguments::Arguments;
 use crate::cuda::arguments::products::{
     BackwardAArguments, BackwardDyArguments, DropoutMask, ExpandArguments, FinalizeArguments,
     FinalizeSegment, MAX_SEGMENTS, PackArguments, PackSegment, ShrinkArguments, Split, View, dtype_code,
-};
-use crate::cuda::constants::element::VECTOR_BYTES;
-use crate::cuda::constants::product::{
-    EXPAND_STAGES, FINALIZE_THREADS, PACK_TILE, TILE, backward_a_shared_bytes, backward_dy_shared_bytes,
-    chunk_tiles, expand_shared_bytes, pipeline_depth, shrink_shared_bytes,
 };
 use crate::cuda::kernel::{self, Kernel, ProductKernels, RANKS};
 use crate::cuda::step::{F32Math, Launch, Step};

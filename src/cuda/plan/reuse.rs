@@ -8,7 +8,7 @@ use super::backward::backward;
 use super::forward::forward;
 use super::frozen::frozen;
 use super::{Plan, Settings};
-use crate::cuda::constants::element::VECTOR_BYTES;
+use crate::constants::element::VECTOR_BYTES;
 use crate::cuda::step::Step;
 use crate::memory::{Raw, RawBuffer};
 use crate::ops::{

@@ -2,15 +2,13 @@
 
 use super::products::{check_rank, launch};
 use super::workspace::Workspace;
+use crate::constants::element::VECTOR_BYTES;
+use crate::constants::weight::{FINGERPRINT_THREADS, THREAD_COLUMNS, THREAD_ROWS, TILE_COLUMNS, TILE_ROWS};
 use crate::cuda::arguments::Arguments;
 use crate::cuda::arguments::products::{View, dtype_code};
 use crate::cuda::arguments::weights::{
     CodesArguments, DeltaArguments, DeltaTerm, EscapeEntry, FingerprintArguments, KEEP_BACKUP, KEEP_CODES,
     KEEP_NOTHING, MeasuredPart, Sums, WeightUpdateArguments, stored_view,
-};
-use crate::cuda::constants::element::VECTOR_BYTES;
-use crate::cuda::constants::weight::{
-    FINGERPRINT_THREADS, THREAD_COLUMNS, THREAD_ROWS, TILE_COLUMNS, TILE_ROWS,
 };
 use crate::cuda::kernel::{self, Kernel};
 use crate::cuda::step::Step;

@@ -249,13 +249,13 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         fault: "128 steps up get a code, which is that of an escape",
-        changes: &[("weight_record.cuh", "steps <= 127", "steps <= 128")],
+        changes: &[("weight_record.cuh", "steps <= MAX_CODE", "steps <= MAX_CODE + 1")],
         cases: cases::far_updates,
         ..RECORDED
     },
     Mutant {
         fault: "127 steps down get an escape",
-        changes: &[("weight_record.cuh", "steps >= -127", "steps > -127")],
+        changes: &[("weight_record.cuh", "steps >= -MAX_CODE", "steps > -MAX_CODE")],
         cases: cases::far_updates,
         ..RECORDED
     },

@@ -4,6 +4,7 @@
 
 use super::Device;
 use lora_emulator::Emulator;
+use lora_kernels::constants::product::THREADS;
 use lora_kernels::cuda::arguments::products::{
     BackwardAArguments, BackwardDyArguments, DropoutMask, ExpandArguments, FinalizeArguments,
     FinalizeSegment, PackArguments, PackSegment, ShrinkArguments, Split, View, dtype_code,
@@ -12,7 +13,6 @@ use lora_kernels::cuda::arguments::weights::{
     CodesArguments, DeltaArguments, DeltaTerm, EscapeEntry, FingerprintArguments, KEEP_BACKUP, KEEP_CODES,
     WeightUpdateArguments,
 };
-use lora_kernels::cuda::constants::product::THREADS;
 use lora_kernels::cuda::executor::Executor;
 use lora_kernels::cuda::kernel;
 use lora_kernels::cuda::step::Launch;

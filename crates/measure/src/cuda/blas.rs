@@ -102,28 +102,6 @@ impl Blas {
         .context("cublasGemmEx")
     }
 
-    /// values *= factor: one read and one write, as PyTorch's multiplication into a new tensor. The matrix must be live.
-    ///
-    /// # Errors
-    /// cuBLAS refused, or there are more elements than it counts.
-    pub fn scale(&self, dtype: DType, values: u64, len: usize, factor: f32) -> Result<()> {
-        let len = i32::try_from(len).context("too many elements for cuBLAS")?;
-        // SAFETY: the caller's matrix has `len` elements; the factor outlives the call.
-        let status = unsafe {
-            sys::cublasScalEx(
-                *self.0.handle(),
-                len,
-                (&raw const factor).cast(),
-                cudaDataType::CUDA_R_32F,
-                values as *mut _,
-                data_type(dtype),
-                1,
-                cudaDataType::CUDA_R_32F,
-            )
-        };
-        status.result().context("cublasScalEx")
-    }
-
     /// to += from: two reads and one write, as PyTorch's addition. The matrices must be live.
     ///
     /// # Errors

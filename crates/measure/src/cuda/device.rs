@@ -2,6 +2,7 @@
 
 use super::blas::Blas;
 use super::drivers;
+use super::elementwise::Elementwise;
 use crate::inputs::uniform;
 use anyhow::{Result, bail};
 use lora_kernels::Element;
@@ -26,6 +27,8 @@ pub struct Device {
     pub cuda: Cuda,
     /// The library.
     pub blas: Blas,
+    /// What the unfused baseline has beside it.
+    pub elementwise: Elementwise,
     /// Of both.
     pub stream: Arc<CudaStream>,
     /// The GPU's name.
@@ -74,6 +77,7 @@ impl Device {
         Ok(Device {
             cuda: Cuda::new(stream.clone())?,
             blas: Blas::new(stream.clone())?,
+            elementwise: Elementwise::new(&context, stream.clone())?,
             name: context.name()?,
             cache_bytes: usize::try_from(cache_bytes)?,
             pci_address: format!("{domain:08x}:{bus:02x}:{number:02x}.0"),

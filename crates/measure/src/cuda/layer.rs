@@ -2,6 +2,7 @@
 
 use super::blas::Operand;
 use super::device::{Device, Pool, Scalar};
+use super::elementwise::{self, Masked};
 use super::rotation;
 use crate::inputs::{MERGE_SCALE, SCALE};
 use crate::{Pass, Problem, System};
@@ -78,11 +79,13 @@ pub struct Layer<T> {
     /// Whether the adapter is merged into each set's W.
     merged: Vec<bool>,
     next: usize,
-    /// Intermediates of the baselines: \[m, n\], \[m, r\], \[m, k\] and \[n, k\].
+    /// Intermediates of the baselines: \[m, n\], \[m, r\], \[m, k\] twice, \[n, k\], and the mask. All sets share them.
     wide: CudaSlice<T>,
     narrow: CudaSlice<T>,
     tall: CudaSlice<T>,
+    dropped: CudaSlice<T>,
     delta: CudaSlice<T>,
+    mask: CudaSlice<u8>,
 }
 
 impl<T: Scalar> Layer<T> {
@@ -101,7 +104,9 @@ impl<T: Scalar> Layer<T> {
             wide: device.zeros(m * n)?,
             narrow: device.zeros(m * r)?,
             tall: device.zeros(m * k)?,
+            dropped: device.zeros(m * k)?,
             delta: device.zeros(n * k)?,
+            mask: device.stream.alloc_zeros((m * k).max(1))?,
         })
     }
 
@@ -115,10 +120,10 @@ impl<T: Scalar> Layer<T> {
         &mut self.sets
     }
 
-    /// Whether this system exists with this probability. cuBLAS has no dropout: PEFT itself is timed by
-    /// `benches/peers`.
+    /// Whether this system exists with this probability.
     pub fn has(system: System, probability: f32) -> bool {
-        system == System::Fused || probability == 0.0
+        // Unsloth's way has no dropout.
+        matches!(system, System::Unfused | System::Fused) || probability == 0.0
     }
 
     /// Enqueues one system on every set once.
@@ -152,7 +157,7 @@ impl<T: Scalar> Layer<T> {
         match system {
             System::Library => self.library_forward(device),
             System::Frozen => self.frozen_forward(device),
-            System::Unfused => self.unfused_forward(device),
+            System::Unfused => self.unfused_forward(device, probability),
             System::Accumulated => self.accumulated_forward(device),
             System::Fused => self.fused_forward(device, probability),
         }
@@ -162,7 +167,7 @@ impl<T: Scalar> Layer<T> {
         match system {
             System::Library => self.library_backward(device),
             System::Frozen => self.frozen_backward(device),
-            System::Unfused => self.unfused_backward(device),
+            System::Unfused => self.unfused_backward(device, probability),
             System::Accumulated => self.accumulated_backward(device),
             System::Fused => self.fused_backward(device, probability),
         }
@@ -175,7 +180,7 @@ impl<T: Scalar> Layer<T> {
             System::Library | System::Frozen => return Ok(()),
             System::Unfused => {
                 product::<T>(device, delta, false, 1.0, b, a)?;
-                scale_by::<T>(device, delta, scale)?;
+                scaled::<T>(device, delta, delta, scale)?;
                 add::<T>(device, w, delta)?;
             }
             System::Accumulated => product::<T>(device, w, true, scale, b, a)?,
@@ -249,24 +254,35 @@ impl<T: Scalar> Layer<T> {
         product::<T>(device, dx, false, 1.0, dy, w)
     }
 
-    fn unfused_forward(&mut self, device: &mut Device) -> Result<()> {
+    fn unfused_forward(&mut self, device: &mut Device, probability: f32) -> Result<()> {
         self.library_forward(device)?;
-        let Operands { x, a, b, y, s, wide, .. } = self.operands(device);
+        let Operands { mut x, a, b, y, s, wide, dropped, .. } = self.operands(device);
+        if probability > 0.0 {
+            let masked = self.masked(device, probability);
+            device.elementwise.dropped::<T>(pass(dropped, x), masked, self.next as u64)?;
+            x = dropped;
+        }
         product::<T>(device, s, false, 1.0, x, a.t())?;
         product::<T>(device, wide, false, 1.0, s, b.t())?;
-        scale_by::<T>(device, wide, SCALE)?;
+        scaled::<T>(device, wide, wide, SCALE)?;
         add::<T>(device, y, wide)
     }
 
-    fn unfused_backward(&mut self, device: &mut Device) -> Result<()> {
+    fn unfused_backward(&mut self, device: &mut Device, probability: f32) -> Result<()> {
         self.library_backward(device)?;
-        let Operands { x, a, b, dy, s, dx, da, db, narrow, tall, .. } = self.operands(device);
-        // PyTorch writes s·dY to a new tensor. In place moves as many bytes, and −1 keeps dY's size from run to run.
-        scale_by::<T>(device, dy, -1.0)?;
-        product::<T>(device, db, false, 1.0, dy.t(), s)?;
-        product::<T>(device, narrow, false, 1.0, dy, b)?;
+        let Operands { mut x, a, b, dy, s, dx, da, db, wide, narrow, tall, dropped, .. } =
+            self.operands(device);
+        if probability > 0.0 {
+            x = dropped;
+        }
+        scaled::<T>(device, wide, dy, SCALE)?;
+        product::<T>(device, db, false, 1.0, wide.t(), s)?;
+        product::<T>(device, narrow, false, 1.0, wide, b)?;
         product::<T>(device, da, false, 1.0, narrow.t(), x)?;
         product::<T>(device, tall, false, 1.0, narrow, a)?;
+        if probability > 0.0 {
+            device.elementwise.masked::<T>(pass(tall, tall), self.masked(device, probability))?;
+        }
         add::<T>(device, dx, tall)
     }
 
@@ -289,6 +305,10 @@ impl<T: Scalar> Layer<T> {
         product::<T>(device, dx, true, SCALE, narrow, a)
     }
 
+    fn masked(&self, device: &Device, probability: f32) -> Masked {
+        Masked { mask: self.mask.device_ptr(&device.stream).0, probability }
+    }
+
     /// All matrices of the next set as cuBLAS takes them.
     fn operands(&self, device: &Device) -> Operands {
         let Problem { m, k, n, r } = self.problem;
@@ -308,6 +328,7 @@ impl<T: Scalar> Layer<T> {
             wide: operand(&self.wide, m, n),
             narrow: operand(&self.narrow, m, r),
             tall: operand(&self.tall, m, k),
+            dropped: operand(&self.dropped, m, k),
             delta: operand(&self.delta, n, k),
         }
     }
@@ -327,6 +348,7 @@ struct Operands {
     wide: Operand,
     narrow: Operand,
     tall: Operand,
+    dropped: Operand,
     delta: Operand,
 }
 
@@ -341,8 +363,12 @@ fn product<T: Scalar>(
     device.blas.product(T::DTYPE, to.address, keep, factor, left, right)
 }
 
-fn scale_by<T: Scalar>(device: &Device, values: Operand, factor: f32) -> Result<()> {
-    device.blas.scale(T::DTYPE, values.address, values.rows * values.cols, factor)
+fn scaled<T: Scalar>(device: &Device, to: Operand, from: Operand, factor: f32) -> Result<()> {
+    device.elementwise.scaled::<T>(pass(to, from), factor)
+}
+
+fn pass(to: Operand, from: Operand) -> elementwise::Pass {
+    elementwise::Pass { to: to.address, from: from.address, count: from.rows * from.cols }
 }
 
 fn add<T: Scalar>(device: &Device, to: Operand, from: Operand) -> Result<()> {

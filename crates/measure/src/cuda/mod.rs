@@ -3,6 +3,7 @@
 pub mod blas;
 pub mod device;
 mod drivers;
+pub mod elementwise;
 pub mod layer;
 mod rotation;
 

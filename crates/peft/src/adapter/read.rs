@@ -46,7 +46,9 @@ impl Adapter {
                             "nothing uses it: neither `modules_to_save` nor `bias` asks for it",
                         ));
                     }
-                    replaced.insert(base, tensor);
+                    if replaced.insert(base, tensor).is_some() {
+                        return Err(Error::tensor(name, "found twice, under two names"));
+                    }
                 }
             }
         }
