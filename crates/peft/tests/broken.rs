@@ -220,6 +220,13 @@ fn tensors_are_checked_one_by_one() {
         tensors.push((format!("{name}.weight"), tensor));
     });
     assert!(tensor_name(twice).contains(q));
+    // A bias with and without `base_layer`.
+    let bias = with_tensors("llama-bias-all", |tensors| {
+        let inside = |name: &str| name.ends_with(".base_layer.bias");
+        let (name, tensor) = tensors.iter().find(|(name, _)| inside(name)).unwrap().clone();
+        tensors.push((name.replace(".base_layer.", "."), tensor));
+    });
+    assert!(tensor_name(bias).ends_with("bias"));
     // The rank in the configuration is not the tensors'.
     assert!(tensor_name(with_config(LLAMA, |config| config["r"] = json!(5))).ends_with("lora_A.weight"));
 }
