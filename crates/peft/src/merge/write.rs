@@ -68,7 +68,7 @@ impl<'a> Edit<'a> {
             Some(method) => Some((method, RecordWriter::create(directory.path())?)),
             None => None,
         };
-        let mut summary = Summary::default();
+        let mut summary = Summary { notes: self.notes(), ..Summary::default() };
         let mut rewrite = self.rewrite();
         rewrite.checksums = writer.is_some() || self.records.is_some();
         summary.bytes = rewrite.bytes();
