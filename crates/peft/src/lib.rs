@@ -22,6 +22,7 @@ pub mod adapter;
 pub mod binding;
 pub mod checkpoint;
 mod error;
+mod families;
 pub mod files;
 pub mod making;
 pub mod merge;

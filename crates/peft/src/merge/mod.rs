@@ -90,7 +90,11 @@ pub struct Edit<'a> {
     changes: BTreeMap<String, Change>,
     new_tensors: Vec<Outline>,
     dropped: BTreeSet<String>,
+    /// Tensors of the checkpoint that get another shape.
+    resized: BTreeMap<String, Vec<usize>>,
     model_config: Option<Map<String, Value>>,
+    /// What is to be said of the new `config.json`.
+    config_notes: Vec<Note>,
 }
 
 impl<'a> Edit<'a> {
@@ -150,7 +154,9 @@ impl<'a> Edit<'a> {
             let first = (*biases.first()?).to_owned();
             Some(Note::LostBiases { adapter: bound.weighted.name.clone(), count: biases.len(), first })
         };
-        self.add.iter().filter_map(lost).collect()
+        let dead = self.add.iter().filter(|bound| bound.changes_nothing());
+        let dead = dead.map(|bound| Note::NothingChanges { adapter: bound.weighted.name.clone() });
+        self.add.iter().filter_map(lost).chain(dead).chain(self.config_notes.iter().cloned()).collect()
     }
 
     /// Names of the tensors that will change.
@@ -169,6 +175,7 @@ impl<'a> Edit<'a> {
             computed: self.changes.keys().filter(|name| !new.contains(name)).cloned().collect(),
             added: self.new_tensors.clone(),
             removed: self.dropped.clone(),
+            resized: self.resized.clone(),
             dtype: self.options.dtype,
         };
         let mut rewrite = Rewrite::new(self.checkpoint, &changes);

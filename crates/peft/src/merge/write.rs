@@ -208,7 +208,8 @@ impl<'a> Edit<'a> {
     }
 
     fn summarize(&self, name: &str, change: &Change, report: Option<MergeReport>, summary: &mut Summary) {
-        if change.replaced.is_some() || !change.add_bias.is_empty() || !change.remove_bias.is_empty() {
+        let replaced = change.replaced.is_some() || change.rows.is_some();
+        if replaced || !change.add_bias.is_empty() || !change.remove_bias.is_empty() {
             summary.replaced.push(name.to_owned());
         }
         let names = |bounds: &[Bound<'_>], layers: &[LayerIndex]| -> Vec<String> {
