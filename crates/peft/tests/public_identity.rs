@@ -7,8 +7,11 @@ use common::{doubles, golden, half_step, largest};
 use lora_kernels::DType;
 use lora_kernels::cpu::Cpu;
 use lora_kernels::restore::RestoreMethod;
+use lora_peft::adapter::ModuleNames;
 use lora_peft::tensor::Tensor;
-use lora_peft::{Adapter, Checkpoint, Edit, EditOptions, Error, LoraModel, Note, Progress, Weighted};
+use lora_peft::{
+    Adapter, AdapterLayer, Checkpoint, Edit, EditOptions, Error, LoraModel, Note, Progress, Weighted,
+};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -266,9 +269,8 @@ fn a_vocabulary_of_which_the_file_has_a_part_is_refused() {
     let mut adapter = case.adapter();
     adapter.layers.remove("lm_head");
     adapter.replaced.remove("lm_head.weight");
-    adapter.config.target_modules = Some(lora_peft::adapter::ModuleNames::List(
-        ["q_proj", "v_proj", "embed_tokens"].map(str::to_owned).to_vec(),
-    ));
+    adapter.config.target_modules =
+        Some(ModuleNames::List(["q_proj", "v_proj", "embed_tokens"].map(str::to_owned).to_vec()));
     let message = refusal(&case.base(), &adapter);
     assert!(message.contains("`lm_head.weight`") && message.contains("resize_token_embeddings"), "{message}");
     // And of rows that are in no file.
@@ -408,4 +410,64 @@ fn mica_trains_a_only() {
         !report.tensors.is_empty() && report.tensors.keys().all(|name| name.ends_with("lora_A")),
         "{report:?}"
     );
+}
+
+#[test]
+fn blocks_that_do_not_fit_are_refused() {
+    let case = Case::named("bdlora");
+    for (key, value, words) in [
+        ("nblocks", json!(3), "which are not 3 equal blocks"),
+        ("target_modules_bd_a", json!(["o_proj", "q_"]), "blocks in both A and B"),
+        ("nblocks", json!(4), "to fit A"),
+    ] {
+        let directory = changed(&case.directory.join("adapter"), "adapter_config.json", |keys| {
+            keys["use_bdlora"][key] = value.clone();
+        });
+        let error = Adapter::load(directory.path()).and_then(|adapter| {
+            let base = case.base();
+            Edit::merge(&base, &weighted(&adapter), EditOptions::default()).map(|_| ())
+        });
+        let message = error.unwrap_err().to_string();
+        assert!(message.contains(words), "{key}: {message}");
+    }
+}
+
+#[test]
+fn adapters_that_do_not_go_together_are_refused() {
+    let refused = |base: &Checkpoint, one: &Adapter, two: &Adapter| {
+        let both = [("one", one), ("two", two)];
+        let both = both.map(|(name, adapter)| Weighted { name: name.into(), adapter, weight: 1.0 });
+        Edit::merge(base, &both, EditOptions::default()).unwrap_err().to_string()
+    };
+    // A layer for as many tokens as the base has, and an embedding with more.
+    let added = Case::named("added");
+    let mut layer = Case::named("tokens").adapter();
+    layer.config.token_indices = None;
+    layer.replaced.clear();
+    layer.config.target_modules = Some(ModuleNames::List(vec!["embed_tokens".into()]));
+    layer.layers = [(
+        "model.embed_tokens".to_owned(),
+        AdapterLayer {
+            a: Tensor::zeros(DType::F32, &[2, 40]),
+            b: Tensor::zeros(DType::F32, &[16, 2]),
+            bias: None,
+            magnitude: None,
+            embedding: true,
+        },
+    )]
+    .into();
+    let message = refused(&added.base(), &added.adapter(), &layer);
+    assert!(message.contains("which the layer of `two` does not fit"), "{message}");
+    // Tokens of all that is tied, and an embedding that parts from its head.
+    let tied = Case::named("tokens-tied-shards");
+    let mut parting = tied.adapter();
+    parting.config.token_indices = None;
+    parting.config.modules_to_save = vec!["embed_tokens".into()];
+    parting.replaced =
+        [("model.embed_tokens.weight".to_owned(), Tensor::zeros(DType::F32, &[40, 16]))].into();
+    let message = refused(&tied.base(), &tied.adapter(), &parting);
+    assert!(message.contains("merge one after the other"), "{message}");
+    // Two that replace rows of one embedding.
+    let message = refused(&tied.base(), &tied.adapter(), &tied.adapter());
+    assert!(message.contains("both `one` and `two` replace it"), "{message}");
 }
