@@ -315,3 +315,14 @@ fn help_documents_exit_codes_and_every_command() {
         assert!(help.contains(option), "{option}: {help}");
     }
 }
+
+#[test]
+fn an_adapter_that_changes_nothing_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("merged");
+    let run =
+        lora("merge --base {} --adapter {} --weight 0 --out {}", &[&base(), &adapter(), &out]).succeeds();
+    assert!(run.stderr.starts_with("warning: ") && run.stderr.contains("changes nothing"), "{}", run.stderr);
+    assert_eq!(run.stderr.lines().count(), 1, "{}", run.stderr);
+    same_tensors(&base(), &out);
+}

@@ -5,7 +5,7 @@ mod common;
 use common::{doubles, golden, largest};
 use lora_kernels::cpu::Cpu;
 use lora_peft::adapter::{BiasMode, Init, ModuleNames};
-use lora_peft::{Adapter, AdapterConfig, Checkpoint, Edit, EditOptions, LoraModel, Progress, Weighted};
+use lora_peft::{Adapter, AdapterConfig, Checkpoint, Edit, EditOptions, LoraModel, Note, Progress, Weighted};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -248,13 +248,18 @@ fn biases_that_old_versions_lost_are_told() {
     let (base, adapter) = (case.base(), Adapter::load(&case.directory.join("adapter")).unwrap());
     let weighted = [Weighted { name: "old".into(), adapter: &adapter, weight: 1.0 }];
     let edit = Edit::merge(&base, &weighted, EditOptions::default()).unwrap();
-    let warnings = edit.warnings();
+    let notes = edit.notes();
     assert!(
-        warnings.len() == 1 && warnings[0].contains("2 of them") && warnings[0].contains("o_proj.bias"),
-        "{warnings:?}"
+        matches!(notes.as_slice(), [Note::LostBiases { adapter, count: 2, first }]
+            if adapter == "old" && first.contains("o_proj.bias")),
+        "{notes:?}"
     );
+    assert!(notes[0].to_string().contains("2 of them"), "{}", notes[0]);
+    let temporary = tempfile::tempdir().unwrap();
+    let summary = edit.write(&Cpu::new(), &temporary.path().join("out"), &Progress::new()).unwrap();
+    assert_eq!(summary.notes, notes);
     let plain = cases().into_iter().find(|case| case.name == "0.10.0/plain").unwrap();
     let (base, adapter) = (plain.base(), Adapter::load(&plain.directory.join("adapter")).unwrap());
     let weighted = [Weighted { name: "old".into(), adapter: &adapter, weight: 1.0 }];
-    assert!(Edit::merge(&base, &weighted, EditOptions::default()).unwrap().warnings().is_empty());
+    assert!(Edit::merge(&base, &weighted, EditOptions::default()).unwrap().notes().is_empty());
 }

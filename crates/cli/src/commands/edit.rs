@@ -81,7 +81,8 @@ impl Job<'_> {
         console: &Console,
         progress: &Progress,
     ) -> Result<()> {
-        edit.warnings().iter().for_each(|warning| console.warning(warning));
+        let known = edit.notes();
+        known.iter().for_each(|note| console.warning(&note.to_string()));
         let (mut backend, device) = device::open(self.update.device)?;
         let start = Instant::now();
         let directory = destination.create(console)?;
@@ -89,6 +90,8 @@ impl Job<'_> {
             .watch("writing", progress, || edit.write_into(backend.as_mut(), &directory, progress))
             .about(self.checkpoint)?;
         destination.finish(directory)?;
+        let found = result.notes.iter().filter(|note| !known.contains(note));
+        found.for_each(|note| console.warning(&note.to_string()));
         if self.update.report {
             console.result(&summary::report(&result))?;
         }

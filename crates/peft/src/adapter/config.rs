@@ -4,6 +4,7 @@ use crate::error::AtPath;
 use crate::files::{CONFIG_FILE, SourceFile};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Which biases of the base model are trained and saved.
@@ -42,6 +43,11 @@ impl Init {
     pub fn takes_from_base(&self) -> bool {
         matches!(self, Init::Pissa | Init::Olora)
     }
+
+    /// Whether B stays as it starts and only A is trained: MiCA.
+    pub fn freezes_b(&self) -> bool {
+        matches!(self, Init::Other(name) if name.to_lowercase() == "mica")
+    }
 }
 
 /// Module names: a regular expression, or names that match exactly or as a suffix after a dot.
@@ -51,6 +57,31 @@ pub enum ModuleNames {
     Pattern(String),
     /// Names or suffixes.
     List(Vec<String>),
+}
+
+/// Tokens that are trained by themselves (`trainable_token_indices`): rows of embeddings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenIndices {
+    /// Of the model's input embedding.
+    Embedding(Vec<usize>),
+    /// Of modules by name or suffix.
+    Modules(Vec<(String, Vec<usize>)>),
+}
+
+/// Matrices A or B that consist of blocks on their diagonal (`use_bdlora`): the file has the blocks one above the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockDiagonal {
+    /// Parts of the last names of modules whose A consists of blocks.
+    pub a: Vec<String>,
+    /// Parts of the last names of modules whose B consists of blocks.
+    pub b: Vec<String>,
+    /// How many there are in a matrix.
+    pub blocks: usize,
+}
+
+/// Whether a module's path is a name, or has it after a dot.
+pub(crate) fn is_named(module: &str, name: &str) -> bool {
+    module.strip_suffix(name).is_some_and(|outer| outer.is_empty() || outer.ends_with('.'))
 }
 
 /// The configuration of a LoRA adapter: the keys of PEFT's `LoraConfig` that this crate honours.
@@ -93,8 +124,14 @@ pub struct AdapterConfig {
     pub rank_pattern: Vec<(String, usize)>,
     /// `alpha_pattern`: α by regular expression, the first match counting.
     pub alpha_pattern: Vec<(String, f64)>,
+    /// `trainable_token_indices`: rows of embeddings that are trained whole.
+    pub token_indices: Option<TokenIndices>,
+    /// `ensure_weight_tying`: what the model ties is adapted alike.
+    pub ensure_weight_tying: bool,
     /// Keys without influence on the numbers, written back as they were.
     pub other: Map<String, Value>,
+    /// `use_bdlora`: how to read the weights' file. Nothing in an [`Adapter`](crate::Adapter), which has whole matrices.
+    pub block_diagonal: Option<BlockDiagonal>,
 }
 
 impl Default for AdapterConfig {
@@ -118,13 +155,16 @@ impl Default for AdapterConfig {
             layers_pattern: Vec::new(),
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
+            token_indices: None,
+            ensure_weight_tying: false,
             other: Map::new(),
+            block_diagonal: None,
         }
     }
 }
 
 /// Keys that describe an adapter and change no number.
-const DESCRIPTIVE: [&str; 8] = [
+const DESCRIPTIVE: [&str; 12] = [
     "auto_mapping",
     "base_model_name_or_path",
     "revision",
@@ -132,13 +172,21 @@ const DESCRIPTIVE: [&str; 8] = [
     "inference_mode",
     // Read by PEFT only when the method that they belong to is on.
     "megatron_core",
+    "megatron_config",
     "eva_config",
+    // What adapters of these methods start as. PEFT keeps the keys where it has converted an adapter on saving; one that was
+    // not converted is refused by its `init_lora_weights`.
+    "corda_config",
+    "lora_ga_config",
+    "loftq_config",
     // Not written back.
     "peft_version",
 ];
 
-/// Keys that PEFT reads only when the method that they belong to is on, which is not supported, or not at all.
-const WITHOUT_EFFECT: [&str; 2] = ["qalora_group_size", "runtime_config"];
+/// Keys that PEFT reads only when the method that they belong to is on, which is not supported, or not at all; and keys of
+/// methods that change training only, and whose adapters are plain ones afterwards (VeLoRA, MonteCLoRA).
+const WITHOUT_EFFECT: [&str; 4] =
+    ["qalora_group_size", "runtime_config", "velora_config", "monteclora_config"];
 
 /// Keys of PEFT 0.11 to 0.21. PEFT 0.10 refuses a file with keys that it does not know, so they are written only where
 /// they say something.
@@ -254,6 +302,20 @@ impl AdapterConfig {
                 self.alpha_pattern = pattern(&value, Value::as_f64)
                     .ok_or_else(|| expects("a map from patterns to numbers"))?;
             }
+            "trainable_token_indices" => {
+                self.token_indices = token_indices(&value).ok_or_else(|| {
+                    expects("a list of different token indices, or a map from modules to such lists")
+                })?;
+            }
+            "ensure_weight_tying" => {
+                self.ensure_weight_tying = boolean(&value).ok_or_else(|| expects("a boolean"))?;
+            }
+            "use_bdlora" if !is_neutral(&value) => {
+                self.block_diagonal =
+                    Some(block_diagonal(&value).ok_or_else(|| {
+                        expects("`nblocks`, `target_modules_bd_a` and `target_modules_bd_b`")
+                    })?);
+            }
             key if WITHOUT_EFFECT.contains(&key) => {}
             key if DESCRIPTIVE.contains(&key) || is_neutral(&value) => {
                 self.other.insert(key.to_owned(), value);
@@ -358,6 +420,18 @@ impl AdapterConfig {
             "rank_pattern": self.rank_pattern.iter().map(|(k, v)| (k.clone(), json!(v))).collect::<Map<_, _>>(),
             "alpha_pattern":
                 self.alpha_pattern.iter().map(|(k, v)| (k.clone(), number(*v))).collect::<Map<_, _>>(),
+            "trainable_token_indices": match &self.token_indices {
+                None => Value::Null,
+                Some(TokenIndices::Embedding(indices)) => json!(indices),
+                Some(TokenIndices::Modules(modules)) =>
+                    modules.iter().map(|(k, v)| (k.clone(), json!(v))).collect::<Map<_, _>>().into(),
+            },
+            "ensure_weight_tying": self.ensure_weight_tying,
+            "use_bdlora": self.block_diagonal.as_ref().map(|blocks| json!({
+                "nblocks": blocks.blocks,
+                "target_modules_bd_a": list(&blocks.a),
+                "target_modules_bd_b": list(&blocks.b),
+            })),
         });
         if let Value::Object(own) = own {
             keys.extend(own);
@@ -394,6 +468,20 @@ impl AdapterConfig {
         let mut modules = self.modules_to_save.clone();
         modules.extend(heads.iter().map(|head| (*head).to_owned()));
         modules
+    }
+
+    /// The tokens of a module whose rows the adapter replaces; `None` if `trainable_token_indices` does not name it.
+    pub fn tokens_of(&self, module: &str) -> Option<&[usize]> {
+        match self.token_indices.as_ref()? {
+            TokenIndices::Embedding(indices) => Some(indices),
+            TokenIndices::Modules(modules) => {
+                let named = modules.iter().filter(|(name, _)| is_named(module, name));
+                let longest = named.max_by_key(|(name, _)| name.len());
+                // The rows of what is tied to it, which PEFT saves along where the vocabulary has another size.
+                let only = (modules.len() == 1).then(|| &modules[0]);
+                longest.or(only).map(|(_, indices)| indices.as_slice())
+            }
+        }
     }
 
     /// `task_type`, for instance `CAUSAL_LM`.
@@ -433,6 +521,35 @@ fn init(value: &Value) -> Result<Init> {
         },
         other => Err(Error::config("init_lora_weights", format!("unknown value {other}"))),
     }
+}
+
+/// A list, or a map from names to lists.
+fn token_indices(value: &Value) -> Option<Option<TokenIndices>> {
+    let list = |value: &Value| -> Option<Vec<usize>> {
+        let list: Vec<usize> = value
+            .as_array()?
+            .iter()
+            .map(|index| usize::try_from(index.as_u64()?).ok())
+            .collect::<Option<_>>()?;
+        let different: BTreeSet<usize> = list.iter().copied().collect();
+        (different.len() == list.len()).then_some(list)
+    };
+    Some(match value {
+        Value::Null => None,
+        Value::Object(modules) if modules.is_empty() => None,
+        Value::Object(modules) => {
+            let modules = modules.iter().map(|(name, value)| Some((name.clone(), list(value)?)));
+            Some(TokenIndices::Modules(modules.collect::<Option<_>>()?))
+        }
+        Value::Array(empty) if empty.is_empty() => None,
+        value => Some(TokenIndices::Embedding(list(value)?)),
+    })
+}
+
+fn block_diagonal(value: &Value) -> Option<BlockDiagonal> {
+    let names = |key: &str| strings(value.get(key).unwrap_or(&Value::Null));
+    let blocks = value.get("nblocks").map_or(Some(1), positive)?;
+    Some(BlockDiagonal { a: names("target_modules_bd_a")?, b: names("target_modules_bd_b")?, blocks })
 }
 
 fn boolean(value: &Value) -> Option<bool> {

@@ -1,5 +1,6 @@
 //! An adapter in PEFT's files: `adapter_config.json` and `adapter_model.safetensors`.
 
+mod block_diagonal;
 mod config;
 mod layer;
 mod matching;
@@ -10,7 +11,8 @@ mod suffixes;
 mod weighted;
 
 pub use crate::files::{CONFIG_FILE, WEIGHTS_FILE};
-pub use config::{AdapterConfig, BiasMode, Init, ModuleNames};
+pub(crate) use config::is_named;
+pub use config::{AdapterConfig, BiasMode, BlockDiagonal, Init, ModuleNames, TokenIndices};
 pub use layer::AdapterLayer;
 pub use matching::{ALL_LINEAR, Match, Matcher};
 pub use weighted::Weighted;
@@ -24,6 +26,9 @@ use safetensors::tensor::TensorView;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+/// What follows the path of a module in the name of the rows that replace some of its weight's.
+pub const TOKEN_ROWS: &str = ".token_adapter.trainable_tokens_delta";
+
 /// A configuration and the tensors that go with it.
 #[derive(Clone, Debug)]
 pub struct Adapter {
@@ -33,7 +38,8 @@ pub struct Adapter {
     /// in one module have `.base_layer` appended once or more.
     pub layers: BTreeMap<String, AdapterLayer>,
     /// Tensors that replace the base model's own: biases, `modules_to_save` and embeddings. By the tensor's name in
-    /// the base model.
+    /// the base model. Rows \[tokens, features\] that replace some of an embedding's (`trainable_token_indices`) are here
+    /// under the module's path and [`TOKEN_ROWS`].
     pub replaced: BTreeMap<String, Tensor>,
 }
 

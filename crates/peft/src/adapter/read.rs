@@ -1,8 +1,10 @@
 //! An adapter from the contents of its files: every tensor has a use, and none is missing.
 
+use super::block_diagonal::write_out;
 use super::layer::{PREFIX, names};
-use super::{Adapter, AdapterConfig, AdapterLayer, BiasMode, Matcher};
+use super::{Adapter, AdapterConfig, AdapterLayer, BiasMode, Matcher, TOKEN_ROWS};
 use crate::checkpoint::{header_error, is_vocabulary};
+use crate::families::ties::is_tied_somewhere;
 use crate::files::WEIGHTS_FILE;
 use crate::tensor::{Tensor, float_type};
 use crate::{Error, Result};
@@ -16,7 +18,7 @@ impl Adapter {
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn from_parts(config: AdapterConfig, weights: &[u8]) -> Result<Self> {
+    pub fn from_parts(mut config: AdapterConfig, weights: &[u8]) -> Result<Self> {
         let matcher = Matcher::new(&config)?;
         let file = SafeTensors::deserialize(weights)
             .map_err(|error| Error::malformed(Path::new(WEIGHTS_FILE), header_error(&error)))?;
@@ -34,12 +36,13 @@ impl Adapter {
                         return Err(Error::tensor(name, "found twice, under two names"));
                     }
                 }
-                None if is_original_of_saved(own, &matcher) => {}
+                None if is_original_of_saved(own, &config, &matcher) => {}
+                None if TRAINING_ONLY.iter().any(|part| own.contains(part)) => {}
                 None if own.contains(SAVED_COPY) => {
                     repeated.push((name.to_owned(), own.replacen(SAVED_COPY, ".", 1), tensor));
                 }
                 None => {
-                    let base = own.replace(".base_layer.", ".");
+                    let base = own.replace(TOKEN_BASE, ".").replace(".base_layer.", ".");
                     if !is_used(&base, &config, &matcher) {
                         return Err(Error::tensor(
                             name,
@@ -64,6 +67,7 @@ impl Adapter {
             .into_iter()
             .map(|(module, layer)| layer.finish(&module, &config, &matcher))
             .collect::<Result<_>>()?;
+        config.block_diagonal = None;
         Ok(Adapter { config, layers, replaced })
     }
 }
@@ -109,9 +113,22 @@ fn layer_tensor(name: &str) -> Option<(&str, LayerTensor)> {
 const SAVED_COPY: &str = ".modules_to_save.";
 const SAVED_ORIGINAL: &str = ".original_module.";
 
-/// Whether this is what a saved module was before training: the saved one takes its place.
-fn is_original_of_saved(name: &str, matcher: &Matcher) -> bool {
-    name.split_once(SAVED_ORIGINAL).is_some_and(|(module, _)| matcher.saves(module))
+/// What PEFT calls the weight of an embedding of which some tokens are trained by themselves.
+const TOKEN_BASE: &str = ".token_adapter.base_layer.";
+/// Parts of the names of what VeLoRA and MonteCLoRA need in training only.
+const TRAINING_ONLY: [&str; 2] = [".lora_velora_embed", ".lora_monteclora_sampler."];
+
+/// Whether this is what a saved module was before training: the saved one takes its place. PEFT also saves those that are tied
+/// to a saved module.
+fn is_original_of_saved(name: &str, config: &AdapterConfig, matcher: &Matcher) -> bool {
+    name.split_once(SAVED_ORIGINAL).is_some_and(|(module, _)| {
+        matcher.saves(module) || config.ensure_weight_tying && is_of_vocabulary(module)
+    })
+}
+
+/// Whether a module is an embedding or the output head of a language model, as far as its name says.
+fn is_of_vocabulary(module: &str) -> bool {
+    is_vocabulary(module) || is_tied_somewhere(&format!("{module}.weight"))
 }
 
 /// Whether a tensor that is not LoRA's own has a reason to be in the file.
@@ -121,8 +138,10 @@ fn is_used(name: &str, config: &AdapterConfig, matcher: &Matcher) -> bool {
     let saved = std::iter::successors(Some(module), |path| path.rsplit_once('.').map(|(parent, _)| parent))
         .any(|path| matcher.saves(path));
     let bias = config.bias != BiasMode::None && (name == "bias" || name.ends_with(".bias"));
-    // PEFT adds embeddings that are adapted or have been resized.
-    saved || bias || (name.ends_with(".weight") && is_vocabulary(module))
+    let rows = name.strip_suffix(TOKEN_ROWS).is_some_and(|module| config.tokens_of(module).is_some());
+    // PEFT adds embeddings and heads that are adapted or have been resized, with their biases.
+    let whole = [".weight", ".bias"].iter().any(|end| name.ends_with(end)) && is_of_vocabulary(module);
+    saved || bias || rows || whole
 }
 
 /// The tensors of a layer that were found so far.
@@ -172,7 +191,10 @@ impl UnfinishedLayer {
         check_optional(&name("lora_B.bias"), self.bias.is_some(), config.lora_bias, "lora_bias")?;
         check_optional(&name("lora_magnitude_vector"), self.magnitude.is_some(), config.dora, "use_dora")?;
 
-        let layer = AdapterLayer { a, b, bias: self.bias, magnitude: self.magnitude, embedding };
+        let mut layer = AdapterLayer { a, b, bias: self.bias, magnitude: self.magnitude, embedding };
+        if let Some(blocks) = &config.block_diagonal {
+            write_out(&mut layer, module, blocks)?;
+        }
         layer.check(module)?;
         let rank = matcher.rank(module)?;
         if config.target_parameters.is_empty() && layer.a.shape()[0] != rank {

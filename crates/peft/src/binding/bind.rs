@@ -4,27 +4,48 @@ use super::naming::Naming;
 use super::site::Site;
 use super::targets::{Target, TargetReport, find_targets};
 use super::{parameters, separate_experts};
-use crate::adapter::{Adapter, AdapterLayer, BiasMode, Match, Matcher};
+use crate::adapter::{Adapter, AdapterLayer, BiasMode, Match, Matcher, TOKEN_ROWS};
 use crate::checkpoint::{self, Checkpoint, LayerKind, quantized};
-use crate::tensor::float_type;
+use crate::families::ties::{self, Ties};
+use crate::tensor::{Tensor, float_type};
 use crate::{Error, Result};
 use serde_json::Value;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What an adapter does to a checkpoint.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Default)]
 pub struct Binding {
     /// The weights that change, in the order of the adapter's layers.
     pub sites: Vec<Site>,
     /// Tensors of the checkpoint that [`Adapter::replaced`] replaces or adds: name in the checkpoint, key in `replaced`.
     pub replaced: BTreeMap<String, String>,
-    /// Tied tensors that part ways, because only one of them changes: new tensor, tensor that it starts as a copy of.
+    /// Rows of embeddings and heads that are replaced: name of the tensor in the checkpoint, key of the rows in
+    /// [`Adapter::replaced`].
+    pub rows: BTreeMap<String, String>,
+    /// Tied tensors that are not in the checkpoint: new tensor, tensor that it starts as a copy of. Those of
+    /// [`kept`](Self::kept) are one with it after the merge too; the others part ways.
     pub untied: BTreeMap<String, String>,
+    /// Names of tied tensors that need no tensor of their own, as they change like those that they are tied to.
+    pub kept: BTreeSet<String>,
+    /// Whether tensors that the model ties stay tied.
+    pub ties: TieOutcome,
     /// How the adapter's module names become the checkpoint's.
     pub naming: Naming,
     /// What the configuration says about each module that could be adapted.
     pub targets: TargetReport,
+}
+
+/// Whether tensors that a model ties stay tied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum TieOutcome {
+    /// What the model ties is not known, and the file has what may be tied.
+    #[default]
+    Unknown,
+    /// None of them changes, or all of them alike.
+    Kept,
+    /// They part ways: `config.json` has to say so.
+    Parted,
 }
 
 /// Finds every tensor of an adapter its place in a checkpoint.
@@ -36,10 +57,12 @@ pub fn bind(adapter: &Adapter, checkpoint: &Checkpoint) -> Result<Binding> {
     let matcher = Matcher::new(&adapter.config)?;
     let naming = Naming::find(adapter, checkpoint);
     let targets = find_targets(&matcher, checkpoint, &naming)?;
-    let binder = Binder { adapter, checkpoint, matcher, naming: &naming.clone() };
+    let ties = ties::of(checkpoint.model_config(), checkpoint.tensors().keys(), |name| {
+        checkpoint.tensors().contains_key(name)
+    });
+    let binder = Binder { adapter, checkpoint, matcher, naming: &naming.clone(), ties };
     binder.check_complete(&targets.matched)?;
-    let mut binding =
-        Binding { sites: Vec::new(), replaced: BTreeMap::new(), untied: BTreeMap::new(), naming, targets };
+    let mut binding = Binding { naming, targets, ..Binding::default() };
     let parameters = binder.parameters()?;
     for (key, layer) in &adapter.layers {
         layer.check(key)?;
@@ -50,7 +73,8 @@ pub fn bind(adapter: &Adapter, checkpoint: &Checkpoint) -> Result<Binding> {
         binding.sites.push(site);
     }
     binder.replace(&mut binding)?;
-    binder.untie_heads(&mut binding)?;
+    binder.settle_ties(&mut binding)?;
+    binder.check_vocabulary(&binding)?;
     Ok(binding)
 }
 
@@ -76,19 +100,20 @@ pub fn fit<'a>(adapter: &'a Adapter, checkpoint: &Checkpoint) -> Result<(Cow<'a,
     Ok((adapter, binding))
 }
 
-struct Binder<'a> {
-    adapter: &'a Adapter,
-    checkpoint: &'a Checkpoint,
+pub(super) struct Binder<'a> {
+    pub adapter: &'a Adapter,
+    pub checkpoint: &'a Checkpoint,
     matcher: Matcher,
     naming: &'a Naming,
+    pub ties: Ties,
 }
 
 impl Binder<'_> {
-    fn file_name(&self, name: &str) -> String {
+    pub fn file_name(&self, name: &str) -> String {
         self.naming.to_file(name, self.checkpoint)
     }
 
-    fn shape(&self, name: &str) -> Option<&[usize]> {
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.checkpoint.tensors().get(name).map(|info| info.shape.as_slice())
     }
 
@@ -113,7 +138,11 @@ impl Binder<'_> {
         layer: &AdapterLayer,
         untied: &mut BTreeMap<String, String>,
     ) -> Result<Site> {
-        if self.adapter.config.target_modules.is_some() && self.matcher.matches(key)? != Match::Targeted {
+        let targeted = self.adapter.config.target_modules.is_none()
+            || self.matcher.matches(key)? == Match::Targeted
+            // PEFT gives them the layer of what they are tied to, and takes their names out of the configuration.
+            || self.adapter.config.ensure_weight_tying && self.is_tied(&self.file_name(&format!("{key}.weight")));
+        if !targeted {
             return Err(Error::module(
                 key,
                 "the file has an adapter for it, but the configuration does not target it",
@@ -121,15 +150,16 @@ impl Binder<'_> {
         }
         let weight = self.file_name(&format!("{key}.weight"));
         quantized::check_module(self.checkpoint, weight.trim_end_matches(".weight"))?;
-        let shape = match self.shape(&weight) {
-            Some(shape) => shape,
+        let source = match self.shape(&weight) {
+            Some(_) => weight.clone(),
             None => {
-                let source = self.tied_source(key, layer)?;
+                let source = self.tied_source(key, &weight, layer)?;
                 untied.insert(weight.clone(), source.clone());
-                self.shape(&source).unwrap_or_default()
+                source
             }
         };
-        let kind = self.kind(key, layer, shape)?;
+        let shape = self.shape(&source).unwrap_or_default();
+        let kind = self.kind(key, layer, self.new_shape(key, &source).unwrap_or(shape))?;
         let bias = self.file_name(&format!("{key}.bias"));
         let bias = self.checkpoint.tensors().contains_key(&bias).then_some(bias);
         if layer.bias.is_some() && bias.is_none() {
@@ -193,8 +223,21 @@ impl Binder<'_> {
         ))
     }
 
-    /// The input embedding that a missing output head shares its weight with.
-    fn tied_source(&self, key: &str, layer: &AdapterLayer) -> Result<String> {
+    /// The shape of a module's weight where the adapter brings the weight along, its own or that of what it is tied to: that of
+    /// a vocabulary with other tokens.
+    fn new_shape(&self, key: &str, source: &str) -> Option<&[usize]> {
+        let own = self.adapter.replaced.get(&format!("{key}.weight"));
+        let tied = || self.adapter.replaced.get(&self.naming.to_model(source));
+        own.or_else(tied).map(Tensor::shape).filter(|shape| {
+            self.shape(source).is_some_and(|old| self.may_become(&format!("{key}.weight"), old, shape))
+        })
+    }
+
+    /// The weight that a missing one of this name is tied to.
+    fn tied_source(&self, key: &str, weight: &str, layer: &AdapterLayer) -> Result<String> {
+        if let Some(source) = self.known_source(weight) {
+            return Ok(source);
+        }
         let missing = || self.missing(key);
         if !checkpoint::is_output_head(key) || layer.a.shape().len() != 2 {
             return Err(missing());
@@ -258,13 +301,23 @@ impl Binder<'_> {
     /// Biases, saved modules and embeddings: each must have the shape of what it replaces, and none may be missing.
     fn replace(&self, binding: &mut Binding) -> Result<()> {
         for (key, tensor) in &self.adapter.replaced {
+            if let Some(module) = key.strip_suffix(TOKEN_ROWS) {
+                self.replace_rows(module, key, tensor, binding)?;
+                continue;
+            }
             let name = self.file_name(key);
             let Some(shape) = self.shape(&name) else {
-                // A head that the base checkpoint never had.
-                binding.replaced.insert(name, key.clone());
+                match self.known_source(&name) {
+                    // A tied tensor that is as it was.
+                    Some(source) if self.is_as_before(&source, tensor)? => {}
+                    // A head that the base checkpoint never had, or had under another name.
+                    _ => {
+                        binding.replaced.insert(name, key.clone());
+                    }
+                }
                 continue;
             };
-            if shape != tensor.shape() {
+            if shape != tensor.shape() && !self.may_become(key, shape, tensor.shape()) {
                 return Err(Error::tensor(
                     format!("base_model.model.{key}"),
                     format!("has shape {:?}, but the base model's has {shape:?}", tensor.shape()),
@@ -272,19 +325,17 @@ impl Binder<'_> {
             }
             quantized::check_tensor(self.checkpoint, &name)?;
             // PEFT saves adapted embeddings along, usually unchanged.
-            let unchanged = match float_type(self.checkpoint.info(&name)?.dtype) {
-                Some(dtype) => self.checkpoint.holds(&name, tensor.cast(dtype).bytes())?,
-                None => false,
-            };
-            if !unchanged {
+            if !self.is_as_before(&name, tensor)? {
                 binding.replaced.insert(name, key.clone());
             }
         }
+        self.check_token_rows(binding)?;
         let has_lost_biases = has_lost_biases(self.adapter);
         for name in self.checkpoint.tensors().keys() {
             let name = self.naming.to_model(name);
             let module = name.rsplit_once('.').map_or("", |(module, _)| module);
             let key = match self.adapter.config.bias {
+                BiasMode::All if self.is_foreign(&name) => continue,
                 BiasMode::All if name == "bias" || name.ends_with(".bias") => "bias",
                 BiasMode::LoraOnly if name.ends_with(".bias") && self.adapter.layers.contains_key(module) => {
                     if has_lost_biases {
@@ -305,51 +356,31 @@ impl Binder<'_> {
         Ok(())
     }
 
+    /// Whether a tensor of the file belongs to a head, or a pooler, that the class of the adapter's model does not have: files of
+    /// BERT have those of its pretraining.
+    fn is_foreign(&self, name: &str) -> bool {
+        let own = |part: &str| {
+            let adapter = self.adapter.replaced.keys().chain(self.adapter.layers.keys());
+            adapter.into_iter().any(|own| own.starts_with(part))
+        };
+        let head = name.split_once('.').is_some_and(|(head, _)| !own(&format!("{head}.")));
+        let pooler = name.split_once(".pooler.").is_some_and(|(outer, _)| !own(&format!("{outer}.pooler.")));
+        head || pooler
+    }
+
     fn saves(&self, module: &str) -> bool {
         std::iter::successors(Some(module), |path| path.rsplit_once('.').map(|(parent, _)| parent))
             .any(|path| !path.is_empty() && self.matcher.saves(path))
     }
 
-    /// An input embedding that changes while its tied head is not in the file leaves the head as it was.
-    fn untie_heads(&self, binding: &mut Binding) -> Result<()> {
-        let changed = binding.sites.iter().map(|site| &site.weight).chain(binding.replaced.keys());
-        let embedding = changed
-            .filter_map(|name| name.strip_suffix(".weight"))
-            .find(|path| checkpoint::is_input_embedding(path))
-            .map(str::to_owned);
-        let Some(embedding) = embedding else {
-            return Ok(());
-        };
-        let has_head = |name: &String| name.strip_suffix(".weight").is_some_and(checkpoint::is_output_head);
-        let head_known = self.checkpoint.tensors().keys().any(has_head)
-            || binding.replaced.keys().any(has_head)
-            || binding.untied.keys().any(has_head);
-        if head_known || !self.expects_head() {
-            return Ok(());
-        }
-        let head = match embedding.rsplit('.').next() {
-            Some("embed_tokens" | "wte") => "lm_head.weight",
-            Some("embed_in") => "embed_out.weight",
-            Some("word_embeddings") => "cls.predictions.decoder.weight",
-            _ => {
-                return Err(Error::module(
-                    embedding,
-                    "is tied to an output head of unknown name; untie them in the base checkpoint first",
-                ));
+    /// Whether a tensor of the file holds these values.
+    fn is_as_before(&self, name: &str, tensor: &Tensor) -> Result<bool> {
+        let info = self.checkpoint.info(name)?;
+        match float_type(info.dtype) {
+            Some(dtype) if info.shape == tensor.shape() => {
+                self.checkpoint.holds(name, tensor.cast(dtype).bytes())
             }
-        };
-        binding.untied.insert(head.to_owned(), format!("{embedding}.weight"));
-        Ok(())
-    }
-
-    /// Whether the model's architecture has an output head, so that one missing from the file must be tied.
-    fn expects_head(&self) -> bool {
-        let config = self.checkpoint.model_config();
-        let architecture = config.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
-        architecture.is_some_and(|name| {
-            ["ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForConditionalGeneration"]
-                .iter()
-                .any(|end| name.ends_with(end))
-        })
+            _ => Ok(false),
+        }
     }
 }

@@ -8,8 +8,10 @@ pub(crate) mod parameters;
 mod separate_experts;
 mod site;
 mod targets;
+mod tying;
+mod vocabulary;
 
-pub use bind::{Binding, bind, fit, lost_biases};
+pub use bind::{Binding, TieOutcome, bind, fit, lost_biases};
 pub use naming::Naming;
 pub use separate_experts::apart;
 pub use site::Site;

@@ -26,6 +26,15 @@ impl Naming {
 
     /// The checkpoint's name of what the model calls `name`.
     pub fn to_file(&self, name: &str, checkpoint: &Checkpoint) -> String {
+        let renamed = self.renamed(name, checkpoint);
+        let has = |name: &str| checkpoint.tensors().contains_key(name);
+        let old = FIRST_LAYER_NORMS
+            .iter()
+            .find_map(|(old, new)| Some(format!("{}{old}", renamed.strip_suffix(new)?)));
+        old.filter(|old| !has(&renamed) && has(old)).unwrap_or(renamed)
+    }
+
+    fn renamed(&self, name: &str, checkpoint: &Checkpoint) -> String {
         match self {
             Naming::Same => name.to_owned(),
             Naming::ModelHasPrefix(prefix) => {
@@ -45,6 +54,9 @@ impl Naming {
 
     /// The model's name of what the checkpoint calls `name`.
     pub fn to_model(&self, name: &str) -> String {
+        let new =
+            FIRST_LAYER_NORMS.iter().find_map(|(old, new)| Some(format!("{}{new}", name.strip_suffix(old)?)));
+        let name = new.as_deref().unwrap_or(name);
         match self {
             Naming::Same => name.to_owned(),
             Naming::ModelHasPrefix(prefix) => format!("{prefix}.{name}"),
@@ -55,6 +67,11 @@ impl Naming {
         }
     }
 }
+
+/// What the first BERT files, converted from TensorFlow, call the parameters of layer norms, and what models do; transformers
+/// renames them when it loads a file.
+const FIRST_LAYER_NORMS: [(&str, &str); 2] =
+    [("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")];
 
 /// The naming under which most of an adapter's layers have tensors among `names`; of equals the first, prefixes of the
 /// model before those of the checkpoint.

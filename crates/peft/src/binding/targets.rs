@@ -4,6 +4,7 @@ use super::naming::Naming;
 use crate::Result;
 use crate::adapter::{Match, Matcher, ModuleNames};
 use crate::checkpoint::{Checkpoint, LayerKind, adaptable_modules, is_output_head};
+use crate::families::ties::{self, Ties};
 
 /// What PEFT 0.21 targets when a configuration names nothing, by the model's type.
 const DEFAULT_TARGETS: [(&[&str], &[&str]); 13] = [
@@ -76,12 +77,19 @@ pub struct TargetReport {
 /// [`Error::Config`](crate::Error::Config) if a pattern cannot be matched in time.
 pub fn find_targets(matcher: &Matcher, checkpoint: &Checkpoint, naming: &Naming) -> Result<TargetReport> {
     let mut report = TargetReport::default();
+    let tied = match matcher.is_all_linear() {
+        true => ties::of(checkpoint.model_config(), checkpoint.tensors().keys(), |name| {
+            checkpoint.tensors().contains_key(name)
+        }),
+        false => Ties::Unknown,
+    };
+    let is_head = |path: &str| is_output_head(path) || tied.contain(&format!("{path}.weight"));
     for (path, kind) in adaptable_modules(checkpoint) {
         let module = naming.to_model(&path);
         let found = match matcher.matches(&module)? {
             Match::Targeted if matcher.is_all_linear() => {
                 let linear = matches!(kind, LayerKind::Linear | LayerKind::TransposedLinear);
-                if linear && !is_output_head(&module) { Match::Targeted } else { Match::Unmatched }
+                if linear && !is_head(&path) { Match::Targeted } else { Match::Unmatched }
             }
             found => found,
         };

@@ -215,9 +215,14 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// The same files without some of their tensors, and with another `config.json`: what a checkpoint was before it was
-    /// given these.
-    pub(crate) fn without(&self, hidden: &[String], model_config: &Map<String, Value>) -> Self {
+    /// The same files without some of their tensors, with other shapes of some, and with another `config.json`: what a
+    /// checkpoint was before it was given these.
+    pub(crate) fn without(
+        &self,
+        hidden: &[String],
+        resized: &BTreeMap<&str, &[usize]>,
+        model_config: &Map<String, Value>,
+    ) -> Self {
         let hidden: HashSet<&String> = hidden.iter().collect();
         let shard = |shard: &Shard| Shard {
             file_name: shard.file_name.clone(),
@@ -227,6 +232,11 @@ impl Checkpoint {
         };
         let mut tensors = self.tensors.clone();
         tensors.retain(|name, _| !hidden.contains(name));
+        for (name, shape) in resized {
+            if let Some(info) = tensors.get_mut(*name) {
+                info.shape = shape.to_vec();
+            }
+        }
         Checkpoint {
             directory: self.directory.clone(),
             shards: self.shards.iter().map(shard).collect(),

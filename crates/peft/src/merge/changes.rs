@@ -2,6 +2,8 @@
 
 use crate::adapter::{Adapter, Weighted};
 use crate::binding::Binding;
+use crate::checkpoint::LayerKind;
+use crate::tensor::Tensor;
 use crate::update::Term;
 use crate::{Error, Result};
 use std::borrow::Cow;
@@ -31,6 +33,19 @@ impl Bound<'_> {
             start: (self.weights_hold_start && init.takes_from_base()).then_some(init),
         }
     }
+
+    /// Whether putting the adapter in leaves every tensor as it is: all A or B are zero, or their factor is.
+    pub fn changes_nothing(&self) -> bool {
+        let is_zero = |tensor: &Tensor| (0..tensor.len()).all(|at| tensor.at(at) == 0.0);
+        let nothing = |site: usize| {
+            let term = self.term(site);
+            let adds_nothing = term.factor() == 0.0 || is_zero(&term.layer.b) || is_zero(&term.layer.a);
+            let bias = term.layer.bias.as_ref();
+            term.is_plain() && adds_nothing && bias.is_none_or(|bias| term.factor() == 0.0 || is_zero(bias))
+        };
+        let binding = &self.binding;
+        binding.replaced.is_empty() && binding.rows.is_empty() && (0..binding.sites.len()).all(nothing)
+    }
 }
 
 /// One layer of one of several adapters.
@@ -54,6 +69,8 @@ pub(crate) struct Change {
     pub untied_from: Option<String>,
     /// Adapter and key of the tensor that replaces this one.
     pub replaced: Option<(usize, String)>,
+    /// Adapter and key of the rows that replace some of this one.
+    pub rows: Option<(usize, String)>,
     pub remove: Vec<LayerIndex>,
     pub add: Vec<LayerIndex>,
     pub remove_bias: Vec<LayerIndex>,
@@ -96,14 +113,43 @@ pub(crate) fn add_additions(changes: &mut BTreeMap<String, Change>, bounds: &[Bo
                 changes.entry(bias.clone()).or_default().add_bias.push(index);
             }
         }
-        for (name, key) in &bound.binding.replaced {
+        let binding = &bound.binding;
+        let replacements = binding.replaced.iter().map(|(name, key)| (name, key, false));
+        for (name, key, is_rows) in
+            replacements.chain(binding.rows.iter().map(|(name, key)| (name, key, true)))
+        {
             let change = changes.entry(name.clone()).or_default();
-            if let Some((other, _)) = &change.replaced {
-                let (one, two) = (&bounds[*other].weighted.name, &bound.weighted.name);
+            let others = change.replaced.iter().chain(&change.rows).map(|(other, _)| *other);
+            if let Some(other) = others.into_iter().find(|other| *other != adapter) {
+                let (one, two) = (&bounds[other].weighted.name, &bound.weighted.name);
                 return Err(Error::tensor(name, format!("both `{one}` and `{two}` replace it")));
             }
-            change.replaced = Some((adapter, key.clone()));
+            let place = if is_rows { &mut change.rows } else { &mut change.replaced };
+            *place = Some((adapter, key.clone()));
         }
     }
-    Ok(())
+    changes.iter().try_for_each(|(name, change)| check_sizes(name, change, bounds))
+}
+
+/// Checks that layers of other adapters fit a tensor that is replaced by one of another size, with more tokens for instance.
+fn check_sizes(name: &str, change: &Change, bounds: &[Bound<'_>]) -> Result<()> {
+    let Some((adapter, key)) = &change.replaced else { return Ok(()) };
+    let shape = bounds[*adapter].adapter.replaced[key].shape();
+    let elements: usize = shape.iter().product();
+    let unfit = |index: &&LayerIndex| {
+        let term = index.term(bounds);
+        let (a, b) = (term.layer.a.shape(), term.layer.b.shape());
+        let is_whole = !matches!(term.site.kind, LayerKind::Experts | LayerKind::TransposedExperts);
+        is_whole && a[1..].iter().product::<usize>() * b[0] != elements
+    };
+    match change.add.iter().find(unfit) {
+        Some(index) => Err(Error::tensor(
+            name,
+            format!(
+                "`{}` replaces it by one of shape {shape:?}, which the layer of `{}` does not fit",
+                bounds[*adapter].weighted.name, bounds[index.adapter].weighted.name
+            ),
+        )),
+        None => Ok(()),
+    }
 }

@@ -3,6 +3,7 @@
 
 use super::changes::{Bound, Change, LayerIndex};
 use super::undo::Undo;
+use crate::adapter::TOKEN_ROWS;
 use crate::checkpoint::checksum;
 use crate::making::cut_off;
 use crate::tensor::Tensor;
@@ -20,6 +21,7 @@ pub(crate) struct Exchange<'b> {
     /// Adapters whose bias is taken out of the tensor, a bias.
     removed_bias: Vec<Term<'b>>,
     replacement: Option<Replacement<'b>>,
+    rows: Option<Rows<'b>>,
     added: Vec<Term<'b>>,
     added_bias: Vec<Term<'b>>,
 }
@@ -29,6 +31,12 @@ struct Replacement<'b> {
     tensor: &'b Tensor,
     adapter: &'b str,
     weight: f64,
+}
+
+/// Rows that take the place of some of a tensor's.
+struct Rows<'b> {
+    indices: &'b [usize],
+    replacement: Replacement<'b>,
 }
 
 /// What is kept of a tensor, to take the added adapters out again.
@@ -55,16 +63,22 @@ impl<'b> Exchange<'b> {
         let terms = |bounds: &'b [Bound<'_>], indices: &[LayerIndex]| -> Vec<Term<'b>> {
             indices.iter().map(|index| index.term(bounds)).collect()
         };
-        let replacement = change.replaced.as_ref().map(|(adapter, key)| {
+        let replacement = |(adapter, key): &(usize, String)| {
             let bound = &add[*adapter];
             let tensor = &bound.adapter.replaced[key];
             Replacement { tensor, adapter: &bound.weighted.name, weight: bound.weighted.weight }
+        };
+        let rows = change.rows.as_ref().and_then(|rows| {
+            let module = rows.1.strip_suffix(TOKEN_ROWS)?;
+            let indices = add[rows.0].adapter.config.tokens_of(module)?;
+            Some(Rows { indices, replacement: replacement(rows) })
         });
         Exchange {
             name,
             removed: terms(remove, &change.remove),
             removed_bias: terms(remove, &change.remove_bias),
-            replacement,
+            replacement: change.replaced.as_ref().map(replacement),
+            rows,
             added: terms(add, &change.add),
             added_bias: terms(add, &change.add_bias),
         }
@@ -77,7 +91,10 @@ impl<'b> Exchange<'b> {
 
     /// Whether no adapter is put in.
     pub fn adds_nothing(&self) -> bool {
-        self.replacement.is_none() && self.added.is_empty() && self.added_bias.is_empty()
+        self.replacement.is_none()
+            && self.rows.is_none()
+            && self.added.is_empty()
+            && self.added_bias.is_empty()
     }
 
     /// Changes the tensor, for which `undo` is what the merge of the removed adapters kept.
@@ -148,6 +165,7 @@ impl<'b> Exchange<'b> {
             }
         };
         self.replace(tensor)?;
+        self.replace_rows(tensor)?;
         update_bias(tensor, &self.added_bias, 1.0);
         let report = match self.added.as_slice() {
             [] => None,
@@ -159,7 +177,8 @@ impl<'b> Exchange<'b> {
 
     /// Whether nothing but terms s·w·B·A is put in.
     fn adds_plain_terms_only(&self) -> bool {
-        self.replacement.is_none() && self.added_bias.is_empty() && self.added.iter().all(Term::is_plain)
+        let replaces = self.replacement.is_some() || self.rows.is_some();
+        !replaces && self.added_bias.is_empty() && self.added.iter().all(Term::is_plain)
     }
 
     fn replace(&self, tensor: &mut Tensor) -> Result<()> {
@@ -170,6 +189,27 @@ impl<'b> Exchange<'b> {
             return Err(part_of_replacement(self.name, adapter));
         }
         *tensor = new;
+        Ok(())
+    }
+
+    fn replace_rows(&self, tensor: &mut Tensor) -> Result<()> {
+        let Some(Rows { indices, replacement }) = &self.rows else { return Ok(()) };
+        let new = replacement.tensor.cast(tensor.dtype());
+        let width = new.bytes().len() / indices.len().max(1);
+        let fits = tensor.shape().get(1) == new.shape().get(1);
+        if !fits || indices.iter().any(|index| *index >= tensor.shape()[0]) {
+            return Err(Error::tensor(
+                self.name,
+                format!("the rows of `{}` do not fit it", replacement.adapter),
+            ));
+        }
+        for (index, row) in indices.iter().zip(new.bytes().chunks(width.max(1))) {
+            let old = &mut tensor.bytes_mut()[index * width..(index + 1) * width];
+            if replacement.weight != 1.0 && old != row {
+                return Err(part_of_replacement(self.name, replacement.adapter));
+            }
+            old.copy_from_slice(row);
+        }
         Ok(())
     }
 }

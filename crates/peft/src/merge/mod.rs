@@ -22,6 +22,7 @@ use crate::Result;
 use crate::adapter::Weighted;
 use crate::binding::lost_biases;
 use crate::checkpoint::{Checkpoint, LayerKind, Outline};
+use crate::note::Note;
 use crate::update::joined;
 use changes::Change;
 use lora_kernels::restore::RestoreMethod;
@@ -74,6 +75,8 @@ pub struct Summary {
     pub bytes: u64,
     /// What lies beside the old checkpoint and was not copied, because it is no plain file or of no known kind.
     pub not_copied: Vec<String>,
+    /// What the user should know, first what was known before writing.
+    pub notes: Vec<Note>,
 }
 
 /// A planned edit of a checkpoint: everything is checked, nothing has been written.
@@ -87,7 +90,11 @@ pub struct Edit<'a> {
     changes: BTreeMap<String, Change>,
     new_tensors: Vec<Outline>,
     dropped: BTreeSet<String>,
+    /// Tensors of the checkpoint that get another shape.
+    resized: BTreeMap<String, Vec<usize>>,
     model_config: Option<Map<String, Value>>,
+    /// What is to be said of the new `config.json`.
+    config_notes: Vec<Note>,
 }
 
 impl<'a> Edit<'a> {
@@ -140,19 +147,16 @@ impl<'a> Edit<'a> {
         self.remove.is_empty() || self.records.is_some()
     }
 
-    /// What the user should know: parts of the adapters that their files have lost.
-    pub fn warnings(&self) -> Vec<String> {
+    /// What the user should know before anything is written. The [`Summary`] has these too.
+    pub fn notes(&self) -> Vec<Note> {
         let lost = |bound: &Bound<'a>| {
             let biases: Vec<&str> = lost_biases(&bound.adapter, &bound.binding).collect();
-            Some(format!(
-                "`{}` trained biases (`bias` is `lora_only`) that the PEFT which saved it left out, {} of them, the first \
-                 of which is `{}`; the base model's are kept, as PEFT does",
-                bound.weighted.name,
-                biases.len(),
-                biases.first()?
-            ))
+            let first = (*biases.first()?).to_owned();
+            Some(Note::LostBiases { adapter: bound.weighted.name.clone(), count: biases.len(), first })
         };
-        self.add.iter().filter_map(lost).collect()
+        let dead = self.add.iter().filter(|bound| bound.changes_nothing());
+        let dead = dead.map(|bound| Note::NothingChanges { adapter: bound.weighted.name.clone() });
+        self.add.iter().filter_map(lost).chain(dead).chain(self.config_notes.iter().cloned()).collect()
     }
 
     /// Names of the tensors that will change.
@@ -171,6 +175,7 @@ impl<'a> Edit<'a> {
             computed: self.changes.keys().filter(|name| !new.contains(name)).cloned().collect(),
             added: self.new_tensors.clone(),
             removed: self.dropped.clone(),
+            resized: self.resized.clone(),
             dtype: self.options.dtype,
         };
         let mut rewrite = Rewrite::new(self.checkpoint, &changes);

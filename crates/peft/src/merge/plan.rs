@@ -5,12 +5,15 @@ use super::exchange::part_of_replacement;
 use super::records::Records;
 use super::{Edit, EditOptions};
 use crate::adapter::Weighted;
-use crate::binding::fit;
+use crate::binding::{TieOutcome, fit};
 use crate::checkpoint::{Checkpoint, Outline, is_vocabulary, quantized};
+use crate::families::classifiers::Task;
+use crate::families::ties::{self, Flag};
+use crate::note::Note;
 use crate::tensor::{Dtype, file_type, float_type};
 use crate::{Error, Result};
 use lora_kernels::DType;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +29,7 @@ impl<'a> Edit<'a> {
         let base = match &records {
             Some(records) => {
                 let config = records.model_config().unwrap_or(checkpoint.model_config());
-                Some(checkpoint.without(records.added(), config))
+                Some(checkpoint.without(records.added(), &records.resized(), config))
             }
             None => None,
         };
@@ -58,7 +61,9 @@ impl<'a> Edit<'a> {
             changes: BTreeMap::new(),
             new_tensors: Vec::new(),
             dropped: BTreeSet::new(),
+            resized: BTreeMap::new(),
             model_config: None,
+            config_notes: Vec::new(),
         };
         if options.dtype.is_some() && (options.restore.is_some() || edit.records.is_some()) {
             return Err(Error::Record(
@@ -71,14 +76,34 @@ impl<'a> Edit<'a> {
                 format!("the checkpoint is quantised ({method}); its element types cannot be changed"),
             ));
         }
+        edit.check_ties()?;
         edit.plan_removals()?;
         edit.plan_additions()?;
         edit.plan_config();
         Ok(edit)
     }
 
+    /// What one adapter changes alike in all that is tied cannot be told apart from what another changes in one of them.
+    fn check_ties(&self) -> Result<()> {
+        let parted = self.add.iter().find(|bound| bound.binding.ties == TieOutcome::Parted);
+        let kept = self.add.iter().find(|bound| !bound.binding.kept.is_empty());
+        match (parted, kept) {
+            (Some(parted), Some(kept)) => Err(Error::adapter(
+                &kept.weighted.name,
+                format!(
+                    "changes tied embeddings alike, while `{}` parts them; merge one after the other",
+                    parted.weighted.name
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     fn plan_removals(&mut self) -> Result<()> {
         let mut changes = removals(&self.remove);
+        for name in self.remove.iter().flat_map(|bound| &bound.binding.kept) {
+            changes.remove(name);
+        }
         if let Some(records) = &self.records {
             let (recorded, given) = (records.adapters().len(), self.remove.len());
             if recorded != given {
@@ -125,8 +150,11 @@ impl<'a> Edit<'a> {
 
     fn plan_additions(&mut self) -> Result<()> {
         add_additions(&mut self.changes, &self.add)?;
+        for name in self.add.iter().flat_map(|bound| &bound.binding.kept) {
+            self.changes.remove(name);
+        }
         for (name, change) in &self.changes {
-            let Some((adapter, _)) = &change.replaced else { continue };
+            let Some((adapter, _)) = change.replaced.as_ref().or(change.rows.as_ref()) else { continue };
             let Weighted { name: adapter, weight, .. } = &self.add[*adapter].weighted;
             // What removals change may turn out to be what it is replaced by.
             let restored = self.records.is_some() || !change.remove.is_empty();
@@ -134,21 +162,35 @@ impl<'a> Edit<'a> {
                 return Err(part_of_replacement(name, adapter));
             }
         }
-        for (name, source) in self.add.iter().flat_map(|bound| &bound.binding.untied) {
+        let untied = self.add.iter().flat_map(|bound| {
+            bound.binding.untied.iter().filter(|(name, _)| !bound.binding.kept.contains(*name))
+        });
+        for (name, source) in untied {
             self.changes.entry(name.clone()).or_default().untied_from = Some(source.clone());
         }
         for (name, change) in &self.changes {
-            if self.checkpoint.tensors().contains_key(name) && !self.dropped.contains(name) {
+            let replaced = change
+                .replaced
+                .as_ref()
+                .map(|(adapter, key)| self.add[*adapter].adapter.replaced[key].shape().to_vec());
+            if let Some(info) = self.checkpoint.tensors().get(name)
+                && !self.dropped.contains(name)
+            {
+                let original = self.records.as_ref().and_then(|records| records.original_shape(name));
+                let shape =
+                    replaced.or(original.map(<[usize]>::to_vec)).unwrap_or_else(|| info.shape.clone());
+                if shape != info.shape {
+                    self.resized.insert(name.clone(), shape);
+                }
                 continue;
             }
             let outline = match (&change.untied_from, &change.replaced) {
                 (Some(source), _) => {
                     let info = self.checkpoint.info(source)?;
-                    Outline {
-                        name: name.clone(),
-                        dtype: self.output_type(info.dtype),
-                        shape: info.shape.clone(),
-                    }
+                    let original = self.records.as_ref().and_then(|records| records.original_shape(source));
+                    let shape =
+                        replaced.or(original.map(<[usize]>::to_vec)).unwrap_or_else(|| info.shape.clone());
+                    Outline { name: name.clone(), dtype: self.output_type(info.dtype), shape }
                 }
                 (None, Some((adapter, key))) => {
                     let tensor = &self.add[*adapter].adapter.replaced[key];
@@ -169,20 +211,21 @@ impl<'a> Edit<'a> {
         }
     }
 
-    /// `config.json` must say that embeddings are no longer tied, and name the new element type.
+    /// `config.json` must say that embeddings are no longer tied, how many tokens there are, what the head of a classifier is,
+    /// and name the new element type.
     fn plan_config(&mut self) {
         let original = self.records.as_ref().and_then(Records::model_config);
         let mut config = original.unwrap_or(self.checkpoint.model_config()).clone();
-        let vocabulary = |name: &String| name.strip_suffix(".weight").is_some_and(is_vocabulary);
-        let parts_ways = self.changes.iter().any(|(name, change)| {
-            vocabulary(name)
-                && (!change.add.is_empty() || change.replaced.is_some() || change.untied_from.is_some())
-        });
-        let tied = config.get("tie_word_embeddings") == Some(&Value::Bool(true))
-            || self.changes.values().any(|change| change.untied_from.is_some());
-        if parts_ways && tied {
-            config.insert("tie_word_embeddings".into(), json!(false));
+        if self.part_ways(&config) {
+            if let Some(model_type) =
+                ties::scaled_where_tied(&config).filter(|_| ties::flag(&config) != Flag::Untied)
+            {
+                self.config_notes.push(Note::UntiedWithoutScale { model_type: model_type.to_owned() });
+            }
+            ties::untie(&mut config);
         }
+        self.plan_vocabulary(&mut config);
+        self.plan_classifier(&mut config);
         if let Some(dtype) = self.options.dtype {
             let name = match dtype {
                 DType::F32 => "float32",
@@ -197,6 +240,59 @@ impl<'a> Edit<'a> {
         }
         if &config != self.checkpoint.model_config() {
             self.model_config = Some(config);
+        }
+    }
+
+    /// Whether tensors that `config.json` may call tied are no longer one.
+    fn part_ways(&self, config: &Map<String, Value>) -> bool {
+        if self.add.iter().any(|bound| bound.binding.ties == TieOutcome::Parted) {
+            return true;
+        }
+        if self.changes.values().any(|change| change.untied_from.is_some()) {
+            return true;
+        }
+        let unknown = self.add.iter().any(|bound| bound.binding.ties == TieOutcome::Unknown);
+        let vocabulary = |name: &String| name.strip_suffix(".weight").is_some_and(is_vocabulary);
+        unknown
+            && ties::flag(config) == Flag::Tied
+            && self.changes.iter().any(|(name, change)| {
+                vocabulary(name)
+                    && (!change.add.is_empty() || change.replaced.is_some() || change.rows.is_some())
+            })
+    }
+
+    fn plan_vocabulary(&mut self, config: &mut Map<String, Value>) {
+        let base = |name: &String| {
+            let original = self.records.as_ref().and_then(|records| records.original_shape(name));
+            let found = self.checkpoint.tensors().get(name).map(|info| info.shape.as_slice());
+            original.or(found).and_then(|shape| shape.first().copied())
+        };
+        let mut sizes = self.changes.iter().filter_map(|(name, change)| {
+            let (adapter, key) = change.replaced.as_ref()?;
+            let new = *self.add[*adapter].adapter.replaced[key].shape().first()?;
+            let old = base(name)?;
+            (old != new && name.ends_with(".weight")).then_some((old, new))
+        });
+        let Some((from, to)) = sizes.next() else { return };
+        if !config.is_empty() {
+            ties::set_vocabulary(config, to);
+        }
+        self.config_notes.push(Note::VocabularyResized { from, to });
+    }
+
+    /// The head of a classifier that the base does not have: `config.json` says how many labels there are and names the class.
+    fn plan_classifier(&mut self, config: &mut Map<String, Value>) {
+        for outline in &self.new_tensors {
+            let Some((adapter, _)) =
+                self.changes.get(&outline.name).and_then(|change| change.replaced.as_ref())
+            else {
+                continue;
+            };
+            let task = self.add[*adapter].adapter.config.task_type();
+            let Some(task) = Task::of(task, &outline.name).filter(|_| !config.is_empty()) else { continue };
+            let labels = outline.shape.first().copied().unwrap_or_default();
+            let class = task.put_into(config, labels);
+            self.config_notes.push(Note::NewHead { tensor: outline.name.clone(), labels, class });
         }
     }
 }

@@ -65,6 +65,9 @@ impl RecordWriter {
                 writer.write(original.bytes())?;
                 writer.finish()?;
                 entry.insert("original".into(), json!(hex(checksum::of(original))));
+                if original.shape() != changed.shape() {
+                    entry.insert("shape".into(), json!(original.shape()));
+                }
             }
         }
         self.tensors.insert(name.to_owned(), Value::Object(entry));

@@ -33,6 +33,8 @@ struct Entry {
     path: PathBuf,
     merged: u64,
     original: u64,
+    /// The shape of what the tensor was, if the merge gave it another.
+    shape: Option<Vec<usize>>,
     codes: Option<Codes>,
 }
 
@@ -140,6 +142,19 @@ impl Records {
         self.tensors.keys().map(String::as_str)
     }
 
+    /// The shape that a tensor had before the merge, if the merge gave it another.
+    pub(crate) fn original_shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name)?.shape.as_deref()
+    }
+
+    /// Tensors that the merge gave another shape, with the one that they had.
+    pub(crate) fn resized(&self) -> BTreeMap<&str, &[usize]> {
+        self.tensors
+            .iter()
+            .filter_map(|(name, entry)| Some((name.as_str(), entry.shape.as_deref()?)))
+            .collect()
+    }
+
     /// Whether there is a record of a tensor.
     pub fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
@@ -198,7 +213,20 @@ impl Entry {
                 blocks: blocks.as_array()?.iter().map(block_from_json).collect::<Option<_>>()?,
             }),
         };
-        Some(Entry { path: directory.join(file), merged: sum("merged")?, original: sum("original")?, codes })
+        let shape = match &entry["shape"] {
+            Value::Null => None,
+            sizes => {
+                let size = |size: &Value| usize::try_from(size.as_u64()?).ok();
+                Some(sizes.as_array()?.iter().map(size).collect::<Option<Vec<_>>>()?)
+            }
+        };
+        Some(Entry {
+            path: directory.join(file),
+            merged: sum("merged")?,
+            original: sum("original")?,
+            shape,
+            codes,
+        })
     }
 
     fn read(&self) -> Result<Undo> {

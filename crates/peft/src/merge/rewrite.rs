@@ -52,6 +52,8 @@ pub(crate) struct Changes {
     pub added: Vec<Outline>,
     /// Tensors that are left out.
     pub removed: BTreeSet<String>,
+    /// Computed tensors that get another shape.
+    pub resized: BTreeMap<String, Vec<usize>>,
     /// Type that all floating-point tensors get.
     pub dtype: Option<DType>,
 }
@@ -88,7 +90,8 @@ impl<'a> Rewrite<'a> {
                     let wanted = changes.dtype.filter(|_| float_type(info.dtype).is_some()).map(file_type);
                     let dtype = wanted.unwrap_or(info.dtype);
                     output.copied.push(dtype == info.dtype && !changes.computed.contains(name));
-                    output.outlines.push(Outline { name: name.clone(), dtype, shape: info.shape.clone() });
+                    let shape = changes.resized.get(name).unwrap_or(&info.shape).clone();
+                    output.outlines.push(Outline { name: name.clone(), dtype, shape });
                 }
                 output
             })

@@ -68,7 +68,7 @@ impl<'a> Edit<'a> {
             Some(method) => Some((method, RecordWriter::create(directory.path())?)),
             None => None,
         };
-        let mut summary = Summary::default();
+        let mut summary = Summary { notes: self.notes(), ..Summary::default() };
         let mut rewrite = self.rewrite();
         rewrite.checksums = writer.is_some() || self.records.is_some();
         summary.bytes = rewrite.bytes();
@@ -208,7 +208,8 @@ impl<'a> Edit<'a> {
     }
 
     fn summarize(&self, name: &str, change: &Change, report: Option<MergeReport>, summary: &mut Summary) {
-        if change.replaced.is_some() || !change.add_bias.is_empty() || !change.remove_bias.is_empty() {
+        let replaced = change.replaced.is_some() || change.rows.is_some();
+        if replaced || !change.add_bias.is_empty() || !change.remove_bias.is_empty() {
             summary.replaced.push(name.to_owned());
         }
         let names = |bounds: &[Bound<'_>], layers: &[LayerIndex]| -> Vec<String> {

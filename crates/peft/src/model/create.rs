@@ -40,6 +40,17 @@ impl LoraModel {
             config.target_modules = model_type.and_then(default_targets);
         }
         config.check()?;
+        for (key, present) in [
+            ("trainable_token_indices", config.token_indices.is_some()),
+            ("ensure_weight_tying", config.ensure_weight_tying),
+        ] {
+            if present {
+                return Err(Error::config(
+                    key,
+                    "new adapters do not have it; adapters that were trained with it load and merge",
+                ));
+            }
+        }
         let matcher = Matcher::new(&config)?;
         let mut report = find_targets(&matcher, &self.checkpoint, &Naming::Same)?;
         let parameters = self.parameter_sites(&config, &matcher, &report)?;
@@ -69,10 +80,13 @@ impl LoraModel {
         self.take_along(&mut adapter, &matcher)?;
         let binding = Binding {
             sites,
-            replaced: adapter.replaced.keys().map(|name| (name.clone(), name.clone())).collect(),
-            untied: BTreeMap::new(),
-            naming: Naming::Same,
+            replaced: adapter
+                .replaced
+                .keys()
+                .map(|name| (Naming::Same.to_file(name, &self.checkpoint), name.clone()))
+                .collect(),
             targets: report.clone(),
+            ..Binding::default()
         };
         self.take_start_off(backend, &adapter.config, &binding.sites)?;
         self.insert(name, Loaded { adapter, binding, trainable: true });
@@ -189,6 +203,8 @@ impl LoraModel {
     /// Copies of the biases and whole modules that the adapter trains.
     fn take_along(&self, adapter: &mut Adapter, matcher: &Matcher) -> Result<()> {
         for name in self.checkpoint.tensors().keys() {
+            let stored = name;
+            let name = &Naming::Same.to_model(stored);
             let module = name.rsplit_once('.').map_or("", |(module, _)| module);
             let bias = name == "bias" || name.ends_with(".bias");
             let trained = match adapter.config.bias {
@@ -197,7 +213,7 @@ impl LoraModel {
                 BiasMode::None => false,
             };
             if is_saved(matcher, module) || trained {
-                adapter.replaced.insert(name.clone(), self.checkpoint.tensor(name)?);
+                adapter.replaced.insert(name.clone(), self.checkpoint.tensor(stored)?);
             }
         }
         Ok(())

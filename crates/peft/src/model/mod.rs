@@ -182,6 +182,12 @@ impl LoraModel {
     }
 
     fn load_weights(&mut self, binding: &Binding) -> Result<()> {
+        for name in binding.rows.keys() {
+            if let Some(source) = binding.untied.get(name) {
+                let tensor = self.checkpoint.tensor(source)?;
+                self.weights.entry(name.clone()).or_insert(tensor);
+            }
+        }
         for site in &binding.sites {
             match binding.untied.get(&site.weight) {
                 Some(source) => {

@@ -62,7 +62,9 @@ impl LoraModel {
                     ("lora_A", "lora_B")
                 };
                 count(format!("{module}.{a}"), layer.a.len());
-                count(format!("{module}.{b}"), layer.b.len());
+                if !loaded.adapter.config.init.freezes_b() {
+                    count(format!("{module}.{b}"), layer.b.len());
+                }
                 if let Some(bias) = &layer.bias {
                     count(format!("{module}.lora_B.bias"), bias.len());
                 }

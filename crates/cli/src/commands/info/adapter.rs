@@ -138,8 +138,8 @@ impl<'a> AdapterInfo<'a> {
             "fits": true,
             "trainable_percent": self.trainable_percent(base),
             "weights": binding.sites.iter().map(site).collect::<Vec<_>>(),
-            "replaced": binding.replaced.keys().collect::<Vec<_>>(),
-            "untied": binding.untied.keys().collect::<Vec<_>>(),
+            "replaced": binding.replaced.keys().chain(binding.rows.keys()).collect::<Vec<_>>(),
+            "untied": untied(binding),
             "excluded": binding.targets.excluded,
             "not_adapted": binding.targets.unmatched,
         })
@@ -215,11 +215,11 @@ impl<'a> AdapterInfo<'a> {
             "\n  Fits {}: {} weights change, {} tensors are replaced; {:.4} % of the parameters are trained.\n",
             line(&base.base, PATH),
             binding.sites.len(),
-            binding.replaced.len(),
+            binding.replaced.len() + binding.rows.len(),
             self.trainable_percent(base),
         );
         let lists = [
-            ("parts from its tied tensor", binding.untied.keys().map(String::as_str).collect::<Vec<_>>()),
+            ("parts from its tied tensor", untied(binding)),
             ("excluded", binding.targets.excluded.iter().map(String::as_str).collect()),
             ("not adapted", binding.targets.unmatched.iter().map(String::as_str).collect()),
         ];
@@ -230,4 +230,9 @@ impl<'a> AdapterInfo<'a> {
         }
         text
     }
+}
+
+/// Names of tensors that the base does not have, as it has them under the name of what they are tied to.
+fn untied(binding: &Binding) -> Vec<&str> {
+    binding.untied.keys().filter(|name| !binding.kept.contains(*name)).map(String::as_str).collect()
 }

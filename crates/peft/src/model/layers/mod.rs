@@ -79,6 +79,14 @@ impl LoraModel {
                 let replaced = |tensor: &String| {
                     loaded.binding.replaced.get(tensor).map(|key| &loaded.adapter.replaced[key])
                 };
+                if loaded.binding.rows.contains_key(&site.weight) {
+                    return Err(Error::module(
+                        module,
+                        format!(
+                            "adapter `{name}` replaces some of its rows (`trainable_token_indices`); merge it"
+                        ),
+                    ));
+                }
                 if let Some(tensor) = replaced(&site.weight) {
                     weight = tensor;
                 }
