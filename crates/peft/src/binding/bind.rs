@@ -10,7 +10,7 @@ use crate::tensor::float_type;
 use crate::{Error, Result};
 use serde_json::Value;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// What an adapter does to a checkpoint.
 #[derive(Clone, Debug, PartialEq)]
@@ -257,9 +257,16 @@ impl Binder<'_> {
 
     /// Biases, saved modules and embeddings: each must have the shape of what it replaces, and none may be missing.
     fn replace(&self, binding: &mut Binding) -> Result<()> {
+        let in_place: HashSet<&str> = self.adapter.in_place()?.into_iter().collect();
         for (key, tensor) in &self.adapter.replaced {
             let name = self.file_name(key);
             let Some(shape) = self.shape(&name) else {
+                if in_place.contains(key.as_str()) {
+                    return Err(Error::tensor(
+                        format!("base_model.model.{key}"),
+                        "nothing uses it: neither the configuration asks for it nor has the checkpoint such a tensor",
+                    ));
+                }
                 // A head that the base checkpoint never had.
                 binding.replaced.insert(name, key.clone());
                 continue;
@@ -312,7 +319,12 @@ impl Binder<'_> {
 
     /// An input embedding that changes while its tied head is not in the file leaves the head as it was.
     fn untie_heads(&self, binding: &mut Binding) -> Result<()> {
-        let changed = binding.sites.iter().map(|site| &site.weight).chain(binding.replaced.keys());
+        // What no key asks for takes the place of the base's own, with which PEFT leaves tied what is tied.
+        let asked = binding
+            .replaced
+            .iter()
+            .filter(|(_, key)| self.saves(key.rsplit_once('.').map_or("", |(path, _)| path)));
+        let changed = binding.sites.iter().map(|site| &site.weight).chain(asked.map(|(name, _)| name));
         let embedding = changed
             .filter_map(|name| name.strip_suffix(".weight"))
             .find(|path| checkpoint::is_input_embedding(path))

@@ -2,6 +2,7 @@
 //! and whether everything fits.
 
 mod bind;
+mod class_names;
 mod expert_names;
 mod naming;
 pub(crate) mod parameters;
@@ -10,7 +11,10 @@ mod site;
 mod targets;
 
 pub use bind::{Binding, bind, fit, lost_biases};
+pub use class_names::ClassNames;
+pub(crate) use expert_names::ExpertNames;
 pub use naming::Naming;
+pub(crate) use parameters::order_of_parameters;
 pub use separate_experts::apart;
 pub use site::Site;
 pub use targets::{Target, TargetReport, default_targets, find_targets};

@@ -1,5 +1,6 @@
 //! Merging adapters into checkpoints, taking them out, and exchanging them: from one directory into a new one.
 
+mod adapter_files;
 mod changes;
 mod exchange;
 mod plan;
@@ -12,6 +13,7 @@ mod undo;
 mod write;
 
 pub use crate::files::RECORD_DIRECTORY;
+pub use adapter_files::{AdapterFileOptions, TokenizerOf};
 pub(crate) use changes::{Bound, add_additions, removals};
 pub(crate) use exchange::{Exchange, Exchanged, Keep};
 pub use record_format::seal;
@@ -23,6 +25,7 @@ use crate::adapter::Weighted;
 use crate::binding::lost_biases;
 use crate::checkpoint::{Checkpoint, LayerKind, Outline};
 use crate::update::joined;
+use adapter_files::TakenFiles;
 use changes::Change;
 use lora_kernels::restore::RestoreMethod;
 use lora_kernels::{DType, MergeReport, Rounding};
@@ -88,6 +91,7 @@ pub struct Edit<'a> {
     new_tensors: Vec<Outline>,
     dropped: BTreeSet<String>,
     model_config: Option<Map<String, Value>>,
+    taken_files: TakenFiles,
 }
 
 impl<'a> Edit<'a> {
@@ -175,6 +179,7 @@ impl<'a> Edit<'a> {
         };
         let mut rewrite = Rewrite::new(self.checkpoint, &changes);
         rewrite.model_config = self.model_config.clone();
+        rewrite.taken_files = self.taken_files.clone();
         rewrite
     }
 }

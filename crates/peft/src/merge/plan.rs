@@ -1,12 +1,13 @@
 //! Finding out what happens to each tensor, before anything is written.
 
-use super::changes::{Bound, add_additions, removals};
+use super::adapter_files::TakenFiles;
+use super::changes::{Bound, Change, add_additions, removals};
 use super::exchange::part_of_replacement;
 use super::records::Records;
 use super::{Edit, EditOptions};
-use crate::adapter::Weighted;
+use crate::adapter::{Matcher, Weighted};
 use crate::binding::fit;
-use crate::checkpoint::{Checkpoint, Outline, is_vocabulary, quantized};
+use crate::checkpoint::{Checkpoint, Outline, is_input_embedding, is_vocabulary, quantized};
 use crate::tensor::{Dtype, file_type, float_type};
 use crate::{Error, Result};
 use lora_kernels::DType;
@@ -59,6 +60,7 @@ impl<'a> Edit<'a> {
             new_tensors: Vec::new(),
             dropped: BTreeSet::new(),
             model_config: None,
+            taken_files: TakenFiles::default(),
         };
         if options.dtype.is_some() && (options.restore.is_some() || edit.records.is_some()) {
             return Err(Error::Record(
@@ -169,6 +171,18 @@ impl<'a> Edit<'a> {
         }
     }
 
+    /// Whether a tensor is replaced for itself alone. An input embedding that no key of the configuration asks for takes the
+    /// place of the base's own, and what is tied to that stays tied.
+    fn replaces_apart(&self, name: &str, change: &Change) -> bool {
+        change.replaced.as_ref().is_some_and(|(adapter, key)| {
+            let is_asked = || {
+                let module = key.strip_suffix(".weight").unwrap_or(key);
+                Matcher::new(&self.add[*adapter].adapter.config).is_ok_and(|matcher| matcher.saves(module))
+            };
+            !name.strip_suffix(".weight").is_some_and(is_input_embedding) || is_asked()
+        })
+    }
+
     /// `config.json` must say that embeddings are no longer tied, and name the new element type.
     fn plan_config(&mut self) {
         let original = self.records.as_ref().and_then(Records::model_config);
@@ -176,7 +190,9 @@ impl<'a> Edit<'a> {
         let vocabulary = |name: &String| name.strip_suffix(".weight").is_some_and(is_vocabulary);
         let parts_ways = self.changes.iter().any(|(name, change)| {
             vocabulary(name)
-                && (!change.add.is_empty() || change.replaced.is_some() || change.untied_from.is_some())
+                && (!change.add.is_empty()
+                    || self.replaces_apart(name, change)
+                    || change.untied_from.is_some())
         });
         let tied = config.get("tie_word_embeddings") == Some(&Value::Bool(true))
             || self.changes.values().any(|change| change.untied_from.is_some());
