@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-const CASES: [&str; 14] = [
+const CASES: [&str; 16] = [
     "llama",
     "llama-tied",
     "gpt2",
@@ -24,6 +24,8 @@ const CASES: [&str; 14] = [
     "qwen3-5",
     "gpt-oss",
     "mixtral",
+    "deepseek-v3",
+    "llava",
     "gemma3",
     "convnext",
     "added-tokens",
@@ -188,6 +190,19 @@ fn experts_become_factors_of_the_parameters_that_the_class_stacks_them_in() {
         assert_eq!(adapter.layers[&format!("{module}.base_layer")].a.shape()[0], 3 * 4, "{case}");
         assert!(!adapter.layers.keys().any(|layer| layer.contains("experts.0")), "{case}");
     }
+}
+
+/// PEFT takes every `up_proj` in `target_modules` of such models for one of the experts'.
+#[test]
+fn shared_experts_are_named_by_their_weights() {
+    let config = of("deepseek-v3").adapter.config;
+    let shared = "model.layers.1.mlp.shared_experts.up_proj.weight".to_owned();
+    assert!(config.target_parameters.contains(&shared), "{:?}", config.target_parameters);
+    let Some(ModuleNames::List(modules)) = config.target_modules else { panic!("{config:?}") };
+    assert!(
+        !modules.iter().any(|module| module.ends_with("_proj") && module.contains(".mlp.")),
+        "{modules:?}"
+    );
 }
 
 #[test]
@@ -360,6 +375,21 @@ fn files_of_both_layouts_belong_together() {
     });
     let other = written(&root.path().join("other"), Some(&place("gemma3", "tuned")), &as_in_class.collect());
     let (one, two) = (extracted(&base, &tuned).unwrap().adapter, extracted(&base, &other).unwrap().adapter);
+    assert_eq!((one.config, one.layers, one.replaced), (two.config, two.layers, two.replaced));
+}
+
+/// A model and its class with a head: the adapter is for the base's class.
+#[test]
+fn classes_of_one_model_belong_together() {
+    let root = tempfile::tempdir().unwrap();
+    let base = open("gpt2", "base");
+    let config = place("gpt2", "base");
+    let without_prefix: BTreeMap<String, Tensor> = tensors(&open("gpt2", "tuned"))
+        .into_iter()
+        .map(|(name, tensor)| (name.trim_start_matches("transformer.").to_owned(), tensor))
+        .collect();
+    let tuned = written(&root.path().join("tuned"), Some(&config), &without_prefix);
+    let (one, two) = (of("gpt2").adapter, extracted(&base, &tuned).unwrap().adapter);
     assert_eq!((one.config, one.layers, one.replaced), (two.config, two.layers, two.replaced));
 }
 

@@ -6,10 +6,9 @@ use crate::console::Console;
 use crate::destination::Output;
 use crate::element_type::ElementType;
 use crate::failure::{About, Result};
-use clap::{ArgAction, ArgMatches, Args, ValueEnum};
-use lora_peft::merge::{AdapterFileOptions, TokenizerOf};
+use clap::{ArgAction, ArgMatches, Args};
 use lora_peft::{Checkpoint, Edit, EditOptions, Progress, printable};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Put adapters into a base checkpoint
 ///
@@ -52,19 +51,8 @@ pub struct Merge {
     /// Element type of the new checkpoint; that of the base if not given
     #[arg(long, value_name = "TYPE", conflicts_with = "exact")]
     dtype: Option<ElementType>,
-    /// Whose tokenizer and chat template the new checkpoint gets where an adapter's directory has others than the base
-    #[arg(long, value_name = "WHOSE", default_value = "adapter")]
-    tokenizer: Tokenizer,
-    /// Merge without the further weights that an adapter's directory has (non_lora_trainables.bin, new_embeddings.safetensors)
-    #[arg(long)]
-    leave_weights: bool,
-}
-
-/// Names of those who have a tokenizer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Tokenizer {
-    Base,
-    Adapter,
+    #[command(flatten)]
+    beside: edit::BesideAdapters,
 }
 
 impl Merge {
@@ -80,14 +68,7 @@ impl Merge {
             ..job.options()
         };
         let mut edit = job.planned(Edit::merge(&base, &adapters::weighted(&added), options), &[&added])?;
-        let directories: Vec<&Path> = added.iter().map(|named| named.path.as_path()).collect();
-        let tokenizer = match self.tokenizer {
-            Tokenizer::Base => TokenizerOf::Base,
-            Tokenizer::Adapter => TokenizerOf::Adapter,
-        };
-        let options = AdapterFileOptions { tokenizer, leave_weights: self.leave_weights };
-        let notes = edit.take_adapter_files(&directories, options)?;
-        notes.iter().for_each(|note| console.warning(&note.to_string()));
+        self.beside.take(&mut edit, &added, console)?;
         let mut done = format!("Merged {} into {}", adapters::names(&added), printable::path(&self.base));
         done += if self.exact { ", with a restore record.\n" } else { ".\n" };
         job.write(&edit, destination, &done, console, progress)

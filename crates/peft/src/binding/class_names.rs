@@ -31,13 +31,24 @@ impl ClassNames {
         (is_clear && !to_class.is_empty()).then_some(ClassNames { to_class, to_file })
     }
 
-    /// The class's name of what the file calls `name`.
-    pub(crate) fn to_class<'n>(&'n self, name: &'n str) -> &'n str {
-        self.to_class.get(name).map_or(name, String::as_str)
+    /// The class's name of a tensor or module that the file calls `name`.
+    pub(crate) fn to_class(&self, name: &str) -> String {
+        renamed(&self.to_class, name)
     }
 
-    /// The file's name of what the class calls `name`.
-    pub(crate) fn to_file<'n>(&'n self, name: &'n str) -> &'n str {
-        self.to_file.get(name).map_or(name, String::as_str)
+    /// The file's name of a tensor or module that the class calls `name`.
+    pub(crate) fn to_file(&self, name: &str) -> String {
+        renamed(&self.to_file, name)
     }
+}
+
+fn renamed(names: &BTreeMap<String, String>, name: &str) -> String {
+    if let Some(new) = names.get(name) {
+        return new.clone();
+    }
+    // A module is called as its tensors are.
+    let inside = format!("{name}.");
+    let first = names.range(inside.clone()..).next().filter(|(old, _)| old.starts_with(&inside));
+    let new = first.and_then(|(old, new)| new.strip_suffix(&old[name.len()..]));
+    new.unwrap_or(name).to_owned()
 }

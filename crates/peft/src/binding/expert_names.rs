@@ -34,6 +34,7 @@ const KNOWN: [ExpertNames; 2] = [
             "hunyuan_v1_moe",
             "olmoe",
             "qwen2_moe",
+            "qwen3_5_moe",
             "qwen3_moe",
             "qwen3_next",
         ],

@@ -51,7 +51,7 @@ impl Naming {
     pub fn to_file(&self, name: &str, checkpoint: &Checkpoint) -> String {
         match self {
             Naming::Same => name.to_owned(),
-            Naming::Class(names) => names.to_file(name).to_owned(),
+            Naming::Class(names) => names.to_file(name),
             Naming::ModelHasPrefix(prefix) => {
                 let inner = name.strip_prefix(prefix.as_str()).and_then(|rest| rest.strip_prefix('.'));
                 inner.unwrap_or(name).to_owned()
@@ -71,7 +71,7 @@ impl Naming {
     pub fn to_model(&self, name: &str) -> String {
         match self {
             Naming::Same => name.to_owned(),
-            Naming::Class(names) => names.to_class(name).to_owned(),
+            Naming::Class(names) => names.to_class(name),
             Naming::ModelHasPrefix(prefix) => format!("{prefix}.{name}"),
             Naming::CheckpointHasPrefix(prefix) => {
                 let inner = name.strip_prefix(prefix.as_str()).and_then(|rest| rest.strip_prefix('.'));

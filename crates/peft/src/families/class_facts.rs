@@ -15,6 +15,7 @@ struct Table {
     rules: Vec<OnceLock<Rules>>,
     sources: Vec<Value>,
     types: HashMap<String, TypeFacts>,
+    converted_targets: HashMap<String, Vec<String>>,
 }
 
 /// What is known of the classes of one `model_type`.
@@ -49,6 +50,17 @@ pub(crate) enum WeightUse {
     Whole,
     /// A linear layer, or a convolution without groups.
     Layer,
+}
+
+/// Whether PEFT takes a module of this last name in `target_modules` for one of single experts, in a model of this type:
+/// dense layers and shared experts among them, whose layers it then does not find.
+pub(crate) fn is_converted_target(model_config: &Map<String, Value>, path: &str) -> bool {
+    let names = model_config
+        .get("model_type")
+        .and_then(Value::as_str)
+        .and_then(|kind| TABLE.converted_targets.get(kind));
+    let last = path.rsplit('.').next().unwrap_or(path);
+    names.is_some_and(|names| names.iter().any(|name| name == last))
 }
 
 /// What is known of the class that a checkpoint's configuration names.
@@ -148,6 +160,12 @@ impl Table {
         Table {
             rules: sources.iter().map(|_| OnceLock::new()).collect(),
             sources,
+            converted_targets: value["converted_targets"]
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(model_type, names)| (model_type.clone(), texts(names)))
+                .collect(),
             types: types.into_iter().map(|(name, facts)| (name, TypeFacts::read(&facts))).collect(),
         }
     }

@@ -15,6 +15,8 @@ configuration, cut to eight layers where it can be. The table has for each `mode
   embeddings, and of those that PEFT makes no layer for: parameters of modules that are no linear layer, embedding or
   ungrouped convolution, and modules that PEFT refuses.
 
+`converted_targets` has names of modules that PEFT takes for those of single experts in `target_modules`, by `model_type`.
+
 A rule is `[scope, sources, target]`: below the scope (absent: everywhere), the first match of one of the sources (regular
 expressions, tried in order) is replaced by the target, in which `\\1` is the source's group. Rules apply one after the other.
 `converted` are sources of tensors that change more than their names: they are cut, stacked or transposed.
@@ -30,6 +32,7 @@ import warnings
 os.environ["HF_HUB_OFFLINE"] = "1"
 warnings.simplefilter("ignore")
 
+import peft.utils.transformers_weight_conversion as conversion  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
 from torch import nn  # noqa: E402
@@ -105,6 +108,13 @@ def layers(model, prefix):
     return embeddings, whole
 
 
+def converted_targets():
+    """Names that `_convert_peft_config_moe` of PEFT 0.21.2 makes parameters of, whichever module has them."""
+    by_pattern = conversion._MOE_TARGET_MODULE_MAPPING
+    found = {kind: sorted(by_pattern[of]) for kind, of in conversion._MODEL_TO_CONVERSION_PATTERN.items() if of in by_pattern}
+    return dict(sorted(found.items()))
+
+
 def branch(source):
     pattern = source.replace("*.", r".*\.")
     return pattern + r"(?!\w)" if re.search(r"[a-zA-Z0-9]$", pattern) else pattern
@@ -161,14 +171,18 @@ def table():
         facts["class_rules"] = {name: rules for name, rules in of_classes.items() if rules != usual}
         both = facts["embeddings"] & facts["whole"]
         facts["embeddings"], facts["whole"] = sorted(facts["embeddings"] - both), sorted(facts["whole"])
-    return {"transformers": transformers.__version__, "rules": all_rules, "types": dict(sorted(types.items()))}
+    return {
+        "transformers": transformers.__version__, "converted_targets": converted_targets(), "rules": all_rules,
+        "types": dict(sorted(types.items())),
+    }
 
 
 def text(table):
     rules = ",\n".join("  " + json.dumps(rules) for rules in table["rules"])
     types = ",\n".join(f"  {json.dumps(name)}: {json.dumps(facts)}" for name, facts in table["types"].items())
     return (
-        f'{{\n"transformers": "{table["transformers"]}",\n"rules": [\n{rules}\n],\n"types": {{\n{types}\n}}\n}}\n'
+        f'{{\n"transformers": "{table["transformers"]}",\n"converted_targets": {json.dumps(table["converted_targets"])},\n'
+        f'"rules": [\n{rules}\n],\n"types": {{\n{types}\n}}\n}}\n'
     )
 
 

@@ -65,6 +65,17 @@ CASES = [
     ("mixtral", "MixtralForCausalLM", dict(
         num_local_experts=3, num_experts_per_tok=2, tie_word_embeddings=False, **TEXT,
     ), torch.float32),
+    # Shared experts and a dense layer beside experts.
+    ("deepseek-v3", "DeepseekV3ForCausalLM", dict(
+        n_routed_experts=4, n_shared_experts=1, n_group=1, topk_group=1, num_experts_per_tok=2, moe_intermediate_size=8,
+        first_k_dense_replace=1, q_lora_rank=8, kv_lora_rank=8, qk_rope_head_dim=4, qk_nope_head_dim=4, v_head_dim=8,
+        tie_word_embeddings=False, **TEXT,
+    ), torch.float32),
+    # A head that the files have inside the language model.
+    ("llava", "LlavaForConditionalGeneration", dict(
+        image_token_index=30, text_config=dict(model_type="llama", tie_word_embeddings=False, **TEXT),
+        vision_config=dict(model_type="clip_vision_model", **VISION), tie_word_embeddings=False,
+    ), torch.float32),
     ("gemma3", "Gemma3ForConditionalGeneration", dict(
         mm_tokens_per_image=4, image_token_index=30, boi_token_index=29, eoi_token_index=28,
         text_config=dict(sliding_window=8, query_pre_attn_scalar=8, **TEXT),

@@ -5,11 +5,12 @@ use super::plan::Plan;
 use super::whole::{Wholes, ask_for};
 use crate::adapter::{Adapter, AdapterConfig, AdapterLayer, ModuleNames};
 use crate::checkpoint::{Checkpoint, is_transposed_type};
+use crate::families::class_facts::is_converted_target;
 use crate::note::Note;
 use crate::tensor::float_type;
 use crate::{Error, Result};
 use fancy_regex::escape;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashSet};
 
 /// What PEFT takes for `target_modules` where there is nothing but modules that are saved.
 const NO_MODULES: &str = "dummy-target-modules";
@@ -23,12 +24,19 @@ pub(super) fn assemble(
     tuned: &Checkpoint,
 ) -> Result<(Adapter, Vec<Note>)> {
     let Layers { mut modules, stacked } = layers;
-    let ranks = |(name, layer): (&String, &AdapterLayer)| (name.clone(), layer.a.shape()[0]);
+    // Those that PEFT would not find as modules it finds by their weights.
+    let (by_weight, by_module): (Vec<String>, Vec<String>) =
+        modules.keys().cloned().partition(|path| is_converted_target(base.model_config(), path));
+    let ranks = |(name, layer): (&String, &AdapterLayer)| {
+        let name = if by_weight.contains(name) { format!("{name}.weight") } else { name.clone() };
+        (name, layer.a.shape()[0])
+    };
     let mut smaller: Vec<(String, usize)> = modules.iter().map(ranks).collect();
     let mut config = AdapterConfig {
         rank,
         alpha: rank as f64,
-        target_modules: Some(targets(&modules, &plan, stacked.is_empty())),
+        target_modules: Some(targets(&by_module, &plan, stacked.is_empty() && by_weight.is_empty())),
+        target_parameters: by_weight.iter().map(|path| format!("{path}.weight")).collect(),
         fan_in_fan_out: stacked.is_empty() && is_transposed_type(base.model_config()),
         ..AdapterConfig::default()
     };
@@ -71,18 +79,18 @@ pub(super) fn assemble(
 }
 
 /// The modules by their full paths. Where one ends as another does that has no adapter, a pattern tells them apart.
-fn targets(modules: &BTreeMap<String, AdapterLayer>, plan: &Plan, is_all: bool) -> ModuleNames {
+fn targets(modules: &[String], plan: &Plan, is_all: bool) -> ModuleNames {
     if modules.is_empty() && is_all {
         return ModuleNames::Pattern(NO_MODULES.into());
     }
     let others = plan.names.iter().filter_map(|name| name.rsplit_once('.')).map(|(module, _)| module);
-    let others = others.filter(|other| !modules.contains_key(*other));
+    let own: HashSet<&str> = modules.iter().map(String::as_str).collect();
+    let others = others.filter(|other| !own.contains(other));
     let has_namesake = others
         .flat_map(|other| other.match_indices('.').map(move |(dot, _)| &other[dot + 1..]))
-        .any(|end| modules.contains_key(end));
-    let paths = modules.keys();
+        .any(|end| own.contains(end));
     match has_namesake {
-        true => ModuleNames::Pattern(paths.map(|path| escape(path)).collect::<Vec<_>>().join("|")),
-        false => ModuleNames::List(paths.cloned().collect()),
+        true => ModuleNames::Pattern(modules.iter().map(|path| escape(path)).collect::<Vec<_>>().join("|")),
+        false => ModuleNames::List(modules.to_vec()),
     }
 }

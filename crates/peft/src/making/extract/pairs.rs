@@ -27,10 +27,15 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// `other` stands in where the checkpoint's own class is not known.
-    pub fn of(checkpoint: &Checkpoint, other: Option<ClassFacts>) -> Self {
+    /// Under the names of the class of `other`, where that is of a model of the same type.
+    pub fn of(checkpoint: &Checkpoint, other: Option<(&Checkpoint, ClassFacts)>) -> Self {
         let config = checkpoint.model_config();
-        let facts = ClassFacts::of(config).or(other);
+        let is_same = |other: &Checkpoint| {
+            let model_type = config.get("model_type");
+            model_type.is_none() || model_type == other.model_config().get("model_type")
+        };
+        let of_other = other.filter(|(other, _)| is_same(other)).map(|(_, facts)| facts);
+        let facts = of_other.or_else(|| ClassFacts::of(config));
         let same = || checkpoint.tensors().keys().map(|name| (name.clone(), name.clone())).collect();
         let mut files: BTreeMap<String, String> = match facts {
             Some(facts) => {

@@ -73,7 +73,7 @@ struct Search<'a> {
 impl Plan {
     pub fn new(base: &Checkpoint, tuned: &Checkpoint, skip: bool, progress: &Progress) -> Result<Self> {
         let base_names = Names::of(base, None);
-        let tuned_names = Names::of(tuned, base_names.facts);
+        let tuned_names = Names::of(tuned, base_names.facts.map(|facts| (base, facts)));
         let plan = Plan {
             parts: Vec::new(),
             whole: BTreeMap::new(),
