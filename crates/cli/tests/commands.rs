@@ -326,3 +326,59 @@ fn an_adapter_that_changes_nothing_is_told() {
     assert_eq!(run.stderr.lines().count(), 1, "{}", run.stderr);
     same_tensors(&base(), &out);
 }
+
+#[test]
+fn extraction_says_what_it_leaves_out_and_brings_along() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("adapter");
+    let pair = |name: &str| ["base", "tuned"].map(|side| golden(&format!("public/extract-{name}/{side}")));
+    let line = "extract --base {} --tuned {} --rank 4 --out {}";
+    let [base, tuned] = pair("gemma3");
+    let run = lora(line, &[&base, &tuned, &out]).succeeds();
+    assert!(run.stderr.contains("`model.language_model.embed_tokens.weight`"), "{}", run.stderr);
+    for word in ["as the class Gemma3ForConditionalGeneration names them", "under their own names"] {
+        assert!(run.stderr.contains(word), "{}", run.stderr);
+    }
+    // A tensor that only one of them has: the other way round, head and embedding of another model.
+    let [llama, _] = pair("llama");
+    let other = directory.path().join("other");
+    let run = lora(line, &[&llama, &tuned, &other]).fails(1, &["which no adapter can have", "--skip"]);
+    assert!(run.stdout.is_empty() && !other.exists());
+    let run = lora(&format!("{line} --skip"), &[&llama, &tuned, &other]).succeeds();
+    assert!(run.stderr.contains("left out, as no adapter can have them"), "{}", run.stderr);
+    assert!(run.stdout.contains("lm_head"), "both have one of the same shape: {}", run.stdout);
+}
+
+#[test]
+fn files_beside_an_adapter_are_taken_or_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let (base, source) = (golden("bases/llama-f32"), golden("cases/llama-attention/adapter"));
+    std::fs::create_dir(path("adapter")).unwrap();
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        std::fs::copy(source.join(file), path("adapter").join(file)).unwrap();
+    }
+    std::fs::write(path("adapter/chat_template.jinja"), "new").unwrap();
+    let line = "merge --base {} --adapter {} --out {}";
+    let run = lora(line, &[&base, &path("adapter"), &path("one")]).succeeds();
+    assert!(
+        run.stderr.contains("chat_template.jinja") && run.stderr.contains("adapter's is taken"),
+        "{}",
+        run.stderr
+    );
+    assert_eq!(std::fs::read(path("one/chat_template.jinja")).unwrap(), b"new");
+    let run = lora(&format!("{line} --tokenizer base"), &[&base, &path("adapter"), &path("two")]).succeeds();
+    assert!(run.stderr.contains("base's is taken"), "{}", run.stderr);
+    assert!(!path("two/chat_template.jinja").exists());
+    std::fs::write(path("adapter/non_lora_trainables.bin"), "").unwrap();
+    let (adapter, out) = (path("adapter"), path("three"));
+    let inputs: [&Path; 3] = [&base, &adapter, &out];
+    lora(line, &inputs).fails(1, &["non_lora_trainables.bin", "--leave-weights"]);
+    assert!(!path("three").exists());
+    let run = lora(&format!("{line} --leave-weights"), &inputs).succeeds();
+    assert!(
+        run.stderr.contains("not merged") && run.stderr.contains("non_lora_trainables.bin"),
+        "{}",
+        run.stderr
+    );
+}

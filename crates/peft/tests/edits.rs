@@ -7,7 +7,7 @@ use lora_kernels::cpu::Cpu;
 use lora_kernels::{DType, Rounding};
 use lora_peft::adapter::ModuleNames;
 use lora_peft::checkpoint::{Outline, ShardWriter};
-use lora_peft::making::{ExtractOptions, extract};
+use lora_peft::making::{ExtractOptions, Extracted, extract};
 use lora_peft::merge::Records;
 use lora_peft::tensor::{Dtype, Tensor};
 use lora_peft::{
@@ -475,7 +475,7 @@ fn an_extracted_adapter_gives_the_tuned_model_back() {
             root.path().join("tuned"),
         );
         let options = ExtractOptions { rank: 4, ..Default::default() };
-        let (adapter, modules) = extract(&base, &tuned, options, &Progress::new()).unwrap();
+        let Extracted { adapter, modules, .. } = extract(&base, &tuned, options, &Progress::new()).unwrap();
         assert_eq!(modules.len(), adapters[0].layers.len(), "{name}");
         for module in &modules {
             assert!(module.relative_error < 1e-5, "{name}: {module:?}");
@@ -499,7 +499,7 @@ fn an_extracted_adapter_gives_the_tuned_model_back() {
         }
         // A rank that is too small keeps the best part and says what is left.
         let options = ExtractOptions { rank: 1, ..Default::default() };
-        let (_, modules) = extract(&base, &tuned, options, &Progress::new()).unwrap();
+        let modules = extract(&base, &tuned, options, &Progress::new()).unwrap().modules;
         assert!(
             modules.iter().all(|module| module.relative_error > 0.01 && module.relative_error < 1.0),
             "{name}"

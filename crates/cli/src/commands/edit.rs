@@ -8,6 +8,7 @@ use crate::failure::{About, Failure, Result};
 use crate::summary;
 use clap::{Args, ValueEnum};
 use lora_kernels::Rounding;
+use lora_peft::merge::{AdapterFileOptions, TokenizerOf};
 use lora_peft::{Edit, EditOptions, Progress};
 use std::path::Path;
 use std::time::Instant;
@@ -35,6 +36,40 @@ pub struct Update {
 pub enum RoundingMode {
     Nearest,
     Stochastic,
+}
+
+/// What is done about the files beside adapters that are put in.
+#[derive(Debug, Args)]
+pub struct BesideAdapters {
+    /// Whose tokenizer and chat template the new checkpoint gets where an adapter's directory has others
+    #[arg(long, value_name = "WHOSE", default_value = "adapter")]
+    tokenizer: Tokenizer,
+    /// Go on without the further weights that an adapter's directory has, such as non_lora_trainables.bin or
+    /// new_embeddings.safetensors
+    #[arg(long)]
+    leave_weights: bool,
+}
+
+/// Names of those who have a tokenizer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Tokenizer {
+    Base,
+    Adapter,
+}
+
+impl BesideAdapters {
+    /// Looks at what lies beside the adapters, and says what is taken or left.
+    pub fn take(&self, edit: &mut Edit<'_>, adapters: &[NamedAdapter], console: &Console) -> Result<()> {
+        let directories: Vec<&Path> = adapters.iter().map(|named| named.path.as_path()).collect();
+        let tokenizer = match self.tokenizer {
+            Tokenizer::Base => TokenizerOf::Base,
+            Tokenizer::Adapter => TokenizerOf::Adapter,
+        };
+        let options = AdapterFileOptions { tokenizer, leave_weights: self.leave_weights };
+        let notes = edit.take_adapter_files(&directories, options)?;
+        notes.iter().for_each(|note| console.warning(&note.to_string()));
+        Ok(())
+    }
 }
 
 /// The options of an edit.

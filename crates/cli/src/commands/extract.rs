@@ -10,7 +10,7 @@ use crate::units;
 use clap::Args;
 use lora_peft::adapter::CONFIG_FILE;
 use lora_peft::adapter::WEIGHTS_FILE;
-use lora_peft::making::{ExtractOptions, ExtractedModule, extract};
+use lora_peft::making::{ExtractOptions, Extracted, ExtractedModule, extract};
 use lora_peft::{Adapter, Checkpoint, Progress, printable};
 use std::fs::File;
 use std::path::Path;
@@ -19,8 +19,12 @@ use std::path::PathBuf;
 /// Make an adapter from the difference of two checkpoints
 ///
 /// For each matrix that differs, B·A is the best approximation of the difference at the rank, by truncated singular
-/// value decomposition. Changed tensors that are no matrices go along whole. The summary lists what the rank leaves
+/// value decomposition; stacked experts get factors too. Changed tensors that are no matrices of a layer go along whole:
+/// norms, biases, depthwise convolutions, embeddings with added tokens. The summary lists what the rank leaves
 /// over: 0 means that the adapter is all of the difference, 1 that it has nothing of it.
+///
+/// Modules are named as the model's class in transformers names them, so that PEFT finds them. A difference that no
+/// adapter can have, such as a tensor that only one of the checkpoints has, is an error before the work starts.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -42,6 +46,9 @@ pub struct Extract {
     /// Element type of the adapter
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     dtype: ElementType,
+    /// Leave out differences that no adapter can have, and say which
+    #[arg(long)]
+    skip: bool,
     #[command(flatten)]
     output: Output,
 }
@@ -54,13 +61,14 @@ impl Extract {
         let output = &self.output;
         let inputs: [&Path; 2] = [&self.base, &self.tuned];
         let destination = Destination::new(&output.out, output.force, &inputs, console)?;
-        let options = ExtractOptions { rank: self.rank as usize, dtype: self.dtype.into() };
-        let (adapter, modules) = console
+        let options = ExtractOptions { rank: self.rank as usize, dtype: self.dtype.into(), skip: self.skip };
+        let Extracted { adapter, modules, notes } = console
             .watch("comparing", progress, || extract(&base, &tuned, options, progress))
             .about(&self.tuned)?;
         let directory = destination.create(console)?;
         write(&adapter, directory.path()).map_err(|error| directory.explain(error))?;
         destination.finish(directory)?;
+        notes.iter().for_each(|note| console.warning(&note.to_string()));
         console.note(&errors(&modules))?;
         console.note(&format!(
             "Adapter of {} parameters for {} modules, {} tensors whole; written to {}.\n",

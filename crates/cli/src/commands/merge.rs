@@ -51,6 +51,8 @@ pub struct Merge {
     /// Element type of the new checkpoint; that of the base if not given
     #[arg(long, value_name = "TYPE", conflicts_with = "exact")]
     dtype: Option<ElementType>,
+    #[command(flatten)]
+    beside: edit::BesideAdapters,
 }
 
 impl Merge {
@@ -65,7 +67,8 @@ impl Merge {
             dtype: self.dtype.map(Into::into),
             ..job.options()
         };
-        let edit = job.planned(Edit::merge(&base, &adapters::weighted(&added), options), &[&added])?;
+        let mut edit = job.planned(Edit::merge(&base, &adapters::weighted(&added), options), &[&added])?;
+        self.beside.take(&mut edit, &added, console)?;
         let mut done = format!("Merged {} into {}", adapters::names(&added), printable::path(&self.base));
         done += if self.exact { ", with a restore record.\n" } else { ".\n" };
         job.write(&edit, destination, &done, console, progress)

@@ -38,6 +38,8 @@ pub struct Switch {
     output: Output,
     #[command(flatten)]
     update: edit::Update,
+    #[command(flatten)]
+    beside: edit::BesideAdapters,
 }
 
 impl Switch {
@@ -48,7 +50,8 @@ impl Switch {
         let [removed, added] = adapters::load(matches, ["from", "to"])?;
         let destination = job.destination(&[&removed, &added], console)?;
         let (from, to) = (adapters::weighted(&removed), adapters::weighted(&added));
-        let edit = job.planned(Edit::switch(&merged, &from, &to, job.options()), &[&removed, &added])?;
+        let mut edit = job.planned(Edit::switch(&merged, &from, &to, job.options()), &[&removed, &added])?;
+        self.beside.take(&mut edit, &added, console)?;
         let mut done = format!(
             "Exchanged {} for {} in {}.\n",
             adapters::names(&removed),

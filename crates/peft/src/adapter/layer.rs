@@ -6,6 +6,10 @@ use crate::{Error, Result};
 /// What PEFT puts before the base model's own names.
 pub(super) const PREFIX: &str = "base_model.model.";
 
+/// Key of the file's metadata: a JSON list of the tensors that replace the base model's own although no key of the
+/// configuration asks for them. PEFT loads such tensors, which it finds in the model, without asking.
+pub(super) const IN_PLACE: &str = "lora_kernels.in_place";
+
 /// How the file calls A and B.
 pub(super) fn names(embedding: bool) -> (&'static str, &'static str) {
     if embedding { ("lora_embedding_A", "lora_embedding_B") } else { ("lora_A.weight", "lora_B.weight") }

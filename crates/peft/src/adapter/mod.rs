@@ -21,8 +21,9 @@ use crate::error::AtPath;
 use crate::files::{Snapshot, SourceFile};
 use crate::tensor::{Tensor, file_type};
 use crate::{Error, Result};
-use layer::{PREFIX, names};
+use layer::{IN_PLACE, PREFIX, names};
 use safetensors::tensor::TensorView;
+use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
@@ -93,7 +94,11 @@ impl Adapter {
                 Ok((name.as_str(), view.map_err(malformed)?))
             })
             .collect::<Result<Vec<_>>>()?;
-        let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        let mut metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        let in_place = self.in_place()?;
+        if !in_place.is_empty() {
+            metadata.insert(IN_PLACE.to_owned(), json!(in_place).to_string());
+        }
         safetensors::serialize(views, Some(metadata)).map_err(malformed)
     }
 
@@ -108,12 +113,27 @@ impl Adapter {
         std::fs::write(&path, self.to_bytes()?).at(&path)
     }
 
-    /// PEFT finds the own tensors of an adapted module below `base_layer`.
+    /// Names of replaced tensors that no key of the configuration asks for: they take the place of the base model's own,
+    /// as PEFT loads whatever the model has under that name.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if a pattern cannot be compiled.
+    pub fn in_place(&self) -> Result<Vec<&str>> {
+        let matcher = Matcher::new(&self.config)?;
+        let names = self.replaced.keys().map(String::as_str);
+        Ok(names.filter(|name| !read::is_used(name, &self.config, &matcher)).collect())
+    }
+
+    /// PEFT finds the own tensors of an adapted module below `base_layer`, once for each of its adapters.
     fn replaced_name(&self, name: &str) -> String {
-        match name.rsplit_once('.') {
-            Some((module, last)) if self.layers.contains_key(module) => format!("{module}.base_layer.{last}"),
-            _ => name.to_owned(),
+        let Some((module, last)) = name.rsplit_once('.') else {
+            return name.to_owned();
+        };
+        let mut module = module.to_owned();
+        while self.layers.contains_key(&module) {
+            module += ".base_layer";
         }
+        format!("{module}.{last}")
     }
 
     /// Number of elements of all tensors.

@@ -1,7 +1,7 @@
 //! An adapter from the contents of its files: every tensor has a use, and none is missing.
 
 use super::block_diagonal::write_out;
-use super::layer::{PREFIX, names};
+use super::layer::{IN_PLACE, PREFIX, names};
 use super::{Adapter, AdapterConfig, AdapterLayer, BiasMode, Matcher, TOKEN_ROWS};
 use crate::checkpoint::{header_error, is_vocabulary};
 use crate::families::ties::is_tied_somewhere;
@@ -10,7 +10,7 @@ use crate::tensor::{Tensor, float_type};
 use crate::{Error, Result};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 impl Adapter {
@@ -22,6 +22,7 @@ impl Adapter {
         let matcher = Matcher::new(&config)?;
         let file = SafeTensors::deserialize(weights)
             .map_err(|error| Error::malformed(Path::new(WEIGHTS_FILE), header_error(&error)))?;
+        let in_place = in_place(weights)?;
         let mut unfinished: BTreeMap<String, UnfinishedLayer> = BTreeMap::new();
         let mut replaced = BTreeMap::new();
         let mut repeated = Vec::new();
@@ -42,8 +43,8 @@ impl Adapter {
                     repeated.push((name.to_owned(), own.replacen(SAVED_COPY, ".", 1), tensor));
                 }
                 None => {
-                    let base = own.replace(TOKEN_BASE, ".").replace(".base_layer.", ".");
-                    if !is_used(&base, &config, &matcher) {
+                    let base = without_wrappers(&own.replace(TOKEN_BASE, "."));
+                    if !is_used(&base, &config, &matcher) && !in_place.contains(&base) {
                         return Err(Error::tensor(
                             name,
                             "nothing uses it: neither `modules_to_save` nor `bias` asks for it",
@@ -131,8 +132,25 @@ fn is_of_vocabulary(module: &str) -> bool {
     is_vocabulary(module) || is_tied_somewhere(&format!("{module}.weight"))
 }
 
+/// Names of the tensors that an extraction wrote for the base model itself.
+fn in_place(weights: &[u8]) -> Result<BTreeSet<String>> {
+    let malformed = |reason: String| Error::malformed(Path::new(WEIGHTS_FILE), reason);
+    let (_, metadata) =
+        SafeTensors::read_metadata(weights).map_err(|error| malformed(header_error(&error)))?;
+    match metadata.metadata().as_ref().and_then(|metadata| metadata.get(IN_PLACE)) {
+        None => Ok(BTreeSet::new()),
+        Some(names) => serde_json::from_str(names)
+            .map_err(|error| malformed(format!("`{IN_PLACE}` of its metadata is no list of names: {error}"))),
+    }
+}
+
+/// PEFT finds the own tensors of an adapted module below `base_layer`, once for each of its adapters.
+fn without_wrappers(name: &str) -> String {
+    name.split('.').filter(|part| *part != "base_layer").collect::<Vec<_>>().join(".")
+}
+
 /// Whether a tensor that is not LoRA's own has a reason to be in the file.
-fn is_used(name: &str, config: &AdapterConfig, matcher: &Matcher) -> bool {
+pub(super) fn is_used(name: &str, config: &AdapterConfig, matcher: &Matcher) -> bool {
     let module = name.rsplit_once('.').map_or("", |(module, _)| module);
     // The tensor may belong to a module inside the one that is saved.
     let saved = std::iter::successors(Some(module), |path| path.rsplit_once('.').map(|(parent, _)| parent))

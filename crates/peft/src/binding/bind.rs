@@ -11,7 +11,7 @@ use crate::tensor::{Tensor, float_type};
 use crate::{Error, Result};
 use serde_json::Value;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// What an adapter does to a checkpoint.
 #[derive(Clone, Debug, PartialEq, Default)]
@@ -300,6 +300,7 @@ impl Binder<'_> {
 
     /// Biases, saved modules and embeddings: each must have the shape of what it replaces, and none may be missing.
     fn replace(&self, binding: &mut Binding) -> Result<()> {
+        let in_place: HashSet<&str> = self.adapter.in_place()?.into_iter().collect();
         for (key, tensor) in &self.adapter.replaced {
             if let Some(module) = key.strip_suffix(TOKEN_ROWS) {
                 self.replace_rows(module, key, tensor, binding)?;
@@ -310,6 +311,12 @@ impl Binder<'_> {
                 match self.known_source(&name) {
                     // A tied tensor that is as it was.
                     Some(source) if self.is_as_before(&source, tensor)? => {}
+                    None if in_place.contains(key.as_str()) => {
+                        return Err(Error::tensor(
+                            format!("base_model.model.{key}"),
+                            "nothing uses it: neither the configuration asks for it nor has the checkpoint such a tensor",
+                        ));
+                    }
                     // A head that the base checkpoint never had, or had under another name.
                     _ => {
                         binding.replaced.insert(name, key.clone());
@@ -368,7 +375,8 @@ impl Binder<'_> {
         head || pooler
     }
 
-    fn saves(&self, module: &str) -> bool {
+    /// Whether `modules_to_save` names a module or one that it is in.
+    pub fn saves(&self, module: &str) -> bool {
         std::iter::successors(Some(module), |path| path.rsplit_once('.').map(|(parent, _)| parent))
             .any(|path| !path.is_empty() && self.matcher.saves(path))
     }

@@ -7,13 +7,13 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How models of some types name the experts in their files.
-pub(super) struct ExpertNames {
+pub(crate) struct ExpertNames {
     model_types: &'static [&'static str],
     /// What `.mlp.` is called in the files.
     block: &'static str,
     /// Matrices that `gate_up_proj` consists of, in the order of its rows.
-    pub gate_up: [&'static str; 2],
-    pub down: &'static str,
+    pub(crate) gate_up: [&'static str; 2],
+    pub(crate) down: &'static str,
 }
 
 const KNOWN: [ExpertNames; 2] = [
@@ -34,6 +34,7 @@ const KNOWN: [ExpertNames; 2] = [
             "hunyuan_v1_moe",
             "olmoe",
             "qwen2_moe",
+            "qwen3_5_moe",
             "qwen3_moe",
             "qwen3_next",
         ],

@@ -2,6 +2,7 @@
 //! and whether everything fits.
 
 mod bind;
+mod class_names;
 mod expert_names;
 mod naming;
 pub(crate) mod parameters;
@@ -12,7 +13,10 @@ mod tying;
 mod vocabulary;
 
 pub use bind::{Binding, TieOutcome, bind, fit, lost_biases};
+pub use class_names::ClassNames;
+pub(crate) use expert_names::ExpertNames;
 pub use naming::Naming;
+pub(crate) use parameters::order_of_parameters;
 pub use separate_experts::apart;
 pub use site::Site;
 pub use targets::{Target, TargetReport, default_targets, find_targets};

@@ -1,9 +1,11 @@
 //! Adapters name modules as the class they were trained with; checkpoints may have been saved with another class, whose
 //! names have one more or one less component in front (`model.layers.0` and `layers.0`).
 
+use super::class_names::ClassNames;
 use crate::adapter::Adapter;
 use crate::checkpoint::Checkpoint;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// How a model's names become those of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -15,13 +17,34 @@ pub enum Naming {
     ModelHasPrefix(String),
     /// The checkpoint's names have this component in front, the model's do not.
     CheckpointHasPrefix(String),
+    /// The names differ as those of the model's class and of its files do.
+    Class(Arc<ClassNames>),
 }
 
 impl Naming {
     /// The naming under which most layers of an adapter are found.
     pub fn find(adapter: &Adapter, checkpoint: &Checkpoint) -> Self {
         let names = checkpoint.tensors().keys().map(String::as_str).collect();
-        most_found(&adapter.layers.keys().map(String::as_str).collect(), &names)
+        let best = most_found(&adapter.layers.keys().map(String::as_str).collect(), &names);
+        let found = |naming: &Naming| {
+            let layers = adapter
+                .layers
+                .keys()
+                .map(|layer| format!("{}.weight", layer.trim_end_matches(".base_layer")));
+            let layers = layers.filter(|weight| has_tensors(&names, &naming.to_file(weight, checkpoint)));
+            let replaced =
+                adapter.replaced.keys().filter(|name| names.contains(&*naming.to_file(name, checkpoint)));
+            layers.count() + replaced.count()
+        };
+        let all = adapter.layers.len() + adapter.replaced.len();
+        let best_found = found(&best);
+        if best_found == all {
+            return best;
+        }
+        match ClassNames::of(checkpoint).map(|names| Naming::Class(Arc::new(names))) {
+            Some(class) if found(&class) > best_found => class,
+            _ => best,
+        }
     }
 
     /// The checkpoint's name of what the model calls `name`.
@@ -37,6 +60,7 @@ impl Naming {
     fn renamed(&self, name: &str, checkpoint: &Checkpoint) -> String {
         match self {
             Naming::Same => name.to_owned(),
+            Naming::Class(names) => names.to_file(name),
             Naming::ModelHasPrefix(prefix) => {
                 let inner = name.strip_prefix(prefix.as_str()).and_then(|rest| rest.strip_prefix('.'));
                 inner.unwrap_or(name).to_owned()
@@ -59,6 +83,7 @@ impl Naming {
         let name = new.as_deref().unwrap_or(name);
         match self {
             Naming::Same => name.to_owned(),
+            Naming::Class(names) => names.to_class(name),
             Naming::ModelHasPrefix(prefix) => format!("{prefix}.{name}"),
             Naming::CheckpointHasPrefix(prefix) => {
                 let inner = name.strip_prefix(prefix.as_str()).and_then(|rest| rest.strip_prefix('.'));

@@ -76,11 +76,14 @@ pub(crate) fn is_exchanged_matrix(checkpoint: &Checkpoint, site: &Site) -> bool 
         && site.weight.strip_suffix(".weight").is_some_and(is_transposed_module)
 }
 
+/// The place of a parameter among those of its module, by its last name; `None` where that is not known.
+pub(crate) fn order_of_parameters(name: &str) -> Option<usize> {
+    let last = name.rsplit('.').next();
+    IN_ORDER.iter().position(|known| Some(*known) == last)
+}
+
 fn in_order(module: &str, mut names: Vec<String>) -> Result<Vec<String>> {
-    let position = |name: &String| {
-        let last = name.rsplit('.').next();
-        IN_ORDER.iter().position(|known| Some(*known) == last)
-    };
+    let position = |name: &String| order_of_parameters(name);
     if names.len() > 1
         && let Some(unknown) = names.iter().find(|name| position(name).is_none())
     {

@@ -88,7 +88,18 @@ impl Binder<'_> {
         }
         let only_embedding = changed.len() == 1 && *changed[0] == group.names[0];
         let only_rows = changed.iter().all(|name| binding.rows.contains_key(*name));
-        changed.len() > 1 || only_embedding && (only_rows || self.adapter.config.ensure_weight_tying)
+        let follows =
+            only_rows || self.adapter.config.ensure_weight_tying || self.is_unasked(changed[0], binding);
+        changed.len() > 1 || only_embedding && follows
+    }
+
+    /// Whether a tensor is replaced only because the adapter's file has one of its name, and no key of the configuration asks
+    /// for it: it takes the place of the base's own, with which PEFT leaves tied what is tied.
+    fn is_unasked(&self, name: &String, binding: &Binding) -> bool {
+        let module =
+            |key: &String| key.rsplit_once('.').map_or(String::new(), |(module, _)| module.to_owned());
+        let replaced = binding.replaced.get(name).is_some_and(|key| !self.saves(&module(key)));
+        replaced && !binding.rows.contains_key(name) && binding.sites.iter().all(|site| site.weight != *name)
     }
 
     /// Whether an adapter makes the same of two tensors that are one.

@@ -103,16 +103,21 @@ pub fn adaptable_modules(checkpoint: &Checkpoint) -> Vec<(String, LayerKind)> {
         .iter()
         .filter_map(|(name, info)| {
             let path = name.strip_suffix(".weight")?;
-            let kind = match info.shape.len() {
-                2 if is_embedding(path) => LayerKind::Embedding,
-                2 if transposed && is_transposed_module(path) => LayerKind::TransposedLinear,
-                2 => LayerKind::Linear,
-                3..=5 => LayerKind::Convolution,
-                _ => return None,
-            };
-            Some((path.to_owned(), kind))
+            Some((path.to_owned(), layer_kind_by_name(path, &info.shape, transposed)?))
         })
         .collect()
+}
+
+/// The kind of layer that a module seems to be by its path and the shape of its weight; `transposed` says that the model is
+/// of a type that is made of `Conv1D`.
+pub(crate) fn layer_kind_by_name(path: &str, shape: &[usize], transposed: bool) -> Option<LayerKind> {
+    match shape.len() {
+        2 if is_embedding(path) => Some(LayerKind::Embedding),
+        2 if transposed && is_transposed_module(path) => Some(LayerKind::TransposedLinear),
+        2 => Some(LayerKind::Linear),
+        3..=5 => Some(LayerKind::Convolution),
+        _ => None,
+    }
 }
 
 fn is_embedding(path: &str) -> bool {

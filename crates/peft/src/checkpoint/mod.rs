@@ -10,7 +10,7 @@ pub(crate) use header::header_error;
 pub use layer_kind::{LayerKind, adaptable_modules, is_output_head, is_vocabulary};
 pub(crate) use layer_kind::{
     has_transposed_experts, is_input_embedding, is_transposed_model, is_transposed_module,
-    is_transposed_type, marks_transposed_experts,
+    is_transposed_type, layer_kind_by_name, marks_transposed_experts,
 };
 pub(crate) use writer::write_synced;
 pub use writer::{Outline, ShardWriter};

@@ -8,5 +8,5 @@ mod random;
 
 pub use combine::Combination;
 pub(crate) use combine::combine;
-pub use extract::{ExtractOptions, ExtractedModule, extract};
+pub use extract::{ExtractOptions, Extracted, ExtractedModule, extract};
 pub(crate) use init::{cut_off, fresh};

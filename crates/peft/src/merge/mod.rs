@@ -1,5 +1,6 @@
 //! Merging adapters into checkpoints, taking them out, and exchanging them: from one directory into a new one.
 
+mod adapter_files;
 mod changes;
 mod exchange;
 mod plan;
@@ -12,6 +13,7 @@ mod undo;
 mod write;
 
 pub use crate::files::RECORD_DIRECTORY;
+pub use adapter_files::{AdapterFileOptions, TokenizerOf};
 pub(crate) use changes::{Bound, add_additions, removals};
 pub(crate) use exchange::{Exchange, Exchanged, Keep};
 pub use record_format::seal;
@@ -24,6 +26,7 @@ use crate::binding::lost_biases;
 use crate::checkpoint::{Checkpoint, LayerKind, Outline};
 use crate::note::Note;
 use crate::update::joined;
+use adapter_files::TakenFiles;
 use changes::Change;
 use lora_kernels::restore::RestoreMethod;
 use lora_kernels::{DType, MergeReport, Rounding};
@@ -95,6 +98,7 @@ pub struct Edit<'a> {
     model_config: Option<Map<String, Value>>,
     /// What is to be said of the new `config.json`.
     config_notes: Vec<Note>,
+    taken_files: TakenFiles,
 }
 
 impl<'a> Edit<'a> {
@@ -180,6 +184,7 @@ impl<'a> Edit<'a> {
         };
         let mut rewrite = Rewrite::new(self.checkpoint, &changes);
         rewrite.model_config = self.model_config.clone();
+        rewrite.taken_files = self.taken_files.clone();
         rewrite
     }
 }

@@ -1,12 +1,13 @@
 //! Finding out what happens to each tensor, before anything is written.
 
-use super::changes::{Bound, add_additions, removals};
+use super::adapter_files::TakenFiles;
+use super::changes::{Bound, Change, add_additions, removals};
 use super::exchange::part_of_replacement;
 use super::records::Records;
 use super::{Edit, EditOptions};
-use crate::adapter::Weighted;
+use crate::adapter::{Matcher, Weighted};
 use crate::binding::{TieOutcome, fit};
-use crate::checkpoint::{Checkpoint, Outline, is_vocabulary, quantized};
+use crate::checkpoint::{Checkpoint, Outline, is_input_embedding, is_vocabulary, quantized};
 use crate::families::classifiers::Task;
 use crate::families::ties::{self, Flag};
 use crate::note::Note;
@@ -64,6 +65,7 @@ impl<'a> Edit<'a> {
             resized: BTreeMap::new(),
             model_config: None,
             config_notes: Vec::new(),
+            taken_files: TakenFiles::default(),
         };
         if options.dtype.is_some() && (options.restore.is_some() || edit.records.is_some()) {
             return Err(Error::Record(
@@ -211,6 +213,18 @@ impl<'a> Edit<'a> {
         }
     }
 
+    /// Whether a tensor is replaced for itself alone. An input embedding that no key of the configuration asks for takes the
+    /// place of the base's own, and what is tied to that stays tied.
+    fn replaces_apart(&self, name: &str, change: &Change) -> bool {
+        change.replaced.as_ref().is_some_and(|(adapter, key)| {
+            let is_asked = || {
+                let module = key.strip_suffix(".weight").unwrap_or(key);
+                Matcher::new(&self.add[*adapter].adapter.config).is_ok_and(|matcher| matcher.saves(module))
+            };
+            !name.strip_suffix(".weight").is_some_and(is_input_embedding) || is_asked()
+        })
+    }
+
     /// `config.json` must say that embeddings are no longer tied, how many tokens there are, what the head of a classifier is,
     /// and name the new element type.
     fn plan_config(&mut self) {
@@ -257,7 +271,7 @@ impl<'a> Edit<'a> {
             && ties::flag(config) == Flag::Tied
             && self.changes.iter().any(|(name, change)| {
                 vocabulary(name)
-                    && (!change.add.is_empty() || change.replaced.is_some() || change.rows.is_some())
+                    && (!change.add.is_empty() || self.replaces_apart(name, change) || change.rows.is_some())
             })
     }
 

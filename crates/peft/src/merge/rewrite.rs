@@ -3,7 +3,8 @@
 //! Tensors that stay the same are copied from file to file. The others are computed one at a time, while the one
 //! before is being written: that bounds memory to a few tensors.
 
-use super::side_files::copy_side_files;
+use super::adapter_files::TakenFiles;
+use super::side_files::{copy_files, copy_side_files};
 use crate::checkpoint::checksum::Checksum;
 use crate::checkpoint::{Checkpoint, Outline, ShardWriter, write_synced};
 use crate::error::AtPath;
@@ -31,6 +32,8 @@ pub(crate) struct Rewrite<'a> {
     shards: Vec<OutputShard>,
     /// The new `config.json`, if it changes.
     pub model_config: Option<Map<String, Value>>,
+    /// Files from an adapter's directory.
+    pub taken_files: TakenFiles,
     /// Whether to take checksums of the tensors that are copied.
     pub checksums: bool,
 }
@@ -100,7 +103,13 @@ impl<'a> Rewrite<'a> {
             last.copied.extend(changes.added.iter().map(|_| false));
             last.outlines.extend(changes.added.iter().cloned());
         }
-        Rewrite { checkpoint, shards, model_config: None, checksums: false }
+        Rewrite {
+            checkpoint,
+            shards,
+            model_config: None,
+            taken_files: TakenFiles::default(),
+            checksums: false,
+        }
     }
 
     /// Bytes of all tensors.
@@ -249,7 +258,11 @@ impl<'a> Rewrite<'a> {
             write_synced(&directory.path().join("config.json"), text.as_bytes())?;
         }
         match self.checkpoint.owns_directory() {
-            true => copy_side_files(self.checkpoint.directory(), directory, progress),
+            true => {
+                copy_files(&self.taken_files.directory, &self.taken_files.names, directory, progress)?;
+                let dropped = &self.taken_files.dropped;
+                copy_side_files(self.checkpoint.directory(), directory, dropped, progress)
+            }
             false => Ok(Vec::new()),
         }
     }

@@ -9,6 +9,7 @@ use crate::error::AtPath;
 use crate::files::{NewDirectory, RECORD_DIRECTORY, open_plain};
 use crate::progress::Progress;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
@@ -61,15 +62,30 @@ const CHUNK: u64 = 64 << 20;
 
 /// Copies the files beside a checkpoint; those that are there already stay. Directories that are modules of their own are
 /// copied with their weights and everything else in them. Neither the place of the new directory nor what is written there
-/// is copied. Returns what was left.
-pub(crate) fn copy_side_files(from: &Path, to: &NewDirectory, progress: &Progress) -> Result<Vec<String>> {
+/// is copied, nor are the `dropped` files. Returns what was left.
+pub(crate) fn copy_side_files(
+    from: &Path,
+    to: &NewDirectory,
+    dropped: &BTreeSet<String>,
+    progress: &Progress,
+) -> Result<Vec<String>> {
     // A file's parent may be the empty path.
     let from = if from.as_os_str().is_empty() { Path::new(".") } else { from };
     let from = from.canonicalize().at(from)?;
     let own_modules = own_modules(&from)?;
-    let mut copier = Copier { outputs: to.places(), progress, own_modules, left: Vec::new() };
+    let mut copier = Copier { outputs: to.places(), progress, own_modules, dropped, left: Vec::new() };
     copier.copy(&Directory { from, to: to.path().to_owned(), below: PathBuf::new(), whole: false })?;
     Ok(copier.left)
+}
+
+/// Copies files by name.
+pub(crate) fn copy_files(
+    from: &Path,
+    names: &[String],
+    to: &NewDirectory,
+    progress: &Progress,
+) -> Result<()> {
+    names.iter().try_for_each(|name| copy_synced(&from.join(name), &to.path().join(name), progress))
 }
 
 /// The directories that sentence-transformers' `modules.json` lists: dense layers after the model, for instance.
@@ -91,6 +107,8 @@ struct Copier<'a> {
     outputs: [&'a Path; 2],
     progress: &'a Progress,
     own_modules: Vec<PathBuf>,
+    /// Files of the checkpoint's own directory that are not copied.
+    dropped: &'a BTreeSet<String>,
     left: Vec<String>,
 }
 
@@ -144,6 +162,9 @@ impl Copier<'_> {
             entry.whole |= self.own_modules.contains(&entry.below);
             std::fs::create_dir(&entry.to).at(&entry.to)?;
             return self.copy(&entry);
+        }
+        if entry.below.to_str().is_some_and(|below| self.dropped.contains(below)) {
+            return Ok(());
         }
         if entry.whole || kind == Kind::Known {
             if !metadata.is_file() {

@@ -4,7 +4,7 @@ use crate::checkpoint::checksum;
 use crate::tensor::Tensor;
 use crate::update::{HostBackend, Term, unmerge_recorded};
 use crate::{Error, Result};
-use lora_kernels::restore::RestoreRecord;
+use lora_kernels::restore::{Escape, RestoreRecord};
 use std::path::{Path, PathBuf};
 
 /// What to do when a record is of no use.
@@ -27,6 +27,17 @@ pub(crate) enum Undo {
 }
 
 impl Undo {
+    /// Bytes of memory that it takes.
+    pub fn bytes(&self) -> u64 {
+        let of_record =
+            |record: &RestoreRecord| record.codes().len() + size_of_val::<[Escape]>(record.escapes());
+        let bytes = match self {
+            Undo::Records { records, .. } => records.iter().map(of_record).sum(),
+            Undo::Original(tensor) => tensor.bytes().len(),
+        };
+        bytes as u64
+    }
+
     /// Takes the `merged` adapters out.
     ///
     /// # Errors

@@ -50,6 +50,12 @@ impl LoraModel {
         self.merged.as_ref().is_none_or(|merged| merged.undo.values().all(Option::is_some))
     }
 
+    /// Bytes of memory that the records of the merged adapters take: codes, escapes, and old weights where these are kept.
+    pub fn record_bytes(&self) -> u64 {
+        let kept = self.merged.iter().flat_map(|merged| merged.undo.values()).flatten();
+        kept.map(Undo::bytes).sum()
+    }
+
     /// Takes the merged adapters out of the weights.
     ///
     /// # Errors
