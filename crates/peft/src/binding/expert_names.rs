@@ -98,6 +98,11 @@ impl ExpertNames {
         found.into_iter().map(count).collect()
     }
 
+    /// Whether the module around the experts has another name in the files than in memory.
+    pub fn renames_block(&self) -> bool {
+        self.block != MLP
+    }
+
     /// The name in memory of what the files call `name`.
     pub fn in_memory(&self, name: &str) -> String {
         name.replacen(self.block, MLP, 1)

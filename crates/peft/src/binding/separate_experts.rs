@@ -24,7 +24,11 @@ pub fn apart<'a>(adapter: &'a Adapter, checkpoint: &Checkpoint) -> Result<Cow<'a
     let Some(names) = ExpertNames::of(checkpoint) else {
         return Ok(Cow::Borrowed(adapter));
     };
-    let naming = Naming::find(adapter, checkpoint);
+    let naming = match Naming::find(adapter, checkpoint) {
+        // Parts have the names of the files, as adapters of transformers 4.
+        Naming::Class(_) if names.renames_block() => Naming::Same,
+        naming => naming,
+    };
     let experts = names.find(checkpoint, &naming)?;
     if experts.is_empty() || adapter.config.target_parameters.is_empty() {
         return Ok(Cow::Borrowed(adapter));

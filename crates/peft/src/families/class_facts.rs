@@ -110,8 +110,13 @@ impl ClassFacts {
                     }
                 }
             }
-            // The file of a class without a head, which has no head's tensors.
-            (false, false) => renamed.iter_mut().for_each(|(_, name)| name.insert_str(0, &prefix)),
+            // The file of a class without a head; a tied head beside it has its own name.
+            (false, false) => {
+                let is_head = |name: &str| self.tied.iter().any(|(other, _)| other == name);
+                for (_, name) in renamed.iter_mut().filter(|(_, name)| !is_head(name)) {
+                    name.insert_str(0, &prefix);
+                }
+            }
             _ => {}
         }
         renamed
