@@ -81,6 +81,7 @@ impl Job<'_> {
         console: &Console,
         progress: &Progress,
     ) -> Result<()> {
+        edit.notes().iter().for_each(|note| console.remark(note));
         edit.warnings().iter().for_each(|warning| console.warning(warning));
         let (mut backend, device) = device::open(self.update.device)?;
         let start = Instant::now();

@@ -76,7 +76,7 @@ pub(crate) fn is_exchanged_matrix(checkpoint: &Checkpoint, site: &Site) -> bool 
         && site.weight.strip_suffix(".weight").is_some_and(is_transposed_module)
 }
 
-fn in_order(module: &str, mut names: Vec<String>) -> Result<Vec<String>> {
+pub(super) fn in_order(module: &str, mut names: Vec<String>) -> Result<Vec<String>> {
     let position = |name: &String| {
         let last = name.rsplit('.').next();
         IN_ORDER.iter().position(|known| Some(*known) == last)

@@ -84,7 +84,7 @@ pub fn extract(
     let replaced = take_whole(&mut config, &whole, base, tuned)?;
     base.check_unchanged()?;
     tuned.check_unchanged()?;
-    Ok((Adapter { config, layers, replaced }, report))
+    Ok((Adapter { config, layers, replaced, notes: Vec::new() }, report))
 }
 
 struct Extraction<'a> {

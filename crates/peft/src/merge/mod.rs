@@ -22,6 +22,7 @@ use crate::Result;
 use crate::adapter::Weighted;
 use crate::binding::lost_biases;
 use crate::checkpoint::{Checkpoint, LayerKind, Outline};
+use crate::note::Note;
 use crate::update::joined;
 use changes::Change;
 use lora_kernels::restore::RestoreMethod;
@@ -153,6 +154,19 @@ impl<'a> Edit<'a> {
             ))
         };
         self.add.iter().filter_map(lost).collect()
+    }
+
+    /// How the files were taken where they are not as they should be, and what stays as it is.
+    pub fn notes(&self) -> Vec<Note> {
+        let bounds = self.remove.iter().chain(&self.add);
+        let of_adapters = bounds.flat_map(|bound| bound.adapter.notes.iter().chain(&bound.binding.notes));
+        let mut notes: Vec<Note> = Vec::new();
+        for note in self.checkpoint.notes().iter().chain(of_adapters) {
+            if !notes.contains(note) {
+                notes.push(note.clone());
+            }
+        }
+        notes
     }
 
     /// Names of the tensors that will change.

@@ -57,7 +57,8 @@ impl LoraModel {
             report.matched.push(Target { module: weight, kind, rank, scale });
         }
         sites.extend(parameters);
-        let mut adapter = Adapter { config, layers: BTreeMap::new(), replaced: BTreeMap::new() };
+        let mut adapter =
+            Adapter { config, layers: BTreeMap::new(), replaced: BTreeMap::new(), notes: Vec::new() };
         for site in &sites {
             self.load_weight(&site.weight)?;
             if let Some(bias) = &site.bias {
@@ -73,6 +74,7 @@ impl LoraModel {
             untied: BTreeMap::new(),
             naming: Naming::Same,
             targets: report.clone(),
+            notes: Vec::new(),
         };
         self.take_start_off(backend, &adapter.config, &binding.sites)?;
         self.insert(name, Loaded { adapter, binding, trainable: true });
