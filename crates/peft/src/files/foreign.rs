@@ -8,6 +8,10 @@ const START: u64 = 512;
 
 /// What a file with this beginning is instead; `None` if that is not known.
 pub(crate) fn instead(start: &[u8]) -> Option<String> {
+    // The header of a safetensors file, whose length may begin with any bytes.
+    if start.get(8) == Some(&b'{') {
+        return None;
+    }
     if start.starts_with(b"version https://git-lfs.github.com/spec/") {
         let text = String::from_utf8_lossy(start);
         let size = text.lines().find_map(|line| line.strip_prefix("size ")?.trim().parse::<u64>().ok());
@@ -74,7 +78,14 @@ mod tests {
             assert!(reason.contains(words), "{reason}");
         }
         // The length of a header, then JSON; and JSON.
-        for start in [&b"\x10\0\0\0\0\0\0\0{\"a\":"[..], b"{\"a\": 1}", b"", b"\x80\x09"] {
+        for start in [
+            &b"\x10\0\0\0\0\0\0\0{\"a\":"[..],
+            b"{\"a\": 1}",
+            b"",
+            b"\x80\x09",
+            b"\x80\x03\0\0\0\0\0\0{\"",
+            b"PK\x03\x04\0\0\0\0{",
+        ] {
             assert_eq!(instead(start), None, "{start:?}");
         }
     }
