@@ -82,6 +82,7 @@ impl Info {
                     let mut info = AdapterInfo::new(path, adapter)?;
                     if let Some((base_path, checkpoint)) = base {
                         misfit = info.match_with(base_path, checkpoint).err().or(misfit);
+                        info.notes().iter().for_each(|note| console.remark(note));
                     }
                     json.push(info.json());
                     text.push(info.text());
