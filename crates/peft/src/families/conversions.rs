@@ -113,7 +113,7 @@ mod tests {
                 "model.language_model.layers.0.mlp.up_proj.weight",
             ),
             ("gemma3", "language_model.lm_head.weight", "lm_head.weight"),
-            ("llava", "vision_tower.a.weight", "model.vision_tower.a.weight"),
+            ("llava", "vision_tower.vision_model.a.weight", "model.vision_tower.a.weight"),
             ("qwen2_vl", "model.layers.0.q.weight", "model.language_model.layers.0.q.weight"),
             ("qwen2_5_vl", "visual.blocks.0.q.weight", "model.visual.blocks.0.q.weight"),
             ("mllama", "language_model.model.norm.weight", "model.language_model.norm.weight"),
