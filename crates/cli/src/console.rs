@@ -2,8 +2,8 @@
 
 use crate::failure::{Failure, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lora_peft::Progress;
 use lora_peft::printable::{PARAGRAPH, line, lines};
+use lora_peft::{Note, Progress};
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
@@ -42,6 +42,15 @@ impl Console {
     pub fn warning(&self, text: &str) {
         if !self.quiet {
             let _ = writeln!(std::io::stderr(), "warning: {}", line(text, PARAGRAPH));
+        }
+    }
+
+    /// Says on stderr what a user should know of a result: a warning where something may be missing, else a note, unless `--quiet`.
+    pub fn remark(&self, note: &Note) {
+        if note.is_warning() {
+            self.warning(&note.to_string());
+        } else if !self.quiet {
+            let _ = writeln!(std::io::stderr(), "note: {}", line(&note.to_string(), PARAGRAPH));
         }
     }
 

@@ -314,7 +314,12 @@ fn vocabulary_adapter(module: &str) -> Adapter {
         target_modules: Some(ModuleNames::List(vec![module.to_owned()])),
         ..Default::default()
     };
-    Adapter { config, layers: BTreeMap::from([(module.to_owned(), layer)]), replaced: BTreeMap::new() }
+    Adapter {
+        config,
+        layers: BTreeMap::from([(module.to_owned(), layer)]),
+        replaced: BTreeMap::new(),
+        notes: Vec::new(),
+    }
 }
 
 #[test]
@@ -580,8 +585,12 @@ fn a_change_that_no_sample_sees_is_refused() {
         target_modules: Some(ModuleNames::List(vec!["layer".into()])),
         ..Default::default()
     };
-    let adapter =
-        Adapter { config, layers: BTreeMap::from([("layer".into(), layer)]), replaced: BTreeMap::new() };
+    let adapter = Adapter {
+        config,
+        layers: BTreeMap::from([("layer".into(), layer)]),
+        replaced: BTreeMap::new(),
+        notes: Vec::new(),
+    };
     let merged =
         write(Edit::merge(&base, &one(&adapter, 1.0), recorded()).unwrap(), root.path().join("merged"));
     for element in [1, 77_777, 204_799] {

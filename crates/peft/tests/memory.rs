@@ -72,7 +72,7 @@ fn adapter(outputs: usize, layers: usize, dora: bool) -> Adapter {
         target_modules: Some(ModuleNames::List(layers.keys().cloned().collect())),
         ..Default::default()
     };
-    Adapter { config, layers, replaced: BTreeMap::new() }
+    Adapter { config, layers, replaced: BTreeMap::new(), notes: Vec::new() }
 }
 
 fn merge(adapter: &Adapter) {

@@ -193,7 +193,7 @@ fn write_adapter(directory: &Path, rank: usize, targets: &[&str], seed: u32) -> 
         Ok((module, layer))
     };
     let layers = (seed..).step_by(2).zip(targeted).map(layer).collect::<lora_peft::Result<_>>()?;
-    Adapter { config, layers, replaced: BTreeMap::new() }.save(directory)
+    Adapter { config, layers, replaced: BTreeMap::new(), notes: Vec::new() }.save(directory)
 }
 
 fn create_directory(path: &Path) -> lora_peft::Result<()> {

@@ -117,7 +117,7 @@ impl Job<'_> {
         progress: &Progress,
     ) -> Result<()> {
         let known = edit.notes();
-        known.iter().for_each(|note| console.warning(&note.to_string()));
+        known.iter().for_each(|note| console.remark(note));
         let (mut backend, device) = device::open(self.update.device)?;
         let start = Instant::now();
         let directory = destination.create(console)?;

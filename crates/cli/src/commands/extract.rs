@@ -58,6 +58,7 @@ impl Extract {
     pub fn run(&self, console: &Console, progress: &Progress) -> Result<()> {
         let base = Checkpoint::open(&self.base).about(&self.base)?;
         let tuned = Checkpoint::open(&self.tuned).about(&self.tuned)?;
+        base.notes().iter().chain(tuned.notes()).for_each(|note| console.remark(note));
         let output = &self.output;
         let inputs: [&Path; 2] = [&self.base, &self.tuned];
         let destination = Destination::new(&output.out, output.force, &inputs, console)?;

@@ -16,7 +16,9 @@ use std::path::PathBuf;
 /// rounded once; several adapters are summed before the rounding. The other tensors, the configuration and the tokenizer are copied. The new checkpoint has the shards and
 /// the element types of the base. DoRA, biases, saved modules and embeddings are merged as PEFT merges them.
 ///
-/// Something in the adapter that cannot be honoured is an error that names it; nothing is skipped. Weights that are
+/// Something in the adapter that cannot be honoured is an error that names it; nothing is skipped. A checkpoint may have other
+/// names than the adapter's model and may have experts, or queries, keys and values, apart or as one; what is not as it should be
+/// and has one meaning is taken, and a note says how. Weights that are
 /// stored quantised (GPTQ, AWQ, bitsandbytes, FP8) are refused: merge into the model that they were made from.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\

@@ -171,6 +171,7 @@ fn small_adapter() -> Adapter {
         },
         layers: BTreeMap::from([("layer.q".into(), layer(4, 3)), ("layer.v".into(), layer(5, 2))]),
         replaced: BTreeMap::from([("layer.q.bias".into(), bias(3)), ("layer.v.bias".into(), bias(2))]),
+        notes: Vec::new(),
     }
 }
 

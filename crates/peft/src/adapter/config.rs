@@ -1,7 +1,7 @@
 //! `adapter_config.json`, both ways.
 
 use crate::error::AtPath;
-use crate::files::{CONFIG_FILE, SourceFile};
+use crate::files::{CONFIG_FILE, SourceFile, foreign};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -215,7 +215,9 @@ impl AdapterConfig {
     /// The file cannot be read, is not JSON, or holds a key that cannot be honoured.
     pub fn load(directory: &Path) -> Result<Self> {
         let path = directory.join(CONFIG_FILE);
-        let bytes = SourceFile::open(&path)?.read_all()?;
+        let source = SourceFile::open(&path)?;
+        foreign::refuse(&source)?;
+        let bytes = source.read_all()?;
         Self::from_slice(&bytes).map_err(|error| match error {
             Error::Malformed { reason, .. } => Error::malformed(&path, reason),
             other => other,

@@ -52,6 +52,18 @@ impl AdapterLayer {
         {
             return wrong(b_name, b, format!("[out, r] with as many dimensions as A {:?}", a.shape()));
         }
+        if a.shape().len() > 2 && b.shape()[1] < a.shape()[0] && a.shape()[0].is_multiple_of(b.shape()[1]) {
+            return Err(Error::module(
+                module,
+                format!(
+                    "a grouped convolution, as B {:?} has the rank of one of {} groups of A {:?}; its adapter cannot be merged, \
+                     by PEFT neither",
+                    b.shape(),
+                    a.shape()[0] / b.shape()[1],
+                    a.shape()
+                ),
+            ));
+        }
         if b.shape()[1] != a.shape()[0] {
             return wrong(b_name, b, format!("[out, {}] to fit A {:?}", a.shape()[0], a.shape()));
         }

@@ -8,6 +8,7 @@ mod pattern;
 mod plain_patterns;
 mod read;
 mod suffixes;
+mod tensor_names;
 mod weighted;
 
 pub use crate::files::{CONFIG_FILE, WEIGHTS_FILE};
@@ -18,7 +19,8 @@ pub use matching::{ALL_LINEAR, Match, Matcher};
 pub use weighted::Weighted;
 
 use crate::error::AtPath;
-use crate::files::{Snapshot, SourceFile};
+use crate::files::{Snapshot, SourceFile, foreign, hub_cache};
+use crate::note::Note;
 use crate::tensor::{Tensor, file_type};
 use crate::{Error, Result};
 use layer::{IN_PLACE, PREFIX, names};
@@ -42,21 +44,46 @@ pub struct Adapter {
     /// the base model. Rows \[tokens, features\] that replace some of an embedding's (`trainable_token_indices`) are here
     /// under the module's path and [`TOKEN_ROWS`].
     pub replaced: BTreeMap<String, Tensor>,
+    /// What was not as it should be in the files, and how it was taken.
+    pub notes: Vec<Note>,
+}
+
+/// Whether a path is that of an adapter's directory, or of the root of one in the hub's cache.
+pub fn is_adapter(path: &Path) -> bool {
+    let snapshot = || hub_cache::snapshot(path).ok().flatten();
+    path.join(CONFIG_FILE).exists()
+        || snapshot().is_some_and(|snapshot| path.join(snapshot).join(CONFIG_FILE).exists())
+}
+
+/// The path of a layer's module: [`Adapter::layers`] has `.base_layer` after those of further parameters.
+pub(crate) fn without_base_layer(key: &str) -> &str {
+    key.trim_end_matches(".base_layer")
 }
 
 impl Adapter {
-    /// Loads an adapter's directory.
+    /// Loads an adapter's directory, which may be the root of an adapter in the hub's cache. What wrappers have put into the names
+    /// of tensors is left out; [`notes`](Self::notes) says so.
     ///
     /// # Errors
     /// A file is missing or malformed; a key cannot be honoured; a tensor has no use, has not its partner, has the
     /// wrong shape, or holds NaN or infinity. The error names it.
     pub fn load(directory: &Path) -> Result<Self> {
+        if directory.is_dir()
+            && !directory.join(CONFIG_FILE).exists()
+            && let Some(snapshot) = hub_cache::snapshot(directory)?
+        {
+            let mut adapter = Self::load(&directory.join(&snapshot))?;
+            adapter.notes.insert(0, Note::HubCache { snapshot });
+            return Ok(adapter);
+        }
         check_place(directory)?;
         let path = directory.join(WEIGHTS_FILE);
         let paths = [directory.join(CONFIG_FILE), path.clone()];
         let before: Vec<Snapshot> = paths.iter().filter_map(|path| Snapshot::take(path).ok()).collect();
         let config = AdapterConfig::load(directory)?;
-        let bytes = SourceFile::open(&path)?.read_all()?;
+        let source = SourceFile::open(&path)?;
+        foreign::refuse(&source)?;
+        let bytes = source.read_all()?;
         // A configuration and weights that do not belong together may well fit each other.
         before.iter().try_for_each(Snapshot::check)?;
         Self::from_parts(config, &bytes).map_err(|error| match error {

@@ -2,6 +2,7 @@
 
 use super::block_diagonal::write_out;
 use super::layer::{IN_PLACE, PREFIX, names};
+use super::tensor_names::TensorNames;
 use super::{Adapter, AdapterConfig, AdapterLayer, BiasMode, Matcher, TOKEN_ROWS};
 use crate::checkpoint::{header_error, is_vocabulary};
 use crate::families::ties::is_tied_somewhere;
@@ -26,9 +27,11 @@ impl Adapter {
         let mut unfinished: BTreeMap<String, UnfinishedLayer> = BTreeMap::new();
         let mut replaced = BTreeMap::new();
         let mut repeated = Vec::new();
+        let mut clean = TensorNames::of(file.iter().map(|(name, _)| name))?;
         for (name, view) in file.iter() {
             let tensor = read(name, &view)?;
-            let own = name.strip_prefix(PREFIX).ok_or_else(|| {
+            let cleaned = clean.clean(name);
+            let own = cleaned.strip_prefix(PREFIX).ok_or_else(|| {
                 Error::tensor(name, format!("nothing uses it: names of LoRA tensors start with `{PREFIX}`"))
             })?;
             match layer_tensor(own) {
@@ -57,6 +60,11 @@ impl Adapter {
             }
         }
         for (name, twin, tensor) in repeated {
+            // In memory there is no other copy than the one that has the adapter's name.
+            if clean.name().is_some() && !replaced.contains_key(&twin) && is_used(&twin, &config, &matcher) {
+                replaced.insert(twin, tensor);
+                continue;
+            }
             if replaced.get(&twin) != Some(&tensor) {
                 return Err(Error::tensor(
                     name,
@@ -69,7 +77,7 @@ impl Adapter {
             .map(|(module, layer)| layer.finish(&module, &config, &matcher))
             .collect::<Result<_>>()?;
         config.block_diagonal = None;
-        Ok(Adapter { config, layers, replaced })
+        Ok(Adapter { config, layers, replaced, notes: clean.notes() })
     }
 }
 

@@ -1,12 +1,14 @@
 //! Which weights of a checkpoint an adapter changes, with everything checked before a byte is written.
 
+use super::absent::Absent;
 use super::naming::Naming;
 use super::site::Site;
 use super::targets::{Target, TargetReport, find_targets};
-use super::{parameters, separate_experts};
+use super::{parameters, regrouped, separate_experts};
 use crate::adapter::{Adapter, AdapterLayer, BiasMode, Match, Matcher, TOKEN_ROWS};
 use crate::checkpoint::{self, Checkpoint, LayerKind, quantized};
 use crate::families::ties::{self, Ties};
+use crate::note::Note;
 use crate::tensor::{Tensor, float_type};
 use crate::{Error, Result};
 use serde_json::Value;
@@ -34,6 +36,8 @@ pub struct Binding {
     pub naming: Naming,
     /// What the configuration says about each module that could be adapted.
     pub targets: TargetReport,
+    /// What the user should know.
+    pub notes: Vec<Note>,
 }
 
 /// Whether tensors that a model ties stay tied.
@@ -51,8 +55,9 @@ pub enum TieOutcome {
 /// Finds every tensor of an adapter its place in a checkpoint.
 ///
 /// # Errors
-/// A layer of the adapter has no place, a module that the configuration targets has no layer, a shape does not fit, or
-/// a bias or saved module is missing. The error names the tensor.
+/// A layer of the adapter has no place, a module that the configuration targets has no layer although the adapter has some
+/// for the part of the model that it is in, a shape does not fit, or a bias or saved module is missing. The error names the
+/// tensor.
 pub fn bind(adapter: &Adapter, checkpoint: &Checkpoint) -> Result<Binding> {
     let matcher = Matcher::new(&adapter.config)?;
     let naming = Naming::find(adapter, checkpoint);
@@ -61,9 +66,10 @@ pub fn bind(adapter: &Adapter, checkpoint: &Checkpoint) -> Result<Binding> {
         checkpoint.tensors().contains_key(name)
     });
     let binder = Binder { adapter, checkpoint, matcher, naming: &naming.clone(), ties };
-    binder.check_complete(&targets.matched)?;
+    let absent = &mut Absent::of(adapter, checkpoint);
+    binder.check_complete(&targets.matched, absent)?;
     let mut binding = Binding { naming, targets, ..Binding::default() };
-    let parameters = binder.parameters()?;
+    let parameters = binder.parameters(absent)?;
     for (key, layer) in &adapter.layers {
         layer.check(key)?;
         let site = match parameters.get(key) {
@@ -72,9 +78,10 @@ pub fn bind(adapter: &Adapter, checkpoint: &Checkpoint) -> Result<Binding> {
         };
         binding.sites.push(site);
     }
-    binder.replace(&mut binding)?;
+    binder.replace(&mut binding, absent)?;
     binder.settle_ties(&mut binding)?;
     binder.check_vocabulary(&binding)?;
+    binding.notes.extend(absent.note());
     Ok(binding)
 }
 
@@ -90,12 +97,18 @@ fn has_lost_biases(adapter: &Adapter) -> bool {
     adapter.config.bias == BiasMode::LoraOnly && !adapter.layers.keys().any(has_bias)
 }
 
-/// [`bind`], after taking stacked experts apart where the checkpoint has them apart: see [`apart`](super::apart).
+/// [`bind`], after the adapter's layers were made to fit what the checkpoint has as one matrix and what it has as several:
+/// stacked experts (see [`apart`](super::apart)), and fused queries, keys and values, gates and ups.
 ///
 /// # Errors
 /// As [`bind`].
 pub fn fit<'a>(adapter: &'a Adapter, checkpoint: &Checkpoint) -> Result<(Cow<'a, Adapter>, Binding)> {
-    let adapter = separate_experts::apart(adapter, checkpoint)?;
+    let regrouped = regrouped::regrouped(adapter, checkpoint)?;
+    let apart = separate_experts::apart(&regrouped, checkpoint)?;
+    let adapter = match apart {
+        Cow::Owned(apart) => Cow::Owned(apart),
+        Cow::Borrowed(_) => regrouped,
+    };
     let binding = bind(&adapter, checkpoint)?;
     Ok((adapter, binding))
 }
@@ -117,18 +130,31 @@ impl Binder<'_> {
         self.checkpoint.tensors().get(name).map(|info| info.shape.as_slice())
     }
 
-    /// Every module that the configuration targets must have a layer.
-    fn check_complete(&self, targets: &[Target]) -> Result<()> {
-        match targets.iter().find(|target| !self.adapter.layers.contains_key(&target.module)) {
-            Some(target) => {
-                let ending =
-                    if target.kind == LayerKind::Embedding { "lora_embedding_A" } else { "lora_A.weight" };
-                Err(Error::tensor(
-                    format!("base_model.model.{}.{ending}", target.module),
-                    "missing, although the configuration targets this module",
-                ))
+    /// Every module that the configuration targets must have a layer, unless it is of a part for which there are none.
+    fn check_complete(&self, targets: &[Target], absent: &mut Absent) -> Result<()> {
+        let without = targets.iter().filter(|target| !self.adapter.layers.contains_key(&target.module));
+        for target in without {
+            if absent.covers(&target.module) {
+                continue;
             }
-            None => Ok(()),
+            let ending =
+                if target.kind == LayerKind::Embedding { "lora_embedding_A" } else { "lora_A.weight" };
+            return Err(Error::tensor(
+                format!("base_model.model.{}.{ending}", target.module),
+                format!(
+                    "missing, although the configuration targets this module{}",
+                    self.in_the_file(&format!("{}.weight", target.module))
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// What the file calls a tensor, where the model calls it otherwise.
+    fn in_the_file(&self, name: &str) -> String {
+        match self.file_name(name) {
+            file if file == name => String::new(),
+            file => format!("; the checkpoint's name is `{file}`"),
         }
     }
 
@@ -214,7 +240,11 @@ impl Binder<'_> {
     fn missing(&self, key: &str) -> Error {
         let is_found = |module: &String| self.shape(&self.file_name(&format!("{module}.weight"))).is_some();
         if self.adapter.layers.keys().any(is_found) {
-            return Error::module(key, "the checkpoint has no such module");
+            let weight = format!("{key}.weight");
+            return Error::module(
+                key,
+                format!("the checkpoint has no such module{}", self.in_the_file(&weight)),
+            );
         }
         let base = self.adapter.config.other.get("base_model_name_or_path").and_then(Value::as_str);
         Error::NoMatch(format!(
@@ -250,16 +280,22 @@ impl Binder<'_> {
     }
 
     /// Which parameter each layer for `target_parameters` belongs to; each must have one.
-    fn parameters(&self) -> Result<BTreeMap<String, String>> {
+    fn parameters(&self, absent: &mut Absent) -> Result<BTreeMap<String, String>> {
         let config = &self.adapter.config;
         let found = parameters::targeted(config, &self.matcher, self.checkpoint, self.naming)?;
-        match found.iter().find(|(key, _)| !self.adapter.layers.contains_key(*key)) {
-            Some((key, name)) => Err(Error::tensor(
-                format!("base_model.model.{key}.lora_A.weight"),
-                format!("missing, although the configuration targets the parameter `{name}`"),
-            )),
-            None => Ok(found),
+        let without = |(key, _): &(&String, &String)| !self.adapter.layers.contains_key(*key);
+        for (key, name) in found.iter().filter(without) {
+            if !absent.covers(name) {
+                return Err(Error::tensor(
+                    format!("base_model.model.{key}.lora_A.weight"),
+                    format!(
+                        "missing, although the configuration targets the parameter `{name}`{}",
+                        self.in_the_file(name)
+                    ),
+                ));
+            }
         }
+        Ok(found)
     }
 
     fn parameter_site(&self, key: &str, layer: &AdapterLayer, parameter: &str) -> Result<Site> {
@@ -299,7 +335,7 @@ impl Binder<'_> {
     }
 
     /// Biases, saved modules and embeddings: each must have the shape of what it replaces, and none may be missing.
-    fn replace(&self, binding: &mut Binding) -> Result<()> {
+    fn replace(&self, binding: &mut Binding, absent: &mut Absent) -> Result<()> {
         let in_place: HashSet<&str> = self.adapter.in_place()?.into_iter().collect();
         for (key, tensor) in &self.adapter.replaced {
             if let Some(module) = key.strip_suffix(TOKEN_ROWS) {
@@ -340,7 +376,7 @@ impl Binder<'_> {
         let has_lost_biases = has_lost_biases(self.adapter);
         for name in self.checkpoint.tensors().keys() {
             let name = self.naming.to_model(name);
-            let module = name.rsplit_once('.').map_or("", |(module, _)| module);
+            let module = name.rsplit_once('.').map_or(name.as_str(), |(module, _)| module);
             let key = match self.adapter.config.bias {
                 BiasMode::All if self.is_foreign(&name) => continue,
                 BiasMode::All if name == "bias" || name.ends_with(".bias") => "bias",
@@ -353,7 +389,7 @@ impl Binder<'_> {
                 _ if self.saves(module) => "modules_to_save",
                 _ => continue,
             };
-            if !self.adapter.replaced.contains_key(&name) {
+            if !self.adapter.replaced.contains_key(&name) && !absent.covers(module) {
                 return Err(Error::tensor(
                     format!("base_model.model.{name}"),
                     format!("missing, although `{key}` asks for it"),

@@ -1,10 +1,12 @@
 //! Adapters name modules as the class they were trained with; checkpoints may have been saved with another class, whose
-//! names have one more or one less component in front (`model.layers.0` and `layers.0`).
+//! names have one more or one less component in front (`model.layers.0` and `layers.0`), or with the names of an older one,
+//! which transformers renames when it loads them.
 
 use super::class_names::ClassNames;
 use crate::adapter::Adapter;
 use crate::checkpoint::Checkpoint;
-use std::collections::{BTreeMap, BTreeSet};
+use crate::families::{Renaming, Step, renamed, renamings};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// How a model's names become those of a checkpoint.
@@ -19,14 +21,39 @@ pub enum Naming {
     CheckpointHasPrefix(String),
     /// The names differ as those of the model's class and of its files do.
     Class(Arc<ClassNames>),
+    /// Each has names of its own.
+    Renamed(Arc<RenamedTensors>),
 }
+
+/// The tensors of a checkpoint by their names in the file and in the model.
+#[derive(Debug)]
+pub struct RenamedTensors {
+    to_model: HashMap<String, String>,
+    to_file: HashMap<String, String>,
+    /// What makes a file's name of the model's name of a tensor that the checkpoint does not have.
+    inverse: Vec<Step>,
+    prefix: Naming,
+}
+
+impl PartialEq for RenamedTensors {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_model == other.to_model
+    }
+}
+
+impl Eq for RenamedTensors {}
 
 impl Naming {
     /// The naming under which most layers of an adapter are found.
     pub fn find(adapter: &Adapter, checkpoint: &Checkpoint) -> Self {
+        let layers = adapter.layers.keys().map(String::as_str).collect();
         let names = checkpoint.tensors().keys().map(String::as_str).collect();
-        let best = most_found(&adapter.layers.keys().map(String::as_str).collect(), &names);
-        let found = |naming: &Naming| {
+        let (prefix, found) = most_found(&layers, &names);
+        let best = match found == layers.len() as i64 {
+            true => prefix,
+            false => renamed_most_found(&layers, checkpoint, found).unwrap_or(prefix),
+        };
+        let count = |naming: &Naming| {
             let layers = adapter
                 .layers
                 .keys()
@@ -37,12 +64,12 @@ impl Naming {
             layers.count() + replaced.count()
         };
         let all = adapter.layers.len() + adapter.replaced.len();
-        let best_found = found(&best);
+        let best_found = count(&best);
         if best_found == all {
             return best;
         }
         match ClassNames::of(checkpoint).map(|names| Naming::Class(Arc::new(names))) {
-            Some(class) if found(&class) > best_found => class,
+            Some(class) if count(&class) > best_found => class,
             _ => best,
         }
     }
@@ -73,11 +100,23 @@ impl Naming {
                     format!("{prefix}.{name}")
                 }
             }
+            Naming::Renamed(renaming) => match renaming.to_file.get(name) {
+                Some(file) => file.clone(),
+                None => {
+                    let inner = renaming.prefix.to_file(name, checkpoint);
+                    renamed(&renaming.inverse, vec![inner]).swap_remove(0)
+                }
+            },
         }
     }
 
-    /// The model's name of what the checkpoint calls `name`.
+    /// The model's name of a tensor that the checkpoint calls `name`.
     pub fn to_model(&self, name: &str) -> String {
+        if let Naming::Renamed(renaming) = self
+            && let Some(model) = renaming.to_model.get(name)
+        {
+            return model.clone();
+        }
         let new =
             FIRST_LAYER_NORMS.iter().find_map(|(old, new)| Some(format!("{}{new}", name.strip_suffix(old)?)));
         let name = new.as_deref().unwrap_or(name);
@@ -89,6 +128,19 @@ impl Naming {
                 let inner = name.strip_prefix(prefix.as_str()).and_then(|rest| rest.strip_prefix('.'));
                 inner.unwrap_or(name).to_owned()
             }
+            Naming::Renamed(_) => name.to_owned(),
+        }
+    }
+
+    /// The model's name of the module whose weight the checkpoint calls `path.weight`; `None` if that is a parameter of another
+    /// name in the model.
+    pub fn module_to_model(&self, path: &str) -> Option<String> {
+        match self {
+            Naming::Renamed(renaming) => {
+                let weight = renaming.to_model.get(&format!("{path}.weight"))?;
+                Some(weight.strip_suffix(".weight")?.to_owned())
+            }
+            _ => Some(self.to_model(path)),
         }
     }
 }
@@ -98,11 +150,59 @@ impl Naming {
 const FIRST_LAYER_NORMS: [(&str, &str); 2] =
     [("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")];
 
-/// The naming under which most of an adapter's layers have tensors among `names`; of equals the first, prefixes of the
-/// model before those of the checkpoint.
+/// The language model inside of one that has other parts too, as a class of its own: `model.language_model.layers` in the one,
+/// `model.layers` in the other.
+const INNER: (&str, &str) = (r"^model\.language_model\.", "model.");
+const OUTER: (&str, &str) = (r"^model\.(?!language_model\.)", "model.language_model.");
+
+/// The renaming under which more than `found` layers have tensors, if there is one: those of the model's type, either way round,
+/// and the language model as a part or by itself.
+fn renamed_most_found(layers: &BTreeSet<&str>, checkpoint: &Checkpoint, found: i64) -> Option<Naming> {
+    let files: Vec<String> = checkpoint.tensors().keys().cloned().collect();
+    let step = |(pattern, replacement): (&str, &str)| Step::new(pattern, replacement);
+    // Steps from the file's names to the model's, and back.
+    let mut ways: Vec<(Vec<Step>, Vec<Step>)> = Vec::new();
+    for Renaming { steps, back } in renamings(checkpoint.model_config()) {
+        ways.push((steps.clone(), back.clone()));
+        ways.push((back.clone(), steps.clone()));
+        let inner = steps.iter().cloned().chain([step(INNER)]).collect();
+        ways.push((inner, [step(OUTER)].into_iter().chain(back).collect()));
+    }
+    if files.iter().any(|name| name.starts_with("model.language_model.")) {
+        ways.push((vec![step(INNER)], vec![step(OUTER)]));
+    }
+    if layers.iter().any(|layer| layer.starts_with("model.language_model.")) {
+        ways.push((vec![step(OUTER)], vec![step(INNER)]));
+    }
+    let mut best = (found, None);
+    for (steps, inverse) in ways {
+        let names = renamed(&steps, files.clone());
+        let (prefix, found) = {
+            let set: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+            // Two tensors of one name would be one too few.
+            if set.len() < files.len() {
+                continue;
+            }
+            most_found(layers, &set)
+        };
+        if found > best.0 {
+            best = (found, Some((names, prefix, inverse)));
+        }
+    }
+    let (names, prefix, inverse) = best.1?;
+    let to_model: HashMap<String, String> =
+        files.into_iter().zip(names).map(|(file, name)| (file, prefix.to_model(&name))).collect();
+    let to_file: HashMap<String, String> =
+        to_model.iter().map(|(file, name)| (name.clone(), file.clone())).collect();
+    (to_file.len() == to_model.len())
+        .then(|| Naming::Renamed(Arc::new(RenamedTensors { to_model, to_file, inverse, prefix })))
+}
+
+/// The naming under which most of an adapter's layers have tensors among `names`, and how many have; of equals the first,
+/// prefixes of the model before those of the checkpoint.
 ///
 /// Every layer and every tensor is looked at a few times, however many prefixes there are.
-fn most_found<'a>(layers: &BTreeSet<&'a str>, names: &BTreeSet<&'a str>) -> Naming {
+fn most_found<'a>(layers: &BTreeSet<&'a str>, names: &BTreeSet<&'a str>) -> (Naming, i64) {
     let mut unchanged = 0;
     let mut with_weight = 0;
     // How many more are found without the prefix than with it.
@@ -140,7 +240,7 @@ fn most_found<'a>(layers: &BTreeSet<&'a str>, names: &BTreeSet<&'a str>) -> Nami
             best = (naming, found);
         }
     }
-    best.0
+    best
 }
 
 /// Whether a module has tensors, a weight or others.
@@ -215,7 +315,7 @@ mod tests {
         ) {
             let layers: BTreeSet<&str> = layers.iter().map(String::as_str).collect();
             let names: BTreeSet<&str> = names.iter().map(String::as_str).collect();
-            prop_assert_eq!(most_found(&layers, &names), tried_one_by_one(&layers, &names));
+            prop_assert_eq!(most_found(&layers, &names).0, tried_one_by_one(&layers, &names));
         }
     }
 
@@ -224,7 +324,7 @@ mod tests {
     fn as_many_prefixes_as_layers_are_no_burden() {
         let layers: Vec<String> = (0..50_000).map(|i| format!("m{i}.q")).collect();
         let names: Vec<String> = (0..50_000).map(|i| format!("c{i}.m{i}.q.weight")).collect();
-        let naming = most_found(
+        let (naming, _) = most_found(
             &layers.iter().map(String::as_str).collect(),
             &names.iter().map(String::as_str).collect(),
         );

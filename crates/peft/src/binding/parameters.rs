@@ -82,7 +82,7 @@ pub(crate) fn order_of_parameters(name: &str) -> Option<usize> {
     IN_ORDER.iter().position(|known| Some(*known) == last)
 }
 
-fn in_order(module: &str, mut names: Vec<String>) -> Result<Vec<String>> {
+pub(super) fn in_order(module: &str, mut names: Vec<String>) -> Result<Vec<String>> {
     let position = |name: &String| order_of_parameters(name);
     if names.len() > 1
         && let Some(unknown) = names.iter().find(|name| position(name).is_none())

@@ -4,6 +4,7 @@
 //! `experts.down_proj` \[experts, hidden, inner\]) and takes them apart when it saves one. Adapters of the stacked
 //! parameters (`target_parameters`) become adapters of the single matrices here.
 
+use super::absent::Absent;
 use super::expert_names::ExpertNames;
 use super::naming::Naming;
 use super::parameters::{ends, layer_key};
@@ -34,7 +35,8 @@ pub fn apart<'a>(adapter: &'a Adapter, checkpoint: &Checkpoint) -> Result<Cow<'a
         return Ok(Cow::Borrowed(adapter));
     }
     let mut taken = TakenApart {
-        names,
+        names: &names,
+        absent: Absent::of(adapter, checkpoint),
         matcher: Matcher::new(&adapter.config)?,
         adapter: adapter.clone(),
         parameters: Vec::new(),
@@ -46,11 +48,13 @@ pub fn apart<'a>(adapter: &'a Adapter, checkpoint: &Checkpoint) -> Result<Cow<'a
     }
     taken.rename_others(checkpoint, &naming)?;
     taken.configure(&experts)?;
+    taken.adapter.notes.extend(taken.absent.note());
     Ok(Cow::Owned(taken.adapter))
 }
 
 struct TakenApart<'a> {
     names: &'a ExpertNames,
+    absent: Absent,
     matcher: Matcher,
     adapter: Adapter,
     /// The parameters that were taken apart, under their names in memory.
@@ -58,28 +62,29 @@ struct TakenApart<'a> {
     /// Modules that have an adapter now.
     targeted: BTreeSet<String>,
     /// Rank and α of the matrices of a parameter: by parameter and module.
-    patterns: BTreeMap<&'static str, Vec<(String, usize, f64)>>,
+    patterns: BTreeMap<&'a str, Vec<(String, usize, f64)>>,
 }
 
-impl TakenApart<'_> {
+impl<'a> TakenApart<'a> {
     fn take_experts(&mut self, module: &str, experts: usize) -> Result<()> {
         let in_memory = self.names.in_memory(module);
-        // In the order of their definition.
-        let names: Vec<&'static str> = ["gate_up_proj", "down_proj"]
-            .into_iter()
-            .filter(|name| self.matcher.targets_parameter(&format!("{in_memory}.{name}")))
+        let names = self.names.parameters().iter();
+        let targeted: Vec<&'a (String, Vec<String>)> = names
+            .filter(|(name, _)| self.matcher.targets_parameter(&format!("{in_memory}.{name}")))
             .collect();
-        for (index, name) in names.iter().enumerate() {
+        for (index, (name, matrices)) in targeted.iter().copied().enumerate() {
             let parameter = format!("{in_memory}.{name}");
-            let key = layer_key(&in_memory, index, names.len());
+            let key = layer_key(&in_memory, index, targeted.len());
             let Some(layer) = self.adapter.layers.remove(&key) else {
+                if self.absent.covers(&in_memory) {
+                    continue;
+                }
                 return Err(Error::tensor(
                     format!("base_model.model.{key}.lora_A.weight"),
                     format!("missing, although the configuration targets the parameter `{parameter}`"),
                 ));
             };
             let rank = self.matcher.rank(&parameter)?;
-            let matrices = self.names.matrices(name);
             let fits = matches!((layer.a.shape(), layer.b.shape()), (&[a, _], &[out, b])
                 if a == experts * rank && b == a && out.is_multiple_of(matrices.len()));
             if !fits {
@@ -101,7 +106,7 @@ impl TakenApart<'_> {
                 }
             }
             let alpha = self.matcher.alpha(&parameter)?;
-            self.patterns.entry(name).or_default().push((module.to_owned(), rank, alpha));
+            self.patterns.entry(name.as_str()).or_default().push((module.to_owned(), rank, alpha));
             self.parameters.push(parameter);
         }
         Ok(())
@@ -133,7 +138,8 @@ impl TakenApart<'_> {
     fn configure(&mut self, experts: &BTreeMap<String, usize>) -> Result<()> {
         let config = &mut self.adapter.config;
         for (parameter, places) in &self.patterns {
-            let matrices = self.names.matrices(parameter).join("|");
+            let matrices = self.names.parameters().iter().find(|(name, _)| name == parameter);
+            let matrices = matrices.map(|(_, matrices)| matrices.join("|")).unwrap_or_default();
             let mut add = |module: &str, rank: usize, alpha: f64| {
                 let pattern = format!(r"{module}\.\d+\.(?:{matrices})");
                 config.rank_pattern.insert(0, (pattern.clone(), rank));
@@ -152,7 +158,7 @@ impl TakenApart<'_> {
         config.target_parameters.retain(|target| !taken.contains(target.as_str()));
         // In memory the others are no modules that `all-linear` or a pattern could mean.
         let all = experts.iter().flat_map(|(module, count)| {
-            let matrices = self.names.gate_up.into_iter().chain([self.names.down]);
+            let matrices = self.names.all_matrices();
             matrices
                 .flat_map(move |matrix| (0..*count).map(move |expert| format!("{module}.{expert}.{matrix}")))
         });
@@ -162,8 +168,9 @@ impl TakenApart<'_> {
     }
 }
 
-fn add_names(config: &mut AdapterConfig, targeted: &BTreeSet<String>, others: Vec<String>) {
+pub(super) fn add_names(config: &mut AdapterConfig, targeted: &BTreeSet<String>, others: Vec<String>) {
     match &mut config.target_modules {
+        _ if targeted.is_empty() => {}
         Some(ModuleNames::List(list)) => list.extend(targeted.iter().cloned()),
         Some(ModuleNames::Pattern(pattern)) if pattern.to_lowercase() != ALL_LINEAR => {
             let names: Vec<_> = targeted.iter().map(|name| escape(name).into_owned()).collect();

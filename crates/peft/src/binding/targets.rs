@@ -85,7 +85,7 @@ pub fn find_targets(matcher: &Matcher, checkpoint: &Checkpoint, naming: &Naming)
     };
     let is_head = |path: &str| is_output_head(path) || tied.contain(&format!("{path}.weight"));
     for (path, kind) in adaptable_modules(checkpoint) {
-        let module = naming.to_model(&path);
+        let Some(module) = naming.module_to_model(&path) else { continue };
         let found = match matcher.matches(&module)? {
             Match::Targeted if matcher.is_all_linear() => {
                 let linear = matches!(kind, LayerKind::Linear | LayerKind::TransposedLinear);

@@ -1,6 +1,6 @@
 //! The header of a safetensors file, and what can be wrong with it.
 
-use crate::files::{SourceFile, zeroed};
+use crate::files::{SourceFile, foreign, zeroed};
 use crate::{Error, Result};
 use safetensors::SafeTensorError;
 use safetensors::tensor::Metadata;
@@ -10,6 +10,7 @@ const MAX_HEADER: u64 = 100_000_000;
 
 /// The header, checked against the file's length, and where the data begins.
 pub(super) fn read_header(source: &SourceFile) -> Result<(Metadata, u64)> {
+    foreign::refuse(source)?;
     let len = source.len();
     let malformed = |error: &SafeTensorError| Error::malformed(source.path(), header_error(error));
     if len < 8 {

@@ -2,8 +2,12 @@
 
 pub(crate) mod checksum;
 mod header;
+mod index;
 mod layer_kind;
+mod place;
 pub(crate) mod quantized;
+mod unbuilt;
+pub(crate) mod wrapped;
 mod writer;
 
 pub(crate) use header::header_error;
@@ -12,22 +16,22 @@ pub(crate) use layer_kind::{
     has_transposed_experts, is_input_embedding, is_transposed_model, is_transposed_module,
     is_transposed_type, layer_kind_by_name, marks_transposed_experts,
 };
+pub(crate) use unbuilt::Unbuilt;
 pub(crate) use writer::write_synced;
 pub use writer::{Outline, ShardWriter};
 
-use crate::error::AtPath;
-use crate::files::{CONFIG_FILE, Snapshot, SourceFile, zeroed};
+use crate::files::{Snapshot, SourceFile, WEIGHTS_FILE, foreign, zeroed};
+use crate::note::Note;
 use crate::tensor::{Dtype, Tensor, float_type};
 use crate::{Error, Result};
 use header::read_header;
+use index::Index;
+use place::Place;
 use serde_json::{Map, Value};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// Names that a directory's checkpoint may have, the first found counting.
-const STEMS: [&str; 3] = ["model", "diffusion_pytorch_model", "pytorch_model"];
 
 /// Bytes that are read at a time where a tensor is only looked through.
 const PIECE: usize = 1 << 20;
@@ -101,25 +105,19 @@ pub struct Checkpoint {
     index: Option<Index>,
     model_config: Map<String, Value>,
     owns_directory: bool,
-}
-
-/// The index of a sharded checkpoint.
-#[derive(Clone, Debug)]
-struct Index {
-    file_name: String,
-    metadata: Map<String, Value>,
+    notes: Vec<Note>,
 }
 
 impl Checkpoint {
-    /// Opens a directory, a `.safetensors` file or a `.safetensors.index.json` file.
+    /// Opens a directory, a `.safetensors` file or a `.safetensors.index.json` file. A directory may be the root of a model in
+    /// the hub's cache. What wrappers (`torch.compile`, DDP, FSDP, PEFT) have put into names is left out of them;
+    /// [`notes`](Self::notes) says so.
     ///
     /// # Errors
-    /// A file is missing or malformed, the index names a tensor that its shard does not hold, or a shard holds a
-    /// tensor that the index does not name.
+    /// A file is missing, malformed or of another format, the index names a tensor that its shard does not hold and the model
+    /// needs, or a shard holds a tensor that the index does not name.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = if path.is_dir() { find(path)? } else { path.to_owned() };
-        let directory = file.parent().map(Path::to_owned).unwrap_or_default();
-        let file_name = name_of(&file)?;
+        let Place { directory, files, owns_directory, notes } = Place::of(path)?;
         let mut beside = Vec::new();
         let model_config = read_model_config(&directory, &mut beside)?;
         let mut checkpoint = Checkpoint {
@@ -129,89 +127,65 @@ impl Checkpoint {
             tensors: BTreeMap::new(),
             index: None,
             model_config,
-            owns_directory: path.is_dir() || file_name.ends_with(".json"),
+            owns_directory,
+            notes,
         };
-        if file_name.ends_with(".json") {
-            checkpoint.open_shards(&file, file_name)?;
-        } else {
-            checkpoint.open_shard(&file, file_name)?;
+        match files {
+            place::Files::One(name) => checkpoint.open_shard(name, |_| Ok(true))?,
+            place::Files::Index(name) => checkpoint.open_index(name)?,
+            place::Files::WithoutIndex { index, shards } => checkpoint.open_without_index(index, shards)?,
         }
+        checkpoint.unwrap_names()?;
         // Shards that were exchanged one after the other while this opened them do not belong together.
         checkpoint.check_unchanged()?;
         Ok(checkpoint)
     }
 
-    fn open_shards(&mut self, path: &Path, file_name: String) -> Result<()> {
-        let malformed = |reason: String| Error::malformed(path, reason);
-        let source = SourceFile::open(path)?;
-        let index: Value =
-            serde_json::from_slice(&source.read_all()?).map_err(|error| malformed(error.to_string()))?;
-        self.beside.push(source.snapshot().clone());
-        let Some(weight_map) = index.get("weight_map").and_then(Value::as_object) else {
-            return Err(malformed(
-                "not the index of a checkpoint: it has no `weight_map`; a checkpoint is its directory, its \
-                 .safetensors file or its .safetensors.index.json"
-                    .into(),
-            ));
-        };
-        let mut files: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-        for (tensor, shard) in weight_map {
-            let shard = shard
-                .as_str()
-                .ok_or_else(|| malformed(format!("`{tensor}` is not mapped to a file name")))?;
-            // An index that names itself, another index or a file elsewhere is refused here.
-            if !shard.ends_with(".safetensors")
-                || Path::new(shard).components().count() != 1
-                || shard.contains('\\')
-            {
-                return Err(malformed(format!(
-                    "`{tensor}` is mapped to `{shard}`, which is not a safetensors file beside the index"
-                )));
-            }
-            files.entry(shard).or_default().insert(tensor);
-        }
-        for shard in files.keys() {
-            let shard_path = self.directory.join(shard);
-            std::fs::metadata(&shard_path).at(&shard_path)?;
-        }
-        for (shard, expected) in files {
-            let shard_path = self.directory.join(shard);
-            self.open_shard(&shard_path, shard.to_owned())?;
-            let found = self.shards.last().map(Shard::names).unwrap_or_default();
-            let held: HashSet<&str> = found.iter().map(String::as_str).collect();
-            if let Some(missing) = expected.iter().find(|name| !held.contains(*name)) {
-                return Err(Error::tensor(
-                    *missing,
-                    format!("the index says that `{shard}` holds it, but it does not"),
-                ));
-            }
-            if let Some(extra) = found.iter().find(|name| !expected.contains(name.as_str())) {
-                return Err(Error::tensor(
-                    extra,
-                    format!("`{shard}` holds it, but the index does not name it"),
-                ));
-            }
-        }
-        let metadata = index.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
-        self.index = Some(Index { file_name, metadata });
-        Ok(())
-    }
-
-    fn open_shard(&mut self, path: &Path, file_name: String) -> Result<()> {
-        let source = SourceFile::open(path)?;
+    /// Opens a file beside the others. `takes` says of each tensor whether it is the checkpoint's.
+    fn open_shard(&mut self, file_name: String, mut takes: impl FnMut(&str) -> Result<bool>) -> Result<()> {
+        let source = SourceFile::open(&self.directory.join(&file_name))?;
         let (metadata, data) = read_header(&source)?;
-        let names = metadata.offset_keys();
-        for name in &names {
-            let Some(info) = metadata.info(name) else { continue };
+        let mut names = Vec::new();
+        for name in metadata.offset_keys() {
+            if !takes(&name)? {
+                continue;
+            }
+            let Some(info) = metadata.info(&name) else { continue };
             let range = data + info.data_offsets.0 as u64..data + info.data_offsets.1 as u64;
             let shard = self.shards.len();
             let info = TensorInfo { dtype: info.dtype, shape: info.shape.clone(), shard, range };
             if self.tensors.insert(name.clone(), info).is_some() {
                 return Err(Error::tensor(name, format!("found twice, the second time in `{file_name}`")));
             }
+            names.push(name);
         }
         let metadata = metadata.metadata().clone().unwrap_or_default().into_iter().collect();
         self.shards.push(Shard { file_name, source: Arc::new(source), metadata, names });
+        Ok(())
+    }
+
+    /// Leaves out of the names what wrappers have put there.
+    fn unwrap_names(&mut self) -> Result<()> {
+        if self.shards.iter().any(|shard| shard.file_name == WEIGHTS_FILE) {
+            // An adapter, whose names are its own.
+            return Ok(());
+        }
+        let Some(unwrapped) = wrapped::unwrapped(self.tensors.keys().map(String::as_str))? else {
+            return Ok(());
+        };
+        let mut tensors = BTreeMap::new();
+        for (name, info) in std::mem::take(&mut self.tensors) {
+            let Some(inner) = unwrapped.names.get(&name) else { continue };
+            if tensors.insert(inner.clone(), info).is_some() {
+                return Err(Error::tensor(name, format!("found twice, as another tensor is `{inner}` too")));
+            }
+        }
+        self.tensors = tensors;
+        for shard in &mut self.shards {
+            let inner = |name: String| unwrapped.names.get(&name).cloned();
+            shard.names = std::mem::take(&mut shard.names).into_iter().filter_map(inner).collect();
+        }
+        self.notes.extend(unwrapped.notes);
         Ok(())
     }
 
@@ -245,7 +219,13 @@ impl Checkpoint {
             index: self.index.clone(),
             model_config: model_config.clone(),
             owns_directory: self.owns_directory,
+            notes: self.notes.clone(),
         }
+    }
+
+    /// What was not as it should be, and how it was taken.
+    pub fn notes(&self) -> &[Note] {
+        &self.notes
     }
 
     /// The directory that holds the files.
@@ -363,50 +343,13 @@ impl Checkpoint {
     }
 }
 
-fn name_of(path: &Path) -> Result<String> {
-    match path.file_name().and_then(|name| name.to_str()) {
-        Some(name) => Ok(name.to_owned()),
-        None => Err(Error::malformed(path, "not a file name")),
-    }
-}
-
-fn find(directory: &Path) -> Result<PathBuf> {
-    for stem in STEMS {
-        for ending in ["safetensors", "safetensors.index.json"] {
-            let path = directory.join(format!("{stem}.{ending}"));
-            if path.exists() {
-                return Ok(path);
-            }
-        }
-    }
-    let names: Vec<String> = STEMS.iter().map(|stem| format!("{stem}.safetensors")).collect();
-    let entries = std::fs::read_dir(directory).at(directory)?.flatten();
-    let others = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    let mut others: Vec<String> = others.filter(|name| is_other_format(name)).collect();
-    others.sort();
-    let hint = match others.first() {
-        Some(name) if name == CONFIG_FILE => "; it holds an adapter".to_owned(),
-        Some(name) => format!("; `{name}` is of a format that is not read, save the model as safetensors"),
-        None => String::new(),
-    };
-    Err(Error::malformed(
-        directory,
-        format!("no checkpoint: none of {} (or its index) found{hint}", names.join(", ")),
-    ))
-}
-
-/// Files that stand where a checkpoint was looked for.
-fn is_other_format(name: &str) -> bool {
-    name == CONFIG_FILE
-        || [".bin", ".pt", ".pth", ".ckpt", ".gguf"].iter().any(|ending| name.ends_with(ending))
-}
-
 fn read_model_config(directory: &Path, beside: &mut Vec<Snapshot>) -> Result<Map<String, Value>> {
     let path = directory.join("config.json");
     if !path.exists() {
         return Ok(Map::new());
     }
     let source = SourceFile::open(&path)?;
+    foreign::refuse(&source)?;
     beside.push(source.snapshot().clone());
     serde_json::from_slice(&source.read_all()?).map_err(|error| Error::malformed(&path, error.to_string()))
 }

@@ -1,7 +1,7 @@
 //! Weights that are stored quantised: adapters cannot be merged into those.
 
 use super::Checkpoint;
-use crate::tensor::float_type;
+use crate::tensor::{Dtype, float_type};
 use crate::{Error, Result};
 use serde_json::Value;
 
@@ -67,6 +67,14 @@ pub(crate) fn method(checkpoint: &Checkpoint) -> Option<&str> {
 }
 
 fn refused(checkpoint: &Checkpoint, name: &str) -> Error {
+    let is_double = checkpoint.tensors().get(name).is_some_and(|info| info.dtype == Dtype::F64);
+    if is_double && method(checkpoint).is_none() {
+        return Error::tensor(
+            name,
+            "holds F64, in which nothing is computed; convert the checkpoint to F32 first (`model.float()` before it is \
+             saved): that loses nothing that an adapter could tell",
+        );
+    }
     let dtype = checkpoint.tensors().get(name).map_or_else(String::new, |info| info.dtype.to_string());
     let method = match method(checkpoint) {
         Some(method) => format!(" (`quantization_config` in config.json: {method})"),

@@ -1,5 +1,7 @@
 //! Files and directories, whatever is in them: inputs that others might change, outputs that are complete or not there.
 
+pub(crate) mod foreign;
+pub(crate) mod hub_cache;
 mod leftovers;
 mod names;
 mod new_directory;

@@ -84,7 +84,7 @@ pub(crate) fn combine(inputs: &[(Weighted<'_>, &[Site])], how: Combination) -> R
     config.layers_pattern.clear();
     config.exclude_modules = None;
     config.target_modules = Some(ModuleNames::List(modules.into_iter().cloned().collect()));
-    Ok(Adapter { config, layers, replaced: BTreeMap::new() })
+    Ok(Adapter { config, layers, replaced: BTreeMap::new(), notes: Vec::new() })
 }
 
 fn largest_rank(adapter: &Adapter, sites: &[Site]) -> usize {

@@ -160,7 +160,17 @@ impl<'a> Edit<'a> {
         };
         let dead = self.add.iter().filter(|bound| bound.changes_nothing());
         let dead = dead.map(|bound| Note::NothingChanges { adapter: bound.weighted.name.clone() });
-        self.add.iter().filter_map(lost).chain(dead).chain(self.config_notes.iter().cloned()).collect()
+        let of_edit = self.add.iter().filter_map(lost).chain(dead).chain(self.config_notes.iter().cloned());
+        let bounds = self.remove.iter().chain(&self.add);
+        let of_adapters = bounds.flat_map(|bound| bound.adapter.notes.iter().chain(&bound.binding.notes));
+        let mut notes: Vec<Note> = Vec::new();
+        let of_inputs = self.checkpoint.notes().iter().chain(of_adapters).cloned();
+        for note in of_inputs.chain(of_edit) {
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+        notes
     }
 
     /// Names of the tensors that will change.

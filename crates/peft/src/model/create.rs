@@ -68,7 +68,8 @@ impl LoraModel {
             report.matched.push(Target { module: weight, kind, rank, scale });
         }
         sites.extend(parameters);
-        let mut adapter = Adapter { config, layers: BTreeMap::new(), replaced: BTreeMap::new() };
+        let mut adapter =
+            Adapter { config, layers: BTreeMap::new(), replaced: BTreeMap::new(), notes: Vec::new() };
         for site in &sites {
             self.load_weight(&site.weight)?;
             if let Some(bias) = &site.bias {

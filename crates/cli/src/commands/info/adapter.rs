@@ -9,7 +9,7 @@ use lora_peft::adapter::Matcher;
 use lora_peft::adapter::ModuleNames;
 use lora_peft::binding::{Binding, fit};
 use lora_peft::printable::{self, PARAGRAPH, PATH, line};
-use lora_peft::{Adapter, AdapterLayer, Checkpoint, Tensor};
+use lora_peft::{Adapter, AdapterLayer, Checkpoint, Note, Tensor};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -83,6 +83,14 @@ impl<'a> AdapterInfo<'a> {
             found: bound.map_err(|error| error.to_string()),
         });
         error.map_or(Ok(()), Err)
+    }
+
+    /// What is to be said of how the adapter fits the base.
+    pub fn notes(&self) -> &[Note] {
+        match &self.base {
+            Some(BaseMatch { found: Ok(binding), .. }) => &binding.notes,
+            _ => &[],
+        }
     }
 
     fn bytes(&self) -> u64 {

@@ -9,7 +9,7 @@ use crate::failure::{About, Failure, Result};
 use adapter::AdapterInfo;
 use base::BaseInfo;
 use clap::Args;
-use lora_peft::adapter::CONFIG_FILE;
+use lora_peft::adapter::is_adapter;
 use lora_peft::{Adapter, Checkpoint};
 use serde_json::Value;
 use std::path::Path;
@@ -72,14 +72,17 @@ impl Info {
         for (path, input) in &inputs {
             match input {
                 Input::Base(checkpoint) => {
+                    checkpoint.notes().iter().for_each(|note| console.remark(note));
                     let info = BaseInfo::new(path, checkpoint)?;
                     json.push(info.json());
                     text.push(info.text());
                 }
                 Input::Adapter(adapter) => {
+                    adapter.notes.iter().for_each(|note| console.remark(note));
                     let mut info = AdapterInfo::new(path, adapter)?;
                     if let Some((base_path, checkpoint)) = base {
                         misfit = info.match_with(base_path, checkpoint).err().or(misfit);
+                        info.notes().iter().for_each(|note| console.remark(note));
                     }
                     json.push(info.json());
                     text.push(info.text());
@@ -96,7 +99,7 @@ impl Info {
 }
 
 fn open(path: &Path) -> Result<Input> {
-    if path.join(CONFIG_FILE).exists() {
+    if is_adapter(path) {
         return Ok(Input::Adapter(Box::new(Adapter::load(path).about(path)?)));
     }
     Ok(Input::Base(Box::new(Checkpoint::open(path).about(path)?)))

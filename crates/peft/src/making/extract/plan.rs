@@ -261,7 +261,7 @@ impl Search<'_> {
     fn experts_apart(&mut self) -> Result<()> {
         let known = ExpertNames::of(self.base);
         while let Some(name) = self.experts.first().cloned() {
-            let group = known.and_then(|names| self.expert_group(names, &name));
+            let group = known.as_ref().and_then(|names| self.expert_group(names, &name));
             match group {
                 Some((parameter, experts)) => {
                     experts.iter().flatten().for_each(|pair| {
@@ -284,11 +284,8 @@ impl Search<'_> {
         let (module, matrix) = path.rsplit_once('.')?;
         let (module, index) = module.rsplit_once('.')?;
         index.parse::<usize>().ok()?;
-        let (parameter, matrices) = match matrix {
-            _ if names.down == matrix => ("down_proj", vec![names.down]),
-            _ if names.gate_up.contains(&matrix) => ("gate_up_proj", names.gate_up.to_vec()),
-            _ => return None,
-        };
+        let is_of = |(_, matrices): &&(String, Vec<String>)| matrices.iter().any(|one| one == matrix);
+        let (parameter, matrices) = names.parameters().iter().find(is_of)?;
         let pair = |expert: usize, matrix: &str| {
             let name = format!("{module}.{expert}.{matrix}.weight");
             let (base, tuned) = (self.base_names.files.get(&name)?, self.plan.tuned_files.get(&name)?);
