@@ -4,7 +4,7 @@ use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 /// What PEFT puts before the base model's own names.
-pub(super) const PREFIX: &str = "base_model.model.";
+pub(crate) const PREFIX: &str = "base_model.model.";
 
 /// How the file calls A and B.
 pub(super) fn names(embedding: bool) -> (&'static str, &'static str) {

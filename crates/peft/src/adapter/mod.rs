@@ -12,14 +12,16 @@ mod weighted;
 pub use crate::files::{CONFIG_FILE, WEIGHTS_FILE};
 pub use config::{AdapterConfig, BiasMode, Init, ModuleNames};
 pub use layer::AdapterLayer;
+pub(crate) use layer::PREFIX;
 pub use matching::{ALL_LINEAR, Match, Matcher};
+pub(crate) use read::read as read_tensor;
 pub use weighted::Weighted;
 
 use crate::error::AtPath;
 use crate::files::{Snapshot, SourceFile};
 use crate::tensor::{Tensor, file_type};
 use crate::{Error, Result};
-use layer::{PREFIX, names};
+use layer::names;
 use safetensors::tensor::TensorView;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -148,8 +150,7 @@ fn check_place(directory: &Path) -> Result<()> {
     if !holds(directory, WEIGHTS_FILE) && holds(directory, "adapter_model.bin") {
         return Err(Error::malformed(
             directory,
-            "it has adapter_model.bin, which can hold programs and is not read; load and save it with PEFT to get \
-             adapter_model.safetensors",
+            "it has adapter_model.bin and no adapter_model.safetensors; `formats::load` reads such adapters",
         ));
     }
     Ok(())

@@ -17,14 +17,30 @@ impl Adapter {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn from_parts(config: AdapterConfig, weights: &[u8]) -> Result<Self> {
-        let matcher = Matcher::new(&config)?;
         let file = SafeTensors::deserialize(weights)
             .map_err(|error| Error::malformed(Path::new(WEIGHTS_FILE), header_error(&error)))?;
+        Self::from_named(config, file.iter().map(|(name, view)| Ok((name.to_owned(), read(name, &view)?))))
+    }
+
+    /// Puts an adapter together from its configuration and its tensors under PEFT's names.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn from_tensors(config: AdapterConfig, tensors: BTreeMap<String, Tensor>) -> Result<Self> {
+        Self::from_named(config, tensors.into_iter().map(Ok))
+    }
+
+    fn from_named(
+        config: AdapterConfig,
+        tensors: impl Iterator<Item = Result<(String, Tensor)>>,
+    ) -> Result<Self> {
+        let matcher = Matcher::new(&config)?;
         let mut unfinished: BTreeMap<String, UnfinishedLayer> = BTreeMap::new();
         let mut replaced = BTreeMap::new();
         let mut repeated = Vec::new();
-        for (name, view) in file.iter() {
-            let tensor = read(name, &view)?;
+        for named in tensors {
+            let (name, tensor) = named?;
+            let name = name.as_str();
             let own = name.strip_prefix(PREFIX).ok_or_else(|| {
                 Error::tensor(name, format!("nothing uses it: names of LoRA tensors start with `{PREFIX}`"))
             })?;
@@ -66,7 +82,8 @@ impl Adapter {
     }
 }
 
-fn read(name: &str, view: &TensorView<'_>) -> Result<Tensor> {
+/// A tensor of a file, which must be finite.
+pub(crate) fn read(name: &str, view: &TensorView<'_>) -> Result<Tensor> {
     let dtype = float_type(view.dtype()).ok_or_else(|| {
         Error::tensor(name, format!("holds {}; F32, F16 or BF16 is expected", view.dtype()))
     })?;

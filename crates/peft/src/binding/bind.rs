@@ -6,6 +6,8 @@ use super::targets::{Target, TargetReport, find_targets};
 use super::{parameters, separate_experts};
 use crate::adapter::{Adapter, AdapterLayer, BiasMode, Match, Matcher};
 use crate::checkpoint::{self, Checkpoint, LayerKind, quantized};
+use crate::formats::place;
+use crate::note::Note;
 use crate::tensor::float_type;
 use crate::{Error, Result};
 use serde_json::Value;
@@ -25,6 +27,8 @@ pub struct Binding {
     pub naming: Naming,
     /// What the configuration says about each module that could be adapted.
     pub targets: TargetReport,
+    /// What was decided on the way.
+    pub notes: Vec<Note>,
 }
 
 /// Finds every tensor of an adapter its place in a checkpoint.
@@ -38,8 +42,14 @@ pub fn bind(adapter: &Adapter, checkpoint: &Checkpoint) -> Result<Binding> {
     let targets = find_targets(&matcher, checkpoint, &naming)?;
     let binder = Binder { adapter, checkpoint, matcher, naming: &naming.clone() };
     binder.check_complete(&targets.matched)?;
-    let mut binding =
-        Binding { sites: Vec::new(), replaced: BTreeMap::new(), untied: BTreeMap::new(), naming, targets };
+    let mut binding = Binding {
+        sites: Vec::new(),
+        replaced: BTreeMap::new(),
+        untied: BTreeMap::new(),
+        naming,
+        targets,
+        notes: Vec::new(),
+    };
     let parameters = binder.parameters()?;
     for (key, layer) in &adapter.layers {
         layer.check(key)?;
@@ -66,13 +76,19 @@ fn has_lost_biases(adapter: &Adapter) -> bool {
     adapter.config.bias == BiasMode::LoraOnly && !adapter.layers.keys().any(has_bias)
 }
 
-/// [`bind`], after taking stacked experts apart where the checkpoint has them apart: see [`apart`](super::apart).
+/// [`bind`], after giving the modules of other programs' adapters the checkpoint's names ([`place`]) and taking stacked
+/// experts apart where the checkpoint has them apart ([`apart`](super::apart)).
 ///
 /// # Errors
 /// As [`bind`].
 pub fn fit<'a>(adapter: &'a Adapter, checkpoint: &Checkpoint) -> Result<(Cow<'a, Adapter>, Binding)> {
-    let adapter = separate_experts::apart(adapter, checkpoint)?;
-    let binding = bind(&adapter, checkpoint)?;
+    let (placed, notes) = place(adapter, checkpoint)?;
+    let adapter = match placed {
+        Cow::Borrowed(adapter) => separate_experts::apart(adapter, checkpoint)?,
+        Cow::Owned(placed) => Cow::Owned(separate_experts::apart(&placed, checkpoint)?.into_owned()),
+    };
+    let mut binding = bind(&adapter, checkpoint)?;
+    binding.notes.extend(notes);
     Ok((adapter, binding))
 }
 

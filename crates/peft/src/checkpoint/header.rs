@@ -9,7 +9,7 @@ use safetensors::tensor::Metadata;
 const MAX_HEADER: u64 = 100_000_000;
 
 /// The header, checked against the file's length, and where the data begins.
-pub(super) fn read_header(source: &SourceFile) -> Result<(Metadata, u64)> {
+pub(crate) fn read_header(source: &SourceFile) -> Result<(Metadata, u64)> {
     let len = source.len();
     let malformed = |error: &SafeTensorError| Error::malformed(source.path(), header_error(error));
     if len < 8 {
@@ -17,6 +17,12 @@ pub(super) fn read_header(source: &SourceFile) -> Result<(Metadata, u64)> {
     }
     let mut size = [0; 8];
     source.read(&mut size, 0)?;
+    if size.starts_with(b"GGUF") {
+        return Err(Error::malformed(
+            source.path(),
+            "a GGUF file (llama.cpp's format), which is not read; take the safetensors files that it was converted from",
+        ));
+    }
     let size = u64::from_le_bytes(size);
     if size > MAX_HEADER {
         return Err(malformed(&SafeTensorError::HeaderTooLarge));

@@ -6,7 +6,7 @@ mod layer_kind;
 pub(crate) mod quantized;
 mod writer;
 
-pub(crate) use header::header_error;
+pub(crate) use header::{header_error, read_header};
 pub use layer_kind::{LayerKind, adaptable_modules, is_output_head, is_vocabulary};
 pub(crate) use layer_kind::{
     has_transposed_experts, is_input_embedding, is_transposed_model, is_transposed_module,
@@ -19,7 +19,7 @@ use crate::error::AtPath;
 use crate::files::{CONFIG_FILE, Snapshot, SourceFile, zeroed};
 use crate::tensor::{Dtype, Tensor, float_type};
 use crate::{Error, Result};
-use header::read_header;
+use quantized::QuantizedWeight;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
@@ -100,6 +100,10 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, TensorInfo>,
     index: Option<Index>,
     model_config: Map<String, Value>,
+    /// What `config.json` says, where that differs.
+    stored_config: Option<Map<String, Value>>,
+    /// Weights whose plain numbers are computed from their parts.
+    quantized: BTreeMap<String, Arc<QuantizedWeight>>,
     owns_directory: bool,
 }
 
@@ -129,6 +133,8 @@ impl Checkpoint {
             tensors: BTreeMap::new(),
             index: None,
             model_config,
+            stored_config: None,
+            quantized: BTreeMap::new(),
             owns_directory: path.is_dir() || file_name.ends_with(".json"),
         };
         if file_name.ends_with(".json") {
@@ -234,6 +240,8 @@ impl Checkpoint {
             tensors,
             index: self.index.clone(),
             model_config: model_config.clone(),
+            stored_config: self.stored_config.clone(),
+            quantized: self.quantized.clone(),
             owns_directory: self.owns_directory,
         }
     }
@@ -273,6 +281,34 @@ impl Checkpoint {
         &self.model_config
     }
 
+    /// Whether a tensor's values are computed from quantised parts, so that its bytes are in no file.
+    pub(crate) fn is_computed(&self, name: &str) -> bool {
+        self.quantized.contains_key(name)
+    }
+
+    /// Whether quantised weights are shown as plain numbers.
+    pub(crate) fn is_dequantized(&self) -> bool {
+        !self.quantized.is_empty()
+    }
+
+    /// Whether a tensor keeps its type while quantised weights become plain numbers of another.
+    pub(crate) fn keeps_type(&self, name: &str) -> bool {
+        self.is_dequantized() && quantized::KEPT_IN_F32.iter().any(|ending| name.ends_with(ending))
+    }
+
+    /// What the file `config.json` says; empty if there is none.
+    pub(crate) fn stored_config(&self) -> &Map<String, Value> {
+        self.stored_config.as_ref().unwrap_or(&self.model_config)
+    }
+
+    fn dequantize(&self, weight: &QuantizedWeight) -> Result<Tensor> {
+        weight.dequantize(|info| {
+            let mut bytes = zeroed(info.bytes(), || "a part of a quantised weight".into())?;
+            self.shards[info.shard].source.read(&mut bytes, info.range.start)?;
+            Ok(bytes)
+        })
+    }
+
     /// What the file says about a tensor.
     ///
     /// # Errors
@@ -287,6 +323,9 @@ impl Checkpoint {
     /// There is no such tensor, no memory for it, or the file cannot be read or was changed.
     pub fn bytes(&self, name: &str) -> Result<Vec<u8>> {
         let info = self.info(name)?;
+        if let Some(weight) = self.quantized.get(name) {
+            return Ok(self.dequantize(weight)?.bytes().to_vec());
+        }
         let mut bytes = zeroed(info.bytes(), || format!("tensor `{name}`"))?;
         self.shards[info.shard].source.read(&mut bytes, info.range.start)?;
         Ok(bytes)
@@ -299,6 +338,9 @@ impl Checkpoint {
     /// cannot be read or was changed.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
         let info = self.info(name)?;
+        if let Some(weight) = self.quantized.get(name) {
+            return self.dequantize(weight);
+        }
         let dtype = float_type(info.dtype).ok_or_else(|| {
             Error::tensor(name, format!("holds {}; only F32, F16 and BF16 can be computed with", info.dtype))
         })?;
@@ -314,6 +356,15 @@ impl Checkpoint {
         mut look: impl FnMut(&[u8]) -> Result<bool>,
     ) -> Result<()> {
         let info = self.info(name)?;
+        if let Some(weight) = self.quantized.get(name) {
+            let tensor = self.dequantize(weight)?;
+            for piece in tensor.bytes().chunks(PIECE) {
+                if !look(piece)? {
+                    break;
+                }
+            }
+            return Ok(());
+        }
         let mut buffer = vec![0; PIECE.min(info.bytes() as usize)];
         let mut start = info.range.start;
         while start < info.range.end {
@@ -375,6 +426,9 @@ fn find(directory: &Path) -> Result<PathBuf> {
     let mut others: Vec<String> = others.filter(|name| is_other_format(name)).collect();
     others.sort();
     let hint = match others.first() {
+        _ if directory.join("model_index.json").exists() => {
+            "; it holds a diffusers pipeline, whose parts are checkpoints: give its unet, transformer or text_encoder".to_owned()
+        }
         Some(name) if name == CONFIG_FILE => "; it holds an adapter".to_owned(),
         Some(name) => format!("; `{name}` is of a format that is not read, save the model as safetensors"),
         None => String::new(),

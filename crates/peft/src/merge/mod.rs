@@ -22,6 +22,7 @@ use crate::Result;
 use crate::adapter::Weighted;
 use crate::binding::lost_biases;
 use crate::checkpoint::{Checkpoint, LayerKind, Outline};
+use crate::note::Note;
 use crate::update::joined;
 use changes::Change;
 use lora_kernels::restore::RestoreMethod;
@@ -152,7 +153,8 @@ impl<'a> Edit<'a> {
                 biases.first()?
             ))
         };
-        self.add.iter().filter_map(lost).collect()
+        let notes = self.add.iter().flat_map(|bound| &bound.binding.notes).map(Note::to_string);
+        notes.chain(self.add.iter().filter_map(lost)).collect()
     }
 
     /// Names of the tensors that will change.

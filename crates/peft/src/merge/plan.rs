@@ -195,7 +195,7 @@ impl<'a> Edit<'a> {
                 }
             }
         }
-        if &config != self.checkpoint.model_config() {
+        if &config != self.checkpoint.stored_config() {
             self.model_config = Some(config);
         }
     }

@@ -5,7 +5,7 @@
 
 use super::side_files::copy_side_files;
 use crate::checkpoint::checksum::Checksum;
-use crate::checkpoint::{Checkpoint, Outline, ShardWriter, write_synced};
+use crate::checkpoint::{Checkpoint, Outline, ShardWriter, quantized, write_synced};
 use crate::error::AtPath;
 use crate::files::NewDirectory;
 use crate::progress::Progress;
@@ -85,9 +85,11 @@ impl<'a> Rewrite<'a> {
                 };
                 for name in shard.names().iter().filter(|name| !changes.removed.contains(*name)) {
                     let info = &checkpoint.tensors()[name];
-                    let wanted = changes.dtype.filter(|_| float_type(info.dtype).is_some()).map(file_type);
+                    let changes_type = float_type(info.dtype).is_some() && !checkpoint.keeps_type(name);
+                    let wanted = changes.dtype.filter(|_| changes_type).map(file_type);
                     let dtype = wanted.unwrap_or(info.dtype);
-                    output.copied.push(dtype == info.dtype && !changes.computed.contains(name));
+                    let computed = changes.computed.contains(name) || checkpoint.is_computed(name);
+                    output.copied.push(dtype == info.dtype && !computed);
                     output.outlines.push(Outline { name: name.clone(), dtype, shape: info.shape.clone() });
                 }
                 output
@@ -245,10 +247,18 @@ impl<'a> Rewrite<'a> {
             let text = format!("{:#}\n", Value::Object(config.clone()));
             write_synced(&directory.path().join("config.json"), text.as_bytes())?;
         }
-        match self.checkpoint.owns_directory() {
-            true => copy_side_files(self.checkpoint.directory(), directory, progress),
-            false => Ok(Vec::new()),
+        let left = match self.checkpoint.owns_directory() {
+            true => copy_side_files(self.checkpoint.directory(), directory, progress)?,
+            false => Vec::new(),
+        };
+        if self.checkpoint.is_dequantized() {
+            for path in quantized::SIDE_FILES.map(|name| directory.path().join(name)) {
+                if path.exists() {
+                    std::fs::remove_file(&path).at(&path)?;
+                }
+            }
         }
+        Ok(left)
     }
 
     fn write_index(&self, directory: &NewDirectory) -> Result<()> {

@@ -73,6 +73,7 @@ impl LoraModel {
             untied: BTreeMap::new(),
             naming: Naming::Same,
             targets: report.clone(),
+            notes: Vec::new(),
         };
         self.take_start_off(backend, &adapter.config, &binding.sites)?;
         self.insert(name, Loaded { adapter, binding, trainable: true });
