@@ -73,6 +73,22 @@ fn a_quantised_base_needs_the_flag() {
     lora(&format!("{line} --dequantize bf16 --exact"), &[&base, &adapter, &out]).code_is(2);
 }
 
+#[test]
+fn fp8_stays_fp8_if_that_is_asked_for() {
+    let directory = directory();
+    let out = directory.path().join("out");
+    let line = "merge --base {} --adapter {} --out {} --device cpu --requantize same";
+    let [base, adapter] = ["base", "adapter"].map(|part| public("quant-fp8-block").join(part));
+    let run = lora(line, &[&base, &adapter, &out]).succeeds();
+    assert!(run.stdout.contains("Quantised 2 changed weights again: largest error"), "{}", run.stdout);
+    assert_eq!(
+        std::fs::read(out.join("config.json")).unwrap(),
+        std::fs::read(base.join("config.json")).unwrap()
+    );
+    let gptq = ["base", "adapter"].map(|part| public("quant-gptq").join(part));
+    lora(&format!("{line} --force"), &[&gptq[0], &gptq[1], &out]).fails(1, &["GPTQ", "--dequantize bf16"]);
+}
+
 /// Files beside a checkpoint that say that it is quantised do not go along.
 #[test]
 fn the_new_checkpoint_no_longer_says_that_it_is_quantised() {

@@ -174,6 +174,52 @@ fn quantised_bases_are_merged_in_plain_numbers() {
     }
 }
 
+/// Half the distance to the next number of the type, and what rounding of the scale moves.
+#[test]
+fn fp8_is_quantised_again() {
+    for (case, relative) in [("block", 4), ("block-bf16-scales", 4), ("row", 4), ("tensor", 4), ("e5m2", 3)] {
+        let case = public(&format!("quant-fp8-{case}"));
+        let base = Checkpoint::open(&case.join("base")).unwrap();
+        let adapter = Adapter::load(&case.join("adapter")).unwrap();
+        let plain = Checkpoint::open(&case.join("base")).unwrap().dequantized().unwrap();
+        let adapters = [Weighted { name: "adapter".into(), adapter: &adapter, weight: 1.0 }];
+        let options = EditOptions { requantize: true, ..EditOptions::default() };
+        let directory = tempfile::tempdir().unwrap();
+        let out = directory.path().join("merged");
+        let edit = Edit::merge(&plain, &adapters, options).unwrap();
+        let summary = edit.write(&mut Cpu::new(), &out, &Progress::new()).unwrap();
+        let found = Checkpoint::open(&out).unwrap();
+        assert_eq!(found.model_config(), base.model_config());
+        assert!(found.tensors().keys().eq(base.tensors().keys()));
+        let changed: Vec<&str> = summary.requantized.iter().map(|weight| weight.weight.as_str()).collect();
+        assert_eq!(changed.len(), 2);
+        for (name, info) in base.tensors() {
+            assert_eq!(
+                (info.dtype, &info.shape),
+                (found.tensors()[name].dtype, &found.tensors()[name].shape)
+            );
+            if !changed.iter().any(|weight| name.starts_with(&weight[..weight.len() - 6])) {
+                assert_eq!(base.bytes(name).unwrap(), found.bytes(name).unwrap(), "{name}");
+            }
+        }
+        let found = found.dequantized().unwrap();
+        let expected = Checkpoint::open(&case.join("expected")).unwrap();
+        for weight in &summary.requantized {
+            let [one, two] = [&found, &expected].map(|file| doubles(&file.tensor(&weight.weight).unwrap()));
+            let largest = common::largest(&two);
+            let mut error = 0f64;
+            for (one, two) in one.into_iter().zip(two) {
+                // The expected values are rounded to bf16, and the smallest numbers of the type lie evenly.
+                let bound = two.abs() * (0.5f64.powi(relative) + 0.5f64.powi(8)) + largest * 0.5f64.powi(18);
+                assert!((one - two).abs() <= bound, "{case:?} {}: {one} for {two}", weight.weight);
+                error = error.max((one - two).abs());
+            }
+            assert!(error <= f64::from(weight.max_error) + largest * 0.5f64.powi(8), "{error}");
+            assert!(weight.rms_error > 0.0 && weight.rms_error < 0.1 * weight.rms);
+        }
+    }
+}
+
 #[test]
 fn plain_bases_are_not_dequantised() {
     let base = Checkpoint::open(&public("format-mlx").join("base")).unwrap();

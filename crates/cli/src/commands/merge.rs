@@ -6,7 +6,7 @@ use crate::console::Console;
 use crate::destination::Output;
 use crate::element_type::ElementType;
 use crate::failure::{About, Result};
-use clap::{ArgAction, ArgMatches, Args};
+use clap::{ArgAction, ArgMatches, Args, ValueEnum};
 use lora_peft::{Checkpoint, Edit, EditOptions, Progress, printable};
 use std::path::PathBuf;
 
@@ -29,6 +29,7 @@ Examples:
   lora merge --base llama/ --adapter my-adapter/ --out merged/ --report
   lora merge --base llama/ --adapter my-adapter/ --out merged/ --rounding stochastic --seed 1
   lora merge --base deepseek-fp8/ --adapter my-adapter/ --out merged/ --dequantize bf16
+  lora merge --base deepseek-fp8/ --adapter my-adapter/ --out merged/ --requantize same
   lora merge --base sd/unet/ --adapter style.safetensors --out merged/         kohya's file
   lora merge --base llama/ --adapter my-adapter/ --out merged/ --exact
 
@@ -58,6 +59,17 @@ pub struct Merge {
     /// Merge into the plain numbers of a quantised base, and write all of it in this element type
     #[arg(long, value_name = "TYPE", conflicts_with_all = ["exact", "dtype"])]
     dequantize: Option<ElementType>,
+    /// Merge into the plain numbers of an FP8 base, and quantise what changes again, in the format of the base; what that
+    /// loses is said
+    #[arg(long, value_name = "FORMAT", conflicts_with_all = ["exact", "dtype", "dequantize"])]
+    requantize: Option<Requantize>,
+}
+
+/// Formats of --requantize.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Requantize {
+    /// That of the base.
+    Same,
 }
 
 impl Merge {
@@ -65,13 +77,14 @@ impl Merge {
     pub fn run(&self, matches: &ArgMatches, console: &Console, progress: &Progress) -> Result<()> {
         let job = edit::Job { checkpoint: &self.base, output: &self.output, update: &self.update };
         let mut base = Checkpoint::open(&self.base).about(&self.base)?;
-        if self.dequantize.is_some() {
+        if self.dequantize.is_some() || self.requantize.is_some() {
             base = base.dequantized().about(&self.base)?;
         }
         let [added] = adapters::load(matches, ["adapter"])?;
         let destination = job.destination(&[&added], console)?;
         let options = EditOptions {
             restore: self.exact.then(Default::default),
+            requantize: self.requantize.is_some(),
             dtype: self.dtype.or(self.dequantize).map(Into::into),
             ..job.options()
         };

@@ -102,6 +102,8 @@ pub struct Checkpoint {
     model_config: Map<String, Value>,
     /// What `config.json` says, where that differs.
     stored_config: Option<Map<String, Value>>,
+    /// What the files hold in place of plain numbers.
+    stored: BTreeMap<String, TensorInfo>,
     /// Weights whose plain numbers are computed from their parts.
     quantized: BTreeMap<String, Arc<QuantizedWeight>>,
     owns_directory: bool,
@@ -134,6 +136,7 @@ impl Checkpoint {
             index: None,
             model_config,
             stored_config: None,
+            stored: BTreeMap::new(),
             quantized: BTreeMap::new(),
             owns_directory: path.is_dir() || file_name.ends_with(".json"),
         };
@@ -241,6 +244,7 @@ impl Checkpoint {
             index: self.index.clone(),
             model_config: model_config.clone(),
             stored_config: self.stored_config.clone(),
+            stored: self.stored.clone(),
             quantized: self.quantized.clone(),
             owns_directory: self.owns_directory,
         }
@@ -284,6 +288,21 @@ impl Checkpoint {
     /// Whether a tensor's values are computed from quantised parts, so that its bytes are in no file.
     pub(crate) fn is_computed(&self, name: &str) -> bool {
         self.quantized.contains_key(name)
+    }
+
+    /// How a weight is quantised that is shown as plain numbers.
+    pub(crate) fn quantized_weight(&self, name: &str) -> Option<&QuantizedWeight> {
+        self.quantized.get(name).map(Arc::as_ref)
+    }
+
+    /// The weights that are shown as plain numbers.
+    pub(crate) fn quantized_weights(&self) -> impl Iterator<Item = &QuantizedWeight> {
+        self.quantized.values().map(Arc::as_ref)
+    }
+
+    /// Where a tensor's bytes lie, a quantised weight's too.
+    pub(crate) fn stored_info(&self, name: &str) -> Result<&TensorInfo> {
+        self.stored.get(name).map_or_else(|| self.info(name), Ok)
     }
 
     /// Whether quantised weights are shown as plain numbers.

@@ -71,10 +71,32 @@ impl<'a> Edit<'a> {
                 format!("the checkpoint is quantised ({method}); its element types cannot be changed"),
             ));
         }
+        if options.requantize {
+            edit.check_requantization()?;
+        }
         edit.plan_removals()?;
         edit.plan_additions()?;
         edit.plan_config();
         Ok(edit)
+    }
+
+    /// What is quantised again is in a format that can be written.
+    fn check_requantization(&self) -> Result<()> {
+        if self.options.dtype.is_some() || self.options.restore.is_some() || self.records.is_some() {
+            return Err(Error::Record(
+                "weights that are quantised again have no record and no other type".into(),
+            ));
+        }
+        if let Some(weight) = self.checkpoint.quantized_weights().find(|weight| !weight.can_requantize()) {
+            return Err(Error::tensor(
+                &weight.parts[0].0,
+                format!(
+                    "is stored as {}; only FP8 can be quantised again, others with `--dequantize bf16` and the format's own program",
+                    weight.format
+                ),
+            ));
+        }
+        Ok(())
     }
 
     fn plan_removals(&mut self) -> Result<()> {
@@ -172,7 +194,11 @@ impl<'a> Edit<'a> {
     /// `config.json` must say that embeddings are no longer tied, and name the new element type.
     fn plan_config(&mut self) {
         let original = self.records.as_ref().and_then(Records::model_config);
-        let mut config = original.unwrap_or(self.checkpoint.model_config()).clone();
+        let own = match self.options.requantize {
+            true => self.checkpoint.stored_config(),
+            false => self.checkpoint.model_config(),
+        };
+        let mut config = original.unwrap_or(own).clone();
         let vocabulary = |name: &String| name.strip_suffix(".weight").is_some_and(is_vocabulary);
         let parts_ways = self.changes.iter().any(|(name, change)| {
             vocabulary(name)

@@ -5,11 +5,12 @@
 
 use super::side_files::copy_side_files;
 use crate::checkpoint::checksum::Checksum;
+use crate::checkpoint::quantized::QuantizedWeight;
 use crate::checkpoint::{Checkpoint, Outline, ShardWriter, quantized, write_synced};
 use crate::error::AtPath;
 use crate::files::NewDirectory;
 use crate::progress::Progress;
-use crate::tensor::{Tensor, file_type, float_type};
+use crate::tensor::{Dtype, Tensor, file_type, float_type};
 use crate::{Error, Result};
 use lora_kernels::DType;
 use serde_json::{Map, Value, json};
@@ -31,6 +32,8 @@ pub(crate) struct Rewrite<'a> {
     shards: Vec<OutputShard>,
     /// The new `config.json`, if it changes.
     pub model_config: Option<Map<String, Value>>,
+    /// Whether quantised weights stay so.
+    requantize: bool,
     /// Whether to take checksums of the tensors that are copied.
     pub checksums: bool,
 }
@@ -43,6 +46,18 @@ struct OutputShard {
     copied: Vec<bool>,
 }
 
+impl OutputShard {
+    /// The parts of a quantised weight, the scale after what it scales.
+    fn add_parts(&mut self, checkpoint: &Checkpoint, weight: &QuantizedWeight, computed: bool) {
+        let beside = weight.beside.iter().filter_map(|name| Some((name, checkpoint.stored_info(name).ok()?)));
+        let parts = weight.parts.iter().map(|(name, info)| (name, info, !computed));
+        for (name, info, copied) in parts.chain(beside.map(|(name, info)| (name, info, true))) {
+            self.copied.push(copied);
+            self.outlines.push(Outline { name: name.clone(), dtype: info.dtype, shape: info.shape.clone() });
+        }
+    }
+}
+
 /// What is to change.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
@@ -52,6 +67,8 @@ pub(crate) struct Changes {
     pub added: Vec<Outline>,
     /// Tensors that are left out.
     pub removed: BTreeSet<String>,
+    /// Whether quantised weights are written as such.
+    pub requantize: bool,
     /// Type that all floating-point tensors get.
     pub dtype: Option<DType>,
 }
@@ -64,10 +81,34 @@ pub(crate) struct Written {
     pub not_copied: Vec<String>,
 }
 
+/// A tensor that was computed.
+pub(crate) enum NewTensor {
+    Numbers(Tensor),
+    /// Numbers of eight bits.
+    Codes(Dtype, Vec<usize>, Vec<u8>),
+}
+
+impl NewTensor {
+    fn is(&self, outline: &Outline) -> bool {
+        let (dtype, shape) = match self {
+            NewTensor::Numbers(tensor) => (file_type(tensor.dtype()), tensor.shape()),
+            NewTensor::Codes(dtype, shape, _) => (*dtype, shape.as_slice()),
+        };
+        (dtype, shape) == (outline.dtype, &outline.shape)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            NewTensor::Numbers(tensor) => tensor.bytes(),
+            NewTensor::Codes(_, _, bytes) => bytes,
+        }
+    }
+}
+
 enum Message {
     Begin(PathBuf, usize),
     Copy(String),
-    Write(Tensor),
+    Write(NewTensor),
     Finish,
 }
 
@@ -84,6 +125,10 @@ impl<'a> Rewrite<'a> {
                     copied: Vec::new(),
                 };
                 for name in shard.names().iter().filter(|name| !changes.removed.contains(*name)) {
+                    if let (Some(weight), true) = (checkpoint.quantized_weight(name), changes.requantize) {
+                        output.add_parts(checkpoint, weight, changes.computed.contains(name));
+                        continue;
+                    }
                     let info = &checkpoint.tensors()[name];
                     let changes_type = float_type(info.dtype).is_some() && !checkpoint.keeps_type(name);
                     let wanted = changes.dtype.filter(|_| changes_type).map(file_type);
@@ -99,7 +144,7 @@ impl<'a> Rewrite<'a> {
             last.copied.extend(changes.added.iter().map(|_| false));
             last.outlines.extend(changes.added.iter().cloned());
         }
-        Rewrite { checkpoint, shards, model_config: None, checksums: false }
+        Rewrite { checkpoint, shards, model_config: None, requantize: changes.requantize, checksums: false }
     }
 
     /// Bytes of all tensors.
@@ -112,7 +157,7 @@ impl<'a> Rewrite<'a> {
         &self,
         directory: &NewDirectory,
         progress: &Progress,
-        compute: &mut dyn FnMut(&Outline) -> Result<Tensor>,
+        compute: &mut dyn FnMut(&Outline) -> Result<NewTensor>,
     ) -> Result<Written> {
         progress.start(self.bytes());
         let not_copied = self.copy_side_files(directory, progress)?;
@@ -135,7 +180,7 @@ impl<'a> Rewrite<'a> {
         directory: &Path,
         progress: &Progress,
         sender: SyncSender<Message>,
-        compute: &mut dyn FnMut(&Outline) -> Result<Tensor>,
+        compute: &mut dyn FnMut(&Outline) -> Result<NewTensor>,
     ) -> Result<()> {
         for (index, shard) in self.shards.iter().enumerate() {
             let mut messages = vec![Message::Begin(directory.join(&shard.file_name), index)];
@@ -145,7 +190,7 @@ impl<'a> Rewrite<'a> {
                     Message::Copy(outline.name.clone())
                 } else {
                     let tensor = compute(outline)?;
-                    if (file_type(tensor.dtype()), tensor.shape()) != (outline.dtype, &outline.shape) {
+                    if !tensor.is(outline) {
                         return Err(Error::tensor(&outline.name, "was announced with another shape or type"));
                     }
                     Message::Write(tensor)
@@ -185,7 +230,7 @@ impl<'a> Rewrite<'a> {
                     checksums.insert(name, sum);
                 }
                 (Message::Copy(name), Some(writer)) => {
-                    let info = self.checkpoint.info(&name)?;
+                    let info = self.checkpoint.stored_info(&name)?.clone();
                     let source = self.checkpoint.shards()[info.shard].source();
                     let Range { mut start, end: last } = info.range;
                     while start < last {
@@ -251,7 +296,7 @@ impl<'a> Rewrite<'a> {
             true => copy_side_files(self.checkpoint.directory(), directory, progress)?,
             false => Vec::new(),
         };
-        if self.checkpoint.is_dequantized() {
+        if self.checkpoint.is_dequantized() && !self.requantize {
             for path in quantized::SIDE_FILES.map(|name| directory.path().join(name)) {
                 if path.exists() {
                     std::fs::remove_file(&path).at(&path)?;

@@ -7,6 +7,7 @@ mod int8;
 mod mxfp4;
 mod packed;
 mod part;
+mod requantize;
 mod scaled;
 mod weight;
 
@@ -61,6 +62,8 @@ impl Checkpoint {
             hidden.extend(weight.parts[1..].iter().map(|(part, _)| part));
             hidden.extend(&weight.beside);
         }
+        let stored = |name: &&String| Some(((*name).clone(), self.tensors.get(*name)?.clone()));
+        self.stored = hidden.iter().chain(renamed.keys()).filter_map(stored).collect();
         for shard in &mut self.shards {
             shard.names.retain(|name| !hidden.contains(name));
             shard.names.iter_mut().for_each(|name| {
