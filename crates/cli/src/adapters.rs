@@ -3,7 +3,7 @@
 use crate::failure::{About, Failure, Result};
 use clap::ArgMatches;
 use lora_peft::printable::{NAME, line};
-use lora_peft::{Adapter, Weighted};
+use lora_peft::{Adapter, Weighted, formats};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -40,7 +40,7 @@ pub fn load<const N: usize>(matches: &ArgMatches, options: [&str; N]) -> Result<
     }
     let mut found = [const { Vec::new() }; N];
     for (option, path, weight) in places.into_values() {
-        let adapter = Adapter::load(path).about(path)?;
+        let (_, adapter) = formats::load(path).about(path)?;
         let name = path.canonicalize().unwrap_or_else(|_| path.clone());
         let name = name.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         found[option].push(NamedAdapter { path: path.clone(), name, weight: weight.unwrap_or(1.0), adapter });

@@ -2,6 +2,7 @@
 
 use crate::commands::bench::Bench;
 use crate::commands::completions::Completions;
+use crate::commands::convert::Convert;
 use crate::commands::demo::Demo;
 use crate::commands::extract::Extract;
 use crate::commands::info::Info;
@@ -14,8 +15,9 @@ const AFTER_HELP: &str = "\
 Words:
   base      a model's checkpoint: a directory with model.safetensors, or with shards and
             model.safetensors.index.json; or one of these files
-  adapter   a LoRA adapter as PEFT saves it: a directory with adapter_config.json and
-            adapter_model.safetensors
+  adapter   a LoRA adapter. As PEFT saves it: a directory with adapter_config.json and
+            adapter_model.safetensors, its shards, or adapter_model.bin; or in the format of
+            kohya (sd-scripts), diffusers or mlx-lm: the directory or the file
 
 Examples:
   lora info llama/ my-adapter/                    what is in them, and do they fit?
@@ -24,6 +26,7 @@ Examples:
   lora unmerge --merged merged/ --adapter my-adapter/ --out base-again/
   lora switch --merged merged/ --from my-adapter/ --to other-adapter/ --out switched/
   lora extract --base llama/ --tuned llama-tuned/ --rank 32 --out adapter/
+  lora convert --adapter style.safetensors --base unet/ --to peft --out style/
   lora bench                                      how fast is this machine?
   lora demo lora-demo                             something to try all this on
   lora help merge                                 everything about one command
@@ -40,7 +43,7 @@ Exit codes:
 
 /// LoRA adapters on whole checkpoints, without Python: look at them, merge them, take them out, exchange them.
 ///
-/// Reads and writes PEFT's files. Checkpoints are streamed: memory is needed for a few of the largest tensors and the
+/// Reads and writes PEFT's files, and those of kohya, diffusers and mlx-lm. Checkpoints are streamed: memory is needed for a few of the largest tensors and the
 /// adapter, not for the model.
 #[derive(Debug, Parser)]
 #[command(name = "lora", version, after_long_help = AFTER_HELP, after_help = AFTER_HELP, max_term_width = 100)]
@@ -59,6 +62,7 @@ pub enum Command {
     Unmerge(Unmerge),
     Switch(Switch),
     Extract(Extract),
+    Convert(Convert),
     Bench(Bench),
     Demo(Demo),
     Completions(Completions),

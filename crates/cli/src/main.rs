@@ -46,6 +46,7 @@ fn run(arguments: &Arguments, matches: &clap::ArgMatches) -> Result<()> {
         Command::Unmerge(unmerge) => unmerge.run(matches, &console, &progress),
         Command::Switch(switch) => switch.run(matches, &console, &progress),
         Command::Extract(extract) => extract.run(&console, &progress),
+        Command::Convert(convert) => convert.run(&console),
         Command::Bench(bench) => bench.run(&console),
         Command::Demo(demo) => demo.run(&console),
         Command::Completions(completions) => completions.run(Arguments::command(), &console),

@@ -3,7 +3,7 @@
 use crate::table::Table;
 use crate::units;
 use lora_kernels::MergeReport;
-use lora_peft::merge::Summary;
+use lora_peft::merge::{RequantizedWeight, Summary};
 use lora_peft::printable::{self, NAME, line};
 use std::path::Path;
 use std::time::Duration;
@@ -27,6 +27,24 @@ pub fn written(summary: &Summary, out: &Path, device: &str, elapsed: Duration) -
         printable::path(out),
         units::bytes((summary.bytes as f64 / seconds.max(1e-9)) as u64),
         left(&summary.not_copied),
+    )
+}
+
+/// What quantising again lost, in one line.
+pub fn requantized(summary: &Summary) -> String {
+    let weights = &summary.requantized;
+    if weights.is_empty() {
+        return String::new();
+    }
+    let largest = weights.iter().map(|weight| weight.max_error).fold(0.0, f32::max);
+    let relative = |weight: &RequantizedWeight| {
+        f64::from(weight.rms_error) / f64::from(weight.rms).max(f64::MIN_POSITIVE)
+    };
+    let mean = weights.iter().map(relative).sum::<f64>() / weights.len() as f64;
+    format!(
+        "Quantised {} changed weights again: largest error {largest:.3e}, RMS error {:.2} % of a weight's RMS on average.\n",
+        weights.len(),
+        100.0 * mean
     )
 }
 

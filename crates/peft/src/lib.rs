@@ -24,6 +24,7 @@ pub mod checkpoint;
 mod error;
 mod families;
 pub mod files;
+pub mod formats;
 pub mod making;
 pub mod merge;
 pub mod model;

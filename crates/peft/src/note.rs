@@ -160,6 +160,24 @@ pub enum Note {
     },
 }
 
+impl Note {
+    /// Whether something may be missing or other than it was meant, beyond how a file was read.
+    pub fn is_warning(&self) -> bool {
+        !matches!(
+            self,
+            Note::AbsentSubtrees { .. }
+                | Note::AdapterName { .. }
+                | Note::Wrapped { .. }
+                | Note::UnmergedAdapter { .. }
+                | Note::HubCache { .. }
+                | Note::AbsentTensors { .. }
+                | Note::OtherCopies { .. }
+                | Note::NotIndexed { .. }
+                | Note::NoIndex { .. }
+        )
+    }
+}
+
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = |name: &str| line(name, NAME);

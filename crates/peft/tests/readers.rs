@@ -12,13 +12,16 @@ use std::path::{Path, PathBuf};
 /// The body of a fuzz target: whether it accepted the bytes.
 type Body = fn(&[u8]) -> bool;
 
-const TARGETS: [(&str, Body); 6] = [
+const TARGETS: [(&str, Body); 9] = [
     ("config", fuzz::config),
     ("adapter", fuzz::adapter),
     ("safetensors", fuzz::safetensors),
     ("index", fuzz::index),
     ("record", fuzz::record),
     ("views", fuzz::views),
+    ("foreign", fuzz::foreign),
+    ("torch_file", fuzz::torch_file),
+    ("quantized", fuzz::quantized),
 ];
 
 fn read(path: &Path) -> Vec<u8> {
@@ -57,6 +60,30 @@ fn golden_files() {
         assert!(fuzz::safetensors(&read(&case.base.join("model.safetensors"))), "{:?}", case.base);
     }
     assert!(fuzz::adapter(&adapter_input(&golden().join("minilm"))));
+    let public = |path: &str| golden().join("public").join(path);
+    for path in
+        ["format-kohya/adapter.safetensors", "format-diffusers/adapter/pytorch_lora_weights.safetensors"]
+    {
+        assert!(fuzz::foreign(&read(&public(path))), "{path}");
+    }
+    assert!(fuzz::foreign(&mlx_input()));
+    assert!(fuzz::torch_file(&read(&public("format-peft-pickled/adapter/adapter_model.bin"))));
+    for case in
+        ["fp8-block", "fp8-tensor", "int8-bitsandbytes", "nf4-double", "gptq-act-order", "awq", "mxfp4"]
+    {
+        assert!(fuzz::quantized(&quantized_input(case)), "{case}");
+    }
+}
+
+fn mlx_input() -> Vec<u8> {
+    let directory = golden().join("public/format-mlx/adapter");
+    [&read(&directory.join("adapter_config.json"))[..], b"\0", &read(&directory.join("adapters.safetensors"))]
+        .concat()
+}
+
+fn quantized_input(case: &str) -> Vec<u8> {
+    let directory = golden().join(format!("public/quant-{case}/base"));
+    [&read(&directory.join("config.json"))[..], b"\0", &read(&directory.join("model.safetensors"))].concat()
 }
 
 #[test]
@@ -147,6 +174,9 @@ proptest! {
             read(&files("seeds/index")[0]),
             read(&files("seeds/record")[0]),
             read(&files("seeds/views")[0]),
+            mlx_input(),
+            read(&golden().join("public/format-peft-pickled/adapter/adapter_model.bin")),
+            quantized_input(["gptq-act-order", "nf4-double", "fp8-block"][damage.len() % 3]),
         ];
         for ((_, target), mut input) in TARGETS.into_iter().zip(inputs) {
             for (index, byte) in &damage {

@@ -131,6 +131,7 @@ impl Job<'_> {
             console.result(&summary::report(&result))?;
         }
         console.note(done)?;
+        console.note(&summary::requantized(&result))?;
         console.note(&summary::written(&result, &self.output.out, &device, start.elapsed()))
     }
 }

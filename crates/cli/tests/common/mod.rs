@@ -25,6 +25,11 @@ impl Run {
         self
     }
 
+    #[track_caller]
+    pub fn code_is(self, code: i32) {
+        assert_eq!(self.code, Some(code), "{}", self.stderr);
+    }
+
     /// Ends with `code`, and says each of `words` in one paragraph on stderr.
     #[track_caller]
     pub fn fails(self, code: i32, words: &[&str]) -> Self {

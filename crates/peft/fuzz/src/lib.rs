@@ -4,12 +4,14 @@
 
 mod adapter;
 mod checkpoint;
+mod formats;
 mod mutate;
 mod record;
 mod views;
 
 pub use adapter::{adapter, config};
 pub use checkpoint::{index, safetensors};
+pub use formats::{foreign, quantized, torch_file};
 pub use mutate::mutate_json;
 pub use record::{record, record_seeds};
 pub use views::views;

@@ -4,7 +4,7 @@ use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 /// What PEFT puts before the base model's own names.
-pub(super) const PREFIX: &str = "base_model.model.";
+pub(crate) const PREFIX: &str = "base_model.model.";
 
 /// Key of the file's metadata: a JSON list of the tensors that replace the base model's own although no key of the
 /// configuration asks for them. PEFT loads such tensors, which it finds in the model, without asking.

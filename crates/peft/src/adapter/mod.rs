@@ -15,7 +15,9 @@ pub use crate::files::{CONFIG_FILE, WEIGHTS_FILE};
 pub(crate) use config::is_named;
 pub use config::{AdapterConfig, BiasMode, BlockDiagonal, Init, ModuleNames, TokenIndices};
 pub use layer::AdapterLayer;
+pub(crate) use layer::PREFIX;
 pub use matching::{ALL_LINEAR, Match, Matcher};
+pub(crate) use read::read as read_tensor;
 pub use weighted::Weighted;
 
 use crate::error::AtPath;
@@ -23,7 +25,7 @@ use crate::files::{Snapshot, SourceFile, foreign, hub_cache};
 use crate::note::Note;
 use crate::tensor::{Tensor, file_type};
 use crate::{Error, Result};
-use layer::{IN_PLACE, PREFIX, names};
+use layer::{IN_PLACE, names};
 use safetensors::tensor::TensorView;
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
@@ -201,8 +203,7 @@ fn check_place(directory: &Path) -> Result<()> {
     if !holds(directory, WEIGHTS_FILE) && holds(directory, "adapter_model.bin") {
         return Err(Error::malformed(
             directory,
-            "it has adapter_model.bin, which can hold programs and is not read; load and save it with PEFT to get \
-             adapter_model.safetensors",
+            "it has adapter_model.bin and no adapter_model.safetensors; `formats::load` reads such adapters",
         ));
     }
     Ok(())

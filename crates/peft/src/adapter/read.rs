@@ -19,17 +19,36 @@ impl Adapter {
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn from_parts(mut config: AdapterConfig, weights: &[u8]) -> Result<Self> {
-        let matcher = Matcher::new(&config)?;
+    pub fn from_parts(config: AdapterConfig, weights: &[u8]) -> Result<Self> {
         let file = SafeTensors::deserialize(weights)
             .map_err(|error| Error::malformed(Path::new(WEIGHTS_FILE), header_error(&error)))?;
-        let in_place = in_place(weights)?;
+        let clean = TensorNames::of(file.iter().map(|(name, _)| name))?;
+        let tensors = file.iter().map(|(name, view)| Ok((name.to_owned(), read(name, &view)?)));
+        Self::from_named(config, clean, &in_place(weights)?, tensors)
+    }
+
+    /// Puts an adapter together from its configuration and its tensors under PEFT's names.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn from_tensors(config: AdapterConfig, tensors: BTreeMap<String, Tensor>) -> Result<Self> {
+        let clean = TensorNames::of(tensors.keys().map(String::as_str))?;
+        Self::from_named(config, clean, &BTreeSet::new(), tensors.into_iter().map(Ok))
+    }
+
+    fn from_named(
+        mut config: AdapterConfig,
+        mut clean: TensorNames,
+        in_place: &BTreeSet<String>,
+        tensors: impl Iterator<Item = Result<(String, Tensor)>>,
+    ) -> Result<Self> {
+        let matcher = Matcher::new(&config)?;
         let mut unfinished: BTreeMap<String, UnfinishedLayer> = BTreeMap::new();
         let mut replaced = BTreeMap::new();
         let mut repeated = Vec::new();
-        let mut clean = TensorNames::of(file.iter().map(|(name, _)| name))?;
-        for (name, view) in file.iter() {
-            let tensor = read(name, &view)?;
+        for named in tensors {
+            let (name, tensor) = named?;
+            let name = name.as_str();
             let cleaned = clean.clean(name);
             let own = cleaned.strip_prefix(PREFIX).ok_or_else(|| {
                 Error::tensor(name, format!("nothing uses it: names of LoRA tensors start with `{PREFIX}`"))
@@ -81,7 +100,8 @@ impl Adapter {
     }
 }
 
-fn read(name: &str, view: &TensorView<'_>) -> Result<Tensor> {
+/// A tensor of a file, which must be finite.
+pub(crate) fn read(name: &str, view: &TensorView<'_>) -> Result<Tensor> {
     let dtype = float_type(view.dtype()).ok_or_else(|| {
         Error::tensor(name, format!("holds {}; F32, F16 or BF16 is expected", view.dtype()))
     })?;

@@ -8,6 +8,7 @@ use super::{parameters, regrouped, separate_experts};
 use crate::adapter::{Adapter, AdapterLayer, BiasMode, Match, Matcher, TOKEN_ROWS};
 use crate::checkpoint::{self, Checkpoint, LayerKind, quantized};
 use crate::families::ties::{self, Ties};
+use crate::formats::place;
 use crate::note::Note;
 use crate::tensor::{Tensor, float_type};
 use crate::{Error, Result};
@@ -97,20 +98,31 @@ fn has_lost_biases(adapter: &Adapter) -> bool {
     adapter.config.bias == BiasMode::LoraOnly && !adapter.layers.keys().any(has_bias)
 }
 
-/// [`bind`], after the adapter's layers were made to fit what the checkpoint has as one matrix and what it has as several:
-/// stacked experts (see [`apart`](super::apart)), and fused queries, keys and values, gates and ups.
+/// [`bind`], after the modules of other programs' adapters were given the checkpoint's names ([`place`]), and the adapter's
+/// layers were made to fit what the checkpoint has as one matrix and what it has as several: stacked experts (see
+/// [`apart`](super::apart)), and fused queries, keys and values, gates and ups.
 ///
 /// # Errors
 /// As [`bind`].
 pub fn fit<'a>(adapter: &'a Adapter, checkpoint: &Checkpoint) -> Result<(Cow<'a, Adapter>, Binding)> {
-    let regrouped = regrouped::regrouped(adapter, checkpoint)?;
-    let apart = separate_experts::apart(&regrouped, checkpoint)?;
-    let adapter = match apart {
-        Cow::Owned(apart) => Cow::Owned(apart),
-        Cow::Borrowed(_) => regrouped,
-    };
-    let binding = bind(&adapter, checkpoint)?;
+    let (placed, notes) = place(adapter, checkpoint)?;
+    let regrouped = refitted(placed, checkpoint, regrouped::regrouped)?;
+    let adapter = refitted(regrouped, checkpoint, separate_experts::apart)?;
+    let mut binding = bind(&adapter, checkpoint)?;
+    binding.notes.extend(notes);
     Ok((adapter, binding))
+}
+
+fn refitted<'a>(
+    adapter: Cow<'a, Adapter>,
+    checkpoint: &Checkpoint,
+    refit: for<'b, 'c> fn(&'b Adapter, &'c Checkpoint) -> Result<Cow<'b, Adapter>>,
+) -> Result<Cow<'a, Adapter>> {
+    let new = match refit(&adapter, checkpoint)? {
+        Cow::Owned(new) => Some(new),
+        Cow::Borrowed(_) => None,
+    };
+    Ok(new.map_or(adapter, Cow::Owned))
 }
 
 pub(super) struct Binder<'a> {

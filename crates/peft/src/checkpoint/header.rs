@@ -9,7 +9,7 @@ use safetensors::tensor::Metadata;
 const MAX_HEADER: u64 = 100_000_000;
 
 /// The header, checked against the file's length, and where the data begins.
-pub(super) fn read_header(source: &SourceFile) -> Result<(Metadata, u64)> {
+pub(crate) fn read_header(source: &SourceFile) -> Result<(Metadata, u64)> {
     foreign::refuse(source)?;
     let len = source.len();
     let malformed = |error: &SafeTensorError| Error::malformed(source.path(), header_error(error));

@@ -10,7 +10,7 @@ mod unbuilt;
 pub(crate) mod wrapped;
 mod writer;
 
-pub(crate) use header::header_error;
+pub(crate) use header::{header_error, read_header};
 pub use layer_kind::{LayerKind, adaptable_modules, is_output_head, is_vocabulary};
 pub(crate) use layer_kind::{
     has_transposed_experts, is_input_embedding, is_transposed_model, is_transposed_module,
@@ -24,9 +24,9 @@ use crate::files::{Snapshot, SourceFile, WEIGHTS_FILE, foreign, zeroed};
 use crate::note::Note;
 use crate::tensor::{Dtype, Tensor, float_type};
 use crate::{Error, Result};
-use header::read_header;
 use index::Index;
 use place::Place;
+use quantized::QuantizedWeight;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
@@ -104,6 +104,12 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, TensorInfo>,
     index: Option<Index>,
     model_config: Map<String, Value>,
+    /// What `config.json` says, where that differs.
+    stored_config: Option<Map<String, Value>>,
+    /// What the files hold in place of plain numbers.
+    stored: BTreeMap<String, TensorInfo>,
+    /// Weights whose plain numbers are computed from their parts.
+    quantized: BTreeMap<String, Arc<QuantizedWeight>>,
     owns_directory: bool,
     notes: Vec<Note>,
 }
@@ -127,6 +133,9 @@ impl Checkpoint {
             tensors: BTreeMap::new(),
             index: None,
             model_config,
+            stored_config: None,
+            stored: BTreeMap::new(),
+            quantized: BTreeMap::new(),
             owns_directory,
             notes,
         };
@@ -218,6 +227,9 @@ impl Checkpoint {
             tensors,
             index: self.index.clone(),
             model_config: model_config.clone(),
+            stored_config: self.stored_config.clone(),
+            stored: self.stored.clone(),
+            quantized: self.quantized.clone(),
             owns_directory: self.owns_directory,
             notes: self.notes.clone(),
         }
@@ -263,6 +275,49 @@ impl Checkpoint {
         &self.model_config
     }
 
+    /// Whether a tensor's values are computed from quantised parts, so that its bytes are in no file.
+    pub(crate) fn is_computed(&self, name: &str) -> bool {
+        self.quantized.contains_key(name)
+    }
+
+    /// How a weight is quantised that is shown as plain numbers.
+    pub(crate) fn quantized_weight(&self, name: &str) -> Option<&QuantizedWeight> {
+        self.quantized.get(name).map(Arc::as_ref)
+    }
+
+    /// The weights that are shown as plain numbers.
+    pub(crate) fn quantized_weights(&self) -> impl Iterator<Item = &QuantizedWeight> {
+        self.quantized.values().map(Arc::as_ref)
+    }
+
+    /// Where a tensor's bytes lie, a quantised weight's too.
+    pub(crate) fn stored_info(&self, name: &str) -> Result<&TensorInfo> {
+        self.stored.get(name).map_or_else(|| self.info(name), Ok)
+    }
+
+    /// Whether quantised weights are shown as plain numbers.
+    pub(crate) fn is_dequantized(&self) -> bool {
+        !self.quantized.is_empty()
+    }
+
+    /// Whether a tensor keeps its type while quantised weights become plain numbers of another.
+    pub(crate) fn keeps_type(&self, name: &str) -> bool {
+        self.is_dequantized() && quantized::KEPT_IN_F32.iter().any(|ending| name.ends_with(ending))
+    }
+
+    /// What the file `config.json` says; empty if there is none.
+    pub(crate) fn stored_config(&self) -> &Map<String, Value> {
+        self.stored_config.as_ref().unwrap_or(&self.model_config)
+    }
+
+    fn dequantize(&self, weight: &QuantizedWeight) -> Result<Tensor> {
+        weight.dequantize(|info| {
+            let mut bytes = zeroed(info.bytes(), || "a part of a quantised weight".into())?;
+            self.shards[info.shard].source.read(&mut bytes, info.range.start)?;
+            Ok(bytes)
+        })
+    }
+
     /// What the file says about a tensor.
     ///
     /// # Errors
@@ -277,6 +332,9 @@ impl Checkpoint {
     /// There is no such tensor, no memory for it, or the file cannot be read or was changed.
     pub fn bytes(&self, name: &str) -> Result<Vec<u8>> {
         let info = self.info(name)?;
+        if let Some(weight) = self.quantized.get(name) {
+            return Ok(self.dequantize(weight)?.bytes().to_vec());
+        }
         let mut bytes = zeroed(info.bytes(), || format!("tensor `{name}`"))?;
         self.shards[info.shard].source.read(&mut bytes, info.range.start)?;
         Ok(bytes)
@@ -289,6 +347,9 @@ impl Checkpoint {
     /// cannot be read or was changed.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
         let info = self.info(name)?;
+        if let Some(weight) = self.quantized.get(name) {
+            return self.dequantize(weight);
+        }
         let dtype = float_type(info.dtype).ok_or_else(|| {
             Error::tensor(name, format!("holds {}; only F32, F16 and BF16 can be computed with", info.dtype))
         })?;
@@ -304,6 +365,15 @@ impl Checkpoint {
         mut look: impl FnMut(&[u8]) -> Result<bool>,
     ) -> Result<()> {
         let info = self.info(name)?;
+        if let Some(weight) = self.quantized.get(name) {
+            let tensor = self.dequantize(weight)?;
+            for piece in tensor.bytes().chunks(PIECE) {
+                if !look(piece)? {
+                    break;
+                }
+            }
+            return Ok(());
+        }
         let mut buffer = vec![0; PIECE.min(info.bytes() as usize)];
         let mut start = info.range.start;
         while start < info.range.end {

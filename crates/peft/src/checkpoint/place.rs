@@ -117,7 +117,10 @@ fn numbered_shards(directory: &Path, stem: &str, names: &[String]) -> Result<Vec
 fn nothing(directory: &Path, names: &[String]) -> Error {
     let stems: Vec<String> = STEMS.iter().map(|stem| format!("{stem}{ENDING}")).collect();
     let ends = |ending: &str| names.iter().find(|name| name.ends_with(ending));
-    let hint = if names.iter().any(|name| name == CONFIG_FILE) {
+    let hint = if names.iter().any(|name| name == "model_index.json") {
+        "; it holds a diffusers pipeline, whose parts are checkpoints: give its unet, transformer or text_encoder"
+            .to_owned()
+    } else if names.iter().any(|name| name == CONFIG_FILE) {
         "; it holds an adapter".to_owned()
     } else if let Some(name) = ends(ENDING) {
         format!("; `{name}` can be given itself")

@@ -46,6 +46,9 @@ pub struct EditOptions {
     /// room for than the old weights are kept as those, as are matrices of more than four million weights that are rounded
     /// stochastically.
     pub restore: Option<RestoreMethod>,
+    /// Whether the weights of a [dequantised](Checkpoint::dequantized) checkpoint are written in the format that they are
+    /// stored in: FP8, the changed ones with new scales.
+    pub requantize: bool,
     /// Element type of the new checkpoint; that of the old one if `None`.
     pub dtype: Option<DType>,
 }
@@ -65,6 +68,19 @@ pub struct ChangedWeight {
     pub report: Option<MergeReport>,
 }
 
+/// A changed weight that was quantised again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RequantizedWeight {
+    /// Name of the weight.
+    pub weight: String,
+    /// Largest difference from the merged weight.
+    pub max_error: f32,
+    /// Root mean square of the differences.
+    pub rms_error: f32,
+    /// Root mean square of the merged weight.
+    pub rms: f32,
+}
+
 /// What an edit did.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Summary {
@@ -74,6 +90,8 @@ pub struct Summary {
     pub replaced: Vec<String>,
     /// Tensors that the old checkpoint does not have: untied embeddings and new heads.
     pub new_tensors: Vec<String>,
+    /// What quantising the changed weights again lost.
+    pub requantized: Vec<RequantizedWeight>,
     /// Bytes of tensors written.
     pub bytes: u64,
     /// What lies beside the old checkpoint and was not copied, because it is no plain file or of no known kind.
@@ -190,6 +208,7 @@ impl<'a> Edit<'a> {
             added: self.new_tensors.clone(),
             removed: self.dropped.clone(),
             resized: self.resized.clone(),
+            requantize: self.options.requantize,
             dtype: self.options.dtype,
         };
         let mut rewrite = Rewrite::new(self.checkpoint, &changes);

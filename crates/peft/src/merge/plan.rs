@@ -79,6 +79,9 @@ impl<'a> Edit<'a> {
             ));
         }
         edit.check_ties()?;
+        if options.requantize {
+            edit.check_requantization()?;
+        }
         edit.plan_removals()?;
         edit.plan_additions()?;
         edit.plan_config();
@@ -99,6 +102,25 @@ impl<'a> Edit<'a> {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// What is quantised again is in a format that can be written.
+    fn check_requantization(&self) -> Result<()> {
+        if self.options.dtype.is_some() || self.options.restore.is_some() || self.records.is_some() {
+            return Err(Error::Record(
+                "weights that are quantised again have no record and no other type".into(),
+            ));
+        }
+        if let Some(weight) = self.checkpoint.quantized_weights().find(|weight| !weight.can_requantize()) {
+            return Err(Error::tensor(
+                &weight.parts[0].0,
+                format!(
+                    "is stored as {}; only FP8 can be quantised again, others with `--dequantize bf16` and the format's own program",
+                    weight.format
+                ),
+            ));
+        }
+        Ok(())
     }
 
     fn plan_removals(&mut self) -> Result<()> {
@@ -229,7 +251,11 @@ impl<'a> Edit<'a> {
     /// and name the new element type.
     fn plan_config(&mut self) {
         let original = self.records.as_ref().and_then(Records::model_config);
-        let mut config = original.unwrap_or(self.checkpoint.model_config()).clone();
+        let own = match self.options.requantize {
+            true => self.checkpoint.stored_config(),
+            false => self.checkpoint.model_config(),
+        };
+        let mut config = original.unwrap_or(own).clone();
         if self.part_ways(&config) {
             if let Some(model_type) =
                 ties::scaled_where_tied(&config).filter(|_| ties::flag(&config) != Flag::Untied)
@@ -252,7 +278,7 @@ impl<'a> Edit<'a> {
                 }
             }
         }
-        if &config != self.checkpoint.model_config() {
+        if &config != self.checkpoint.stored_config() {
             self.model_config = Some(config);
         }
     }

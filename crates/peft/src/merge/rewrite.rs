@@ -6,11 +6,12 @@
 use super::adapter_files::TakenFiles;
 use super::side_files::{copy_files, copy_side_files};
 use crate::checkpoint::checksum::Checksum;
-use crate::checkpoint::{Checkpoint, Outline, ShardWriter, write_synced};
+use crate::checkpoint::quantized::QuantizedWeight;
+use crate::checkpoint::{Checkpoint, Outline, ShardWriter, quantized, write_synced};
 use crate::error::AtPath;
 use crate::files::NewDirectory;
 use crate::progress::Progress;
-use crate::tensor::{Tensor, file_type, float_type};
+use crate::tensor::{Dtype, Tensor, file_type, float_type};
 use crate::{Error, Result};
 use lora_kernels::DType;
 use serde_json::{Map, Value, json};
@@ -34,6 +35,8 @@ pub(crate) struct Rewrite<'a> {
     pub model_config: Option<Map<String, Value>>,
     /// Files from an adapter's directory.
     pub taken_files: TakenFiles,
+    /// Whether quantised weights stay so.
+    requantize: bool,
     /// Whether to take checksums of the tensors that are copied.
     pub checksums: bool,
 }
@@ -44,6 +47,18 @@ struct OutputShard {
     metadata: BTreeMap<String, String>,
     outlines: Vec<Outline>,
     copied: Vec<bool>,
+}
+
+impl OutputShard {
+    /// The parts of a quantised weight, the scale after what it scales.
+    fn add_parts(&mut self, checkpoint: &Checkpoint, weight: &QuantizedWeight, computed: bool) {
+        let beside = weight.beside.iter().filter_map(|name| Some((name, checkpoint.stored_info(name).ok()?)));
+        let parts = weight.parts.iter().map(|(name, info)| (name, info, !computed));
+        for (name, info, copied) in parts.chain(beside.map(|(name, info)| (name, info, true))) {
+            self.copied.push(copied);
+            self.outlines.push(Outline { name: name.clone(), dtype: info.dtype, shape: info.shape.clone() });
+        }
+    }
 }
 
 /// What is to change.
@@ -57,6 +72,8 @@ pub(crate) struct Changes {
     pub removed: BTreeSet<String>,
     /// Computed tensors that get another shape.
     pub resized: BTreeMap<String, Vec<usize>>,
+    /// Whether quantised weights are written as such.
+    pub requantize: bool,
     /// Type that all floating-point tensors get.
     pub dtype: Option<DType>,
 }
@@ -69,10 +86,34 @@ pub(crate) struct Written {
     pub not_copied: Vec<String>,
 }
 
+/// A tensor that was computed.
+pub(crate) enum NewTensor {
+    Numbers(Tensor),
+    /// Numbers of eight bits.
+    Codes(Dtype, Vec<usize>, Vec<u8>),
+}
+
+impl NewTensor {
+    fn is(&self, outline: &Outline) -> bool {
+        let (dtype, shape) = match self {
+            NewTensor::Numbers(tensor) => (file_type(tensor.dtype()), tensor.shape()),
+            NewTensor::Codes(dtype, shape, _) => (*dtype, shape.as_slice()),
+        };
+        (dtype, shape) == (outline.dtype, &outline.shape)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            NewTensor::Numbers(tensor) => tensor.bytes(),
+            NewTensor::Codes(_, _, bytes) => bytes,
+        }
+    }
+}
+
 enum Message {
     Begin(PathBuf, usize),
     Copy(String),
-    Write(Tensor),
+    Write(NewTensor),
     Finish,
 }
 
@@ -89,10 +130,16 @@ impl<'a> Rewrite<'a> {
                     copied: Vec::new(),
                 };
                 for name in shard.names().iter().filter(|name| !changes.removed.contains(*name)) {
+                    if let (Some(weight), true) = (checkpoint.quantized_weight(name), changes.requantize) {
+                        output.add_parts(checkpoint, weight, changes.computed.contains(name));
+                        continue;
+                    }
                     let info = &checkpoint.tensors()[name];
-                    let wanted = changes.dtype.filter(|_| float_type(info.dtype).is_some()).map(file_type);
+                    let changes_type = float_type(info.dtype).is_some() && !checkpoint.keeps_type(name);
+                    let wanted = changes.dtype.filter(|_| changes_type).map(file_type);
                     let dtype = wanted.unwrap_or(info.dtype);
-                    output.copied.push(dtype == info.dtype && !changes.computed.contains(name));
+                    let computed = changes.computed.contains(name) || checkpoint.is_computed(name);
+                    output.copied.push(dtype == info.dtype && !computed);
                     let shape = changes.resized.get(name).unwrap_or(&info.shape).clone();
                     output.outlines.push(Outline { name: name.clone(), dtype, shape });
                 }
@@ -108,6 +155,7 @@ impl<'a> Rewrite<'a> {
             shards,
             model_config: None,
             taken_files: TakenFiles::default(),
+            requantize: changes.requantize,
             checksums: false,
         }
     }
@@ -122,7 +170,7 @@ impl<'a> Rewrite<'a> {
         &self,
         directory: &NewDirectory,
         progress: &Progress,
-        compute: &mut dyn FnMut(&Outline) -> Result<Tensor>,
+        compute: &mut dyn FnMut(&Outline) -> Result<NewTensor>,
     ) -> Result<Written> {
         progress.start(self.bytes());
         let not_copied = self.copy_side_files(directory, progress)?;
@@ -145,7 +193,7 @@ impl<'a> Rewrite<'a> {
         directory: &Path,
         progress: &Progress,
         sender: SyncSender<Message>,
-        compute: &mut dyn FnMut(&Outline) -> Result<Tensor>,
+        compute: &mut dyn FnMut(&Outline) -> Result<NewTensor>,
     ) -> Result<()> {
         for (index, shard) in self.shards.iter().enumerate() {
             let mut messages = vec![Message::Begin(directory.join(&shard.file_name), index)];
@@ -155,7 +203,7 @@ impl<'a> Rewrite<'a> {
                     Message::Copy(outline.name.clone())
                 } else {
                     let tensor = compute(outline)?;
-                    if (file_type(tensor.dtype()), tensor.shape()) != (outline.dtype, &outline.shape) {
+                    if !tensor.is(outline) {
                         return Err(Error::tensor(&outline.name, "was announced with another shape or type"));
                     }
                     Message::Write(tensor)
@@ -195,7 +243,7 @@ impl<'a> Rewrite<'a> {
                     checksums.insert(name, sum);
                 }
                 (Message::Copy(name), Some(writer)) => {
-                    let info = self.checkpoint.info(&name)?;
+                    let info = self.checkpoint.stored_info(&name)?.clone();
                     let source = self.checkpoint.shards()[info.shard].source();
                     let Range { mut start, end: last } = info.range;
                     while start < last {
@@ -257,14 +305,22 @@ impl<'a> Rewrite<'a> {
             let text = format!("{:#}\n", Value::Object(config.clone()));
             write_synced(&directory.path().join("config.json"), text.as_bytes())?;
         }
-        match self.checkpoint.owns_directory() {
+        let left = match self.checkpoint.owns_directory() {
             true => {
                 copy_files(&self.taken_files.directory, &self.taken_files.names, directory, progress)?;
                 let dropped = &self.taken_files.dropped;
-                copy_side_files(self.checkpoint.directory(), directory, dropped, progress)
+                copy_side_files(self.checkpoint.directory(), directory, dropped, progress)?
             }
-            false => Ok(Vec::new()),
+            false => Vec::new(),
+        };
+        if self.checkpoint.is_dequantized() && !self.requantize {
+            for path in quantized::SIDE_FILES.map(|name| directory.path().join(name)) {
+                if path.exists() {
+                    std::fs::remove_file(&path).at(&path)?;
+                }
+            }
         }
+        Ok(left)
     }
 
     fn write_index(&self, directory: &NewDirectory) -> Result<()> {

@@ -4,12 +4,13 @@ use super::changes::{Bound, Change, LayerIndex};
 use super::exchange::{Exchange, Exchanged, Keep};
 use super::record_writer::{Description, RecordWriter};
 use super::records::Records;
+use super::rewrite::NewTensor;
 use super::undo::Undo;
-use super::{ChangedWeight, Edit, Summary};
+use super::{ChangedWeight, Edit, RequantizedWeight, Summary};
 use crate::checkpoint::{Outline, checksum};
 use crate::files::NewDirectory;
 use crate::progress::Progress;
-use crate::tensor::{Tensor, float_type};
+use crate::tensor::{Tensor, file_type, float_type};
 use crate::update::{HostBackend, UpdateOptions, name_stream, reseed};
 use crate::{Error, Result};
 use lora_kernels::restore::RestoreMethod;
@@ -74,7 +75,26 @@ impl<'a> Edit<'a> {
         summary.bytes = rewrite.bytes();
         summary.new_tensors = self.new_tensors.iter().map(|outline| outline.name.clone()).collect();
         let mut unchanged = BTreeMap::new();
+        let mut scales: BTreeMap<String, Tensor> = BTreeMap::new();
         let written = rewrite.run(directory, progress, &mut |outline| {
+            if let Some(scale) = scales.remove(&outline.name) {
+                return Ok(NewTensor::Numbers(scale));
+            }
+            if let (Some(weight), true) =
+                (self.checkpoint.quantized_weight(&outline.name), self.options.requantize)
+            {
+                let plain = Outline { dtype: file_type(weight.dtype), ..outline.clone() };
+                let merged = self.compute(backend, &plain, &mut summary)?.tensor;
+                let new = weight.requantize(&merged)?;
+                scales.insert(weight.parts[1].0.clone(), new.scale);
+                summary.requantized.push(RequantizedWeight {
+                    weight: outline.name.clone(),
+                    max_error: new.max_error,
+                    rms_error: new.rms_error,
+                    rms: new.rms,
+                });
+                return Ok(NewTensor::Codes(outline.dtype, outline.shape.clone(), new.codes));
+            }
             let computed = self.compute(backend, outline, &mut summary)?;
             match (&mut writer, computed.kept) {
                 (Some((_, writer)), Some(Kept::Undo(undo))) => {
@@ -85,7 +105,7 @@ impl<'a> Edit<'a> {
                 }
                 _ => {}
             }
-            Ok(computed.tensor)
+            Ok(NewTensor::Numbers(computed.tensor))
         })?;
         if let Some(records) = &self.records {
             written.copied.iter().try_for_each(|(name, sum)| records.check_unchanged(name, *sum))?;

@@ -8,6 +8,7 @@ use crate::units;
 use lora_peft::adapter::Matcher;
 use lora_peft::adapter::ModuleNames;
 use lora_peft::binding::{Binding, fit};
+use lora_peft::formats::Format;
 use lora_peft::printable::{self, PARAGRAPH, PATH, line};
 use lora_peft::{Adapter, AdapterLayer, Checkpoint, Note, Tensor};
 use serde_json::{Value, json};
@@ -18,6 +19,7 @@ use std::path::Path;
 #[derive(Debug)]
 pub struct AdapterInfo<'a> {
     path: &'a Path,
+    format: Format,
     adapter: &'a Adapter,
     layers: Vec<Layer<'a>>,
     base: Option<BaseMatch>,
@@ -39,7 +41,7 @@ struct BaseMatch {
 }
 
 impl<'a> AdapterInfo<'a> {
-    pub fn new(path: &'a Path, adapter: &'a Adapter) -> Result<Self> {
+    pub fn new(path: &'a Path, format: Format, adapter: &'a Adapter) -> Result<Self> {
         let matcher = Matcher::new(&adapter.config).about(path)?;
         let layer = |(module, tensors): (&'a String, &'a AdapterLayer)| {
             Ok(Layer {
@@ -49,7 +51,7 @@ impl<'a> AdapterInfo<'a> {
             })
         };
         let layers = adapter.layers.iter().map(layer).collect::<Result<_>>()?;
-        Ok(AdapterInfo { path, adapter, layers, base: None })
+        Ok(AdapterInfo { path, format, adapter, layers, base: None })
     }
 
     /// Looks for the adapter's modules in a base.
@@ -121,6 +123,7 @@ impl<'a> AdapterInfo<'a> {
         json!({
             "path": self.path.display().to_string(),
             "type": "adapter",
+            "format": self.format.name(),
             "config": self.adapter.config.to_json(),
             "parameters": self.adapter.parameters(),
             "bytes": self.bytes(),
@@ -193,7 +196,11 @@ impl<'a> AdapterInfo<'a> {
         }
         lines.push(("parameters", units::count(self.adapter.parameters())));
         lines.push(("size", units::bytes(self.bytes())));
-        let mut text = format!("{}: LoRA adapter\n", printable::path(self.path));
+        let what = match self.format {
+            Format::Peft => "LoRA adapter".to_owned(),
+            format => format.to_string(),
+        };
+        let mut text = format!("{}: {what}\n", printable::path(self.path));
         for (label, value) in lines {
             text += &format!("  {label:<14}  {}\n", line(&value, PARAGRAPH));
         }
@@ -219,6 +226,7 @@ impl<'a> AdapterInfo<'a> {
             Ok(found) => found,
             Err(_) => return format!("\n  Does not fit {}.\n", line(&base.base, PATH)),
         };
+        let notes = binding.notes.iter().map(|note| format!("  Note: {note}\n"));
         let mut text = format!(
             "\n  Fits {}: {} weights change, {} tensors are replaced; {:.4} % of the parameters are trained.\n",
             line(&base.base, PATH),
@@ -231,6 +239,7 @@ impl<'a> AdapterInfo<'a> {
             ("excluded", binding.targets.excluded.iter().map(String::as_str).collect()),
             ("not adapted", binding.targets.unmatched.iter().map(String::as_str).collect()),
         ];
+        text.extend(notes);
         for (label, names) in lists {
             if !names.is_empty() {
                 text += &format!("  {label}: {}\n", counted(names));

@@ -7,8 +7,9 @@ use crate::units;
 use lora_peft::Checkpoint;
 use lora_peft::checkpoint::{LayerKind, adaptable_modules};
 use lora_peft::merge::Records;
-use lora_peft::printable::{self, NAME, line};
+use lora_peft::printable::{self, NAME, PARAGRAPH, line};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 #[derive(Debug)]
@@ -17,12 +18,15 @@ pub struct BaseInfo<'a> {
     checkpoint: &'a Checkpoint,
     modules: Vec<(String, LayerKind)>,
     records: Option<Records>,
+    /// Formats of quantised weights, or why they cannot be read.
+    quantized: Result<BTreeMap<String, usize>, String>,
 }
 
 impl<'a> BaseInfo<'a> {
     pub fn new(path: &'a Path, checkpoint: &'a Checkpoint) -> Result<Self> {
         let records = Records::open(checkpoint).about(path)?;
-        Ok(BaseInfo { path, checkpoint, modules: adaptable_modules(checkpoint), records })
+        let quantized = checkpoint.quantized_formats().map_err(|error| error.to_string());
+        Ok(BaseInfo { path, checkpoint, modules: adaptable_modules(checkpoint), records, quantized })
     }
 
     fn bytes(&self) -> u64 {
@@ -74,7 +78,21 @@ impl<'a> BaseInfo<'a> {
             "dtypes": types,
             "modules": modules.collect::<Vec<_>>(),
             "restore_record": record,
+            "quantized": self.quantized.as_ref().ok(),
         })
+    }
+
+    fn quantized_text(&self) -> String {
+        let what = match &self.quantized {
+            Err(error) => error.clone(),
+            Ok(formats) if formats.is_empty() => return String::new(),
+            Ok(formats) => {
+                let names: Vec<String> =
+                    formats.iter().map(|(format, count)| format!("{format} ({count} weights)")).collect();
+                format!("{}; merge with --dequantize bf16", names.join(", "))
+            }
+        };
+        format!("  quantised       {}\n", line(&what, PARAGRAPH))
     }
 
     pub fn text(&self) -> String {
@@ -98,11 +116,12 @@ impl<'a> BaseInfo<'a> {
             .collect();
         let mut text = format!(
             "{}: base checkpoint{model}\n  files           {files}\n  parameters      {}\n  size            {}\n  \
-             element types   {}\n  restore record  {record}\n\n",
+             element types   {}\n  restore record  {record}\n{}\n",
             printable::path(self.path),
             units::count(parameters(self.checkpoint)),
             units::bytes(self.bytes()),
             types.join(", "),
+            self.quantized_text(),
         );
         let mut table = Table::new(&["module", "kind", "type", "shape", "count", "size"]);
         let modules = self.modules.iter().filter_map(|(module, kind)| {
