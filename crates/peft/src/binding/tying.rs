@@ -33,7 +33,7 @@ impl Binder<'_> {
             }
             Ties::Unknown => self.guessed_ties(binding)?,
         };
-        for group in groups {
+        for group in &groups {
             let changed: Vec<&String> =
                 group.names.iter().filter(|name| self.is_changed(name, binding)).collect();
             let missing: Vec<&String> =
@@ -48,8 +48,8 @@ impl Binder<'_> {
             if changed.is_empty() || !tied {
                 continue;
             }
-            if self.stays_tied(&group, &changed, binding) {
-                self.change_alike(&group, binding);
+            if self.stays_tied(group, &changed, binding) {
+                self.change_alike(group, binding);
             } else {
                 binding.ties = TieOutcome::Parted;
                 let before = self.brought_along(&changed, binding);
@@ -64,7 +64,36 @@ impl Binder<'_> {
                 }
             }
         }
+        if binding.ties == TieOutcome::Parted {
+            self.write_out(&groups, binding);
+        }
         Ok(())
+    }
+
+    /// Where `config.json` says that nothing is tied, models do not find what does not change under its other names either: the
+    /// bias of a head, for instance.
+    fn write_out(&self, groups: &[Tied], binding: &mut Binding) {
+        for group in groups {
+            let Some(source) = group.names.iter().find(|name| self.shape(name).is_some()) else { continue };
+            let untouched = !group
+                .names
+                .iter()
+                .any(|name| self.is_changed(name, binding) || binding.untied.contains_key(name));
+            let missing =
+                group.names.iter().filter(|name| self.shape(name).is_none() && !group.always.contains(*name));
+            if untouched {
+                binding.untied.extend(missing.map(|name| (name.clone(), source.clone())));
+            } else {
+                // What changes alike, and is one with it no longer by what `config.json` says.
+                for name in missing.filter(|name| binding.kept.contains(*name)).cloned().collect::<Vec<_>>() {
+                    binding.kept.remove(&name);
+                    if !self.is_changed(&name, binding) {
+                        copy_change(source, &name, binding);
+                        binding.untied.insert(name, source.clone());
+                    }
+                }
+            }
+        }
     }
 
     fn is_changed(&self, name: &String, binding: &Binding) -> bool {
@@ -85,6 +114,10 @@ impl Binder<'_> {
     fn stays_tied(&self, group: &Tied, changed: &[&String], binding: &Binding) -> bool {
         if changed.iter().skip(1).any(|name| !self.change_equally(changed[0], name, binding)) {
             return false;
+        }
+        // Biases are one whatever else is; PEFT may save them under one name.
+        if group.names[0].ends_with(".bias") {
+            return true;
         }
         let only_embedding = changed.len() == 1 && *changed[0] == group.names[0];
         let only_rows = changed.iter().all(|name| binding.rows.contains_key(*name));
@@ -130,11 +163,7 @@ impl Binder<'_> {
             if self.shape(name).is_none() {
                 binding.kept.insert(name.clone());
             } else if !self.is_changed(name, binding) {
-                for names in [&mut binding.replaced, &mut binding.rows] {
-                    if let Some(key) = names.get(&changed).cloned() {
-                        names.insert(name.clone(), key);
-                    }
-                }
+                copy_change(&changed, name, binding);
             }
         }
     }
@@ -169,6 +198,15 @@ impl Binder<'_> {
             always: BTreeSet::new(),
             by_default: true,
         }])
+    }
+}
+
+/// What is done to a tensor is done to another too.
+fn copy_change(from: &str, to: &str, binding: &mut Binding) {
+    for names in [&mut binding.replaced, &mut binding.rows] {
+        if let Some(key) = names.get(from).cloned() {
+            names.insert(to.to_owned(), key);
+        }
     }
 }
 

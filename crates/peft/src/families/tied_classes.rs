@@ -11,12 +11,12 @@ pub(super) struct TiedClasses {
 }
 
 #[rustfmt::skip]
-pub(super) const TIED: [TiedClasses; 356] = [
+pub(super) const TIED: [TiedClasses; 360] = [
     TiedClasses { model_type: "afmoe", by_default: false, classes: &["AfmoeForCausalLM"], ties:
         &[("lm_head.weight", "model.embed_tokens.weight")] },
     TiedClasses { model_type: "albert", by_default: true, classes: &["AlbertForMaskedLM",
         "AlbertForPreTraining"], ties: &[("predictions.decoder.weight",
-        "albert.embeddings.word_embeddings.weight")] },
+        "albert.embeddings.word_embeddings.weight"), ("predictions.decoder.bias", "predictions.bias")] },
     TiedClasses { model_type: "apertus", by_default: false, classes: &["ApertusForCausalLM"], ties:
         &[("lm_head.weight", "model.embed_tokens.weight")] },
     TiedClasses { model_type: "apertus1p5", by_default: false, classes:
@@ -50,12 +50,15 @@ pub(super) const TIED: [TiedClasses; 356] = [
         &[("lm_head.weight", "model.embed_tokens.weight")] },
     TiedClasses { model_type: "bert", by_default: true, classes: &["BertForMaskedLM", "BertForPreTraining",
         "BertLMHeadModel"], ties: &[("cls.predictions.decoder.weight",
-        "bert.embeddings.word_embeddings.weight")] },
+        "bert.embeddings.word_embeddings.weight"), ("cls.predictions.decoder.bias", "cls.predictions.bias")]
+        },
     TiedClasses { model_type: "bert-generation", by_default: true, classes: &["BertGenerationDecoder"], ties:
-        &[("lm_head.decoder.weight", "bert.embeddings.word_embeddings.weight")] },
+        &[("lm_head.decoder.weight", "bert.embeddings.word_embeddings.weight"), ("lm_head.decoder.bias",
+        "lm_head.bias")] },
     TiedClasses { model_type: "big_bird", by_default: true, classes: &["BigBirdForCausalLM",
-        "BigBirdForMaskedLM", "BigBirdForPreTraining"], ties: &[("cls.predictions.decoder.weight",
-        "bert.embeddings.word_embeddings.weight")] },
+        "BigBirdForMaskedLM", "BigBirdForPreTraining"], ties: &[("cls.predictions.decoder.bias",
+        "cls.predictions.bias"), ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight")]
+        },
     TiedClasses { model_type: "bigbird_pegasus", by_default: true, classes: &["BigBirdPegasusModel"], ties:
         &[("decoder.embed_tokens.weight", "shared.weight"), ("encoder.embed_tokens.weight", "shared.weight")]
         },
@@ -89,7 +92,8 @@ pub(super) const TIED: [TiedClasses; 356] = [
         &[("text_decoder.cls.predictions.decoder.weight",
         "text_decoder.bert.embeddings.word_embeddings.weight")] },
     TiedClasses { model_type: "blip_text_model", by_default: true, classes: &["BlipTextLMHeadModel"], ties:
-        &[("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight")] },
+        &[("cls.predictions.decoder.bias", "cls.predictions.bias"), ("cls.predictions.decoder.weight",
+        "bert.embeddings.word_embeddings.weight")] },
     TiedClasses { model_type: "bloom", by_default: true, classes: &["BloomForCausalLM"], ties:
         &[("lm_head.weight", "transformer.word_embeddings.weight")] },
     TiedClasses { model_type: "blt", by_default: false, classes: &["BltForCausalLM"], ties:
@@ -98,7 +102,7 @@ pub(super) const TIED: [TiedClasses; 356] = [
         &[("mlm_score.decoder.weight", "bridgetower.text_model.embeddings.word_embeddings.weight")] },
     TiedClasses { model_type: "camembert", by_default: true, classes: &["CamembertForCausalLM",
         "CamembertForMaskedLM"], ties: &[("lm_head.decoder.weight",
-        "roberta.embeddings.word_embeddings.weight")] },
+        "roberta.embeddings.word_embeddings.weight"), ("lm_head.decoder.bias", "lm_head.bias")] },
     TiedClasses { model_type: "canary", by_default: true, classes: &["CanaryForConditionalGeneration"], ties:
         &[("proj_out.weight", "model.decoder.embed_tokens.weight")] },
     TiedClasses { model_type: "chameleon", by_default: false, classes: &["ChameleonForConditionalGeneration"],
@@ -133,13 +137,15 @@ pub(super) const TIED: [TiedClasses; 356] = [
         &[("lm_head.weight", "model.embed_tokens.weight")] },
     TiedClasses { model_type: "data2vec-text", by_default: true, classes: &["Data2VecTextForCausalLM",
         "Data2VecTextForMaskedLM"], ties: &[("lm_head.decoder.weight",
-        "data2vec_text.embeddings.word_embeddings.weight")] },
+        "data2vec_text.embeddings.word_embeddings.weight"), ("lm_head.decoder.bias", "lm_head.bias")] },
     TiedClasses { model_type: "dbrx", by_default: false, classes: &["DbrxForCausalLM"], ties:
         &[("lm_head.weight", "transformer.wte.weight")] },
     TiedClasses { model_type: "deberta", by_default: true, classes: &["DebertaForMaskedLM"], ties:
-        &[("cls.predictions.decoder.weight", "deberta.embeddings.word_embeddings.weight")] },
+        &[("cls.predictions.decoder.bias", "cls.predictions.bias"), ("cls.predictions.decoder.weight",
+        "deberta.embeddings.word_embeddings.weight")] },
     TiedClasses { model_type: "deberta-v2", by_default: true, classes: &["DebertaV2ForMaskedLM"], ties:
-        &[("cls.predictions.decoder.weight", "deberta.embeddings.word_embeddings.weight")] },
+        &[("cls.predictions.decoder.bias", "cls.predictions.bias"), ("cls.predictions.decoder.weight",
+        "deberta.embeddings.word_embeddings.weight")] },
     TiedClasses { model_type: "deepseek_ocr2", by_default: false, classes:
         &["DeepseekOcr2ForConditionalGeneration"], ties: &[("lm_head.weight",
         "model.language_model.embed_tokens.weight")] },
@@ -185,9 +191,12 @@ pub(super) const TIED: [TiedClasses; 356] = [
         &[("lm_head.weight", "model.text_model.embed_tokens.weight")] },
     TiedClasses { model_type: "emu3_text_model", by_default: false, classes: &["Emu3ForCausalLM"], ties:
         &[("lm_head.weight", "model.embed_tokens.weight")] },
-    TiedClasses { model_type: "ernie", by_default: true, classes: &["ErnieForCausalLM", "ErnieForMaskedLM",
-        "ErnieForPreTraining"], ties: &[("cls.predictions.decoder.weight",
-        "ernie.embeddings.word_embeddings.weight")] },
+    TiedClasses { model_type: "ernie", by_default: true, classes: &["ErnieForMaskedLM",
+        "ErnieForPreTraining"], ties: &[("cls.predictions.decoder.bias", "cls.predictions.bias"),
+        ("cls.predictions.decoder.weight", "ernie.embeddings.word_embeddings.weight")] },
+    TiedClasses { model_type: "ernie", by_default: true, classes: &["ErnieForCausalLM"], ties:
+        &[("cls.predictions.decoder.weight", "ernie.embeddings.word_embeddings.weight"),
+        ("cls.predictions.decoder.bias", "cls.predictions.bias")] },
     TiedClasses { model_type: "ernie4_5", by_default: true, classes: &["Ernie4_5ForCausalLM"], ties:
         &[("lm_head.weight", "model.embed_tokens.weight")] },
     TiedClasses { model_type: "ernie4_5_moe", by_default: true, classes: &["Ernie4_5_MoeForCausalLM"], ties:
@@ -216,6 +225,9 @@ pub(super) const TIED: [TiedClasses; 356] = [
         ties: &[("lm_head.weight", "model.language_model.embed_tokens.weight")] },
     TiedClasses { model_type: "flaubert", by_default: true, classes: &["FlaubertWithLMHeadModel"], ties:
         &[("pred_layer.proj.weight", "transformer.embeddings.weight")] },
+    TiedClasses { model_type: "flava", by_default: true, classes: &["FlavaForPreTraining"], ties:
+        &[("mmm_text_head.bias", "mmm_text_head.decoder.bias"), ("mim_head.bias", "mim_head.decoder.bias"),
+        ("mlm_head.bias", "mlm_head.decoder.bias"), ("mmm_image_head.bias", "mmm_image_head.decoder.bias")] },
     TiedClasses { model_type: "flex_olmo", by_default: false, classes: &["FlexOlmoForCausalLM"], ties:
         &[("lm_head.weight", "model.embed_tokens.weight")] },
     TiedClasses { model_type: "flint", by_default: false, classes: &["FlintForCausalLM"], ties:
@@ -225,7 +237,8 @@ pub(super) const TIED: [TiedClasses; 356] = [
         ("model.language_model.decoder.embed_tokens.weight", "model.language_model.shared.weight"),
         ("model.language_model.encoder.embed_tokens.weight", "model.language_model.shared.weight")] },
     TiedClasses { model_type: "fnet", by_default: true, classes: &["FNetForMaskedLM", "FNetForPreTraining"],
-        ties: &[("cls.predictions.decoder.weight", "fnet.embeddings.word_embeddings.weight")] },
+        ties: &[("cls.predictions.decoder.bias", "cls.predictions.bias"), ("cls.predictions.decoder.weight",
+        "fnet.embeddings.word_embeddings.weight")] },
     TiedClasses { model_type: "fsmt", by_default: false, classes: &["FSMTModel"], ties:
         &[("decoder.embed_tokens.weight", "encoder.embed_tokens.weight"), ("decoder.output_projection.weight",
         "encoder.embed_tokens.weight")] },
@@ -316,7 +329,7 @@ pub(super) const TIED: [TiedClasses; 356] = [
         &["GraniteSpeechForConditionalGeneration"], ties: &[("lm_head.weight",
         "model.language_model.embed_tokens.weight")] },
     TiedClasses { model_type: "granite_speech5_ctc", by_default: true, classes: &["GraniteSpeech5ForCTC"],
-        ties: &[("ctc_head.weight", "encoder.out.weight")] },
+        ties: &[("ctc_head.weight", "encoder.out.weight"), ("ctc_head.bias", "encoder.out.bias")] },
     TiedClasses { model_type: "granite_speech_plus", by_default: true, classes:
         &["GraniteSpeechPlusForConditionalGeneration"], ties: &[("lm_head.weight",
         "model.language_model.embed_tokens.weight")] },
@@ -354,7 +367,8 @@ pub(super) const TIED: [TiedClasses; 356] = [
         &["HyperCLOVAXVisionV2ForConditionalGeneration"], ties: &[("lm_head.weight",
         "model.language_model.embed_tokens.weight")] },
     TiedClasses { model_type: "ibert", by_default: true, classes: &["IBertForMaskedLM"], ties:
-        &[("lm_head.decoder.weight", "ibert.embeddings.word_embeddings.weight")] },
+        &[("lm_head.decoder.weight", "ibert.embeddings.word_embeddings.weight"), ("lm_head.decoder.bias",
+        "lm_head.bias")] },
     TiedClasses { model_type: "idefics", by_default: false, classes: &["IdeficsForVisionText2Text"], ties:
         &[("lm_head.weight", "model.embed_tokens.weight")] },
     TiedClasses { model_type: "idefics2", by_default: false, classes: &["Idefics2ForConditionalGeneration"],
@@ -375,7 +389,7 @@ pub(super) const TIED: [TiedClasses; 356] = [
         &[("lm_head.weight", "model.embed_tokens.weight")] },
     TiedClasses { model_type: "jina_embeddings_v3", by_default: true, classes:
         &["JinaEmbeddingsV3ForMaskedLM"], ties: &[("lm_head.decoder.weight",
-        "roberta.embeddings.word_embeddings.weight")] },
+        "roberta.embeddings.word_embeddings.weight"), ("lm_head.decoder.bias", "lm_head.bias")] },
     TiedClasses { model_type: "kimi_k25", by_default: true, classes: &["Kimi_K25ForConditionalGeneration"],
         ties: &[("lm_head.weight", "model.language_model.embed_tokens.weight")] },
     TiedClasses { model_type: "kolibri1", by_default: false, classes: &["Kolibri1ForCausalLM"], ties:
@@ -396,7 +410,8 @@ pub(super) const TIED: [TiedClasses; 356] = [
     TiedClasses { model_type: "lara_mini", by_default: true, classes: &["LaraMiniForCausalLM"], ties:
         &[("lm_head.weight", "model.embed_tokens.weight")] },
     TiedClasses { model_type: "layoutlm", by_default: true, classes: &["LayoutLMForMaskedLM"], ties:
-        &[("cls.predictions.decoder.weight", "layoutlm.embeddings.word_embeddings.weight")] },
+        &[("cls.predictions.decoder.bias", "cls.predictions.bias"), ("cls.predictions.decoder.weight",
+        "layoutlm.embeddings.word_embeddings.weight")] },
     TiedClasses { model_type: "led", by_default: true, classes: &["LEDModel"], ties:
         &[("decoder.embed_tokens.weight", "shared.weight"), ("encoder.embed_tokens.weight", "shared.weight")]
         },
@@ -436,7 +451,8 @@ pub(super) const TIED: [TiedClasses; 356] = [
     TiedClasses { model_type: "longcat_flash", by_default: false, classes: &["LongcatFlashForCausalLM"], ties:
         &[("lm_head.weight", "model.embed_tokens.weight")] },
     TiedClasses { model_type: "longformer", by_default: true, classes: &["LongformerForMaskedLM"], ties:
-        &[("lm_head.decoder.weight", "longformer.embeddings.word_embeddings.weight")] },
+        &[("lm_head.decoder.weight", "longformer.embeddings.word_embeddings.weight"), ("lm_head.decoder.bias",
+        "lm_head.bias")] },
     TiedClasses { model_type: "longt5", by_default: true, classes: &["LongT5Model"], ties:
         &[("decoder.embed_tokens.weight", "shared.weight"), ("encoder.embed_tokens.weight", "shared.weight")]
         },
@@ -445,6 +461,8 @@ pub(super) const TIED: [TiedClasses; 356] = [
         ("lm_head.weight", "shared.weight")] },
     TiedClasses { model_type: "longt5", by_default: true, classes: &["LongT5EncoderModel"], ties:
         &[("encoder.embed_tokens.weight", "shared.weight")] },
+    TiedClasses { model_type: "luke", by_default: true, classes: &["LukeForMaskedLM"], ties:
+        &[("lm_head.bias", "lm_head.decoder.bias")] },
     TiedClasses { model_type: "lxmert", by_default: true, classes: &["LxmertForPreTraining"], ties:
         &[("cls.predictions.decoder.weight", "lxmert.embeddings.word_embeddings.weight")] },
     TiedClasses { model_type: "m2m_100", by_default: true, classes: &["M2M100Model"], ties:
@@ -472,7 +490,8 @@ pub(super) const TIED: [TiedClasses; 356] = [
         "model.shared.weight"), ("model.encoder.embed_tokens.weight", "model.shared.weight")] },
     TiedClasses { model_type: "megatron-bert", by_default: true, classes: &["MegatronBertForCausalLM",
         "MegatronBertForMaskedLM", "MegatronBertForPreTraining"], ties: &[("cls.predictions.decoder.weight",
-        "bert.embeddings.word_embeddings.weight")] },
+        "bert.embeddings.word_embeddings.weight"), ("cls.predictions.decoder.bias", "cls.predictions.bias")]
+        },
     TiedClasses { model_type: "mellum", by_default: false, classes: &["MellumForCausalLM"], ties:
         &[("lm_head.weight", "model.embed_tokens.weight")] },
     TiedClasses { model_type: "mimo_v2_flash", by_default: false, classes: &["MiMoV2FlashForCausalLM"], ties:
@@ -513,8 +532,8 @@ pub(super) const TIED: [TiedClasses; 356] = [
     TiedClasses { model_type: "mixtral", by_default: false, classes: &["MixtralForCausalLM"], ties:
         &[("lm_head.weight", "model.embed_tokens.weight")] },
     TiedClasses { model_type: "mobilebert", by_default: true, classes: &["MobileBertForMaskedLM",
-        "MobileBertForPreTraining"], ties: &[("cls.predictions.decoder.weight",
-        "mobilebert.embeddings.word_embeddings.weight")] },
+        "MobileBertForPreTraining"], ties: &[("cls.predictions.decoder.bias", "cls.predictions.bias"),
+        ("cls.predictions.decoder.weight", "mobilebert.embeddings.word_embeddings.weight")] },
     TiedClasses { model_type: "modernbert", by_default: true, classes: &["ModernBertForMaskedLM"], ties:
         &[("decoder.weight", "model.embeddings.tok_embeddings.weight")] },
     TiedClasses { model_type: "modernbert-decoder", by_default: true, classes:
@@ -531,11 +550,13 @@ pub(super) const TIED: [TiedClasses; 356] = [
         &["MossTranscribeDiarizeForConditionalGeneration"], ties: &[("lm_head.weight",
         "model.language_model.embed_tokens.weight")] },
     TiedClasses { model_type: "mpnet", by_default: true, classes: &["MPNetForMaskedLM"], ties:
-        &[("lm_head.decoder.weight", "mpnet.embeddings.word_embeddings.weight")] },
+        &[("lm_head.decoder.weight", "mpnet.embeddings.word_embeddings.weight"), ("lm_head.decoder.bias",
+        "lm_head.bias")] },
     TiedClasses { model_type: "mpt", by_default: true, classes: &["MptForCausalLM"], ties:
         &[("lm_head.weight", "transformer.wte.weight")] },
     TiedClasses { model_type: "mra", by_default: true, classes: &["MraForMaskedLM"], ties:
-        &[("cls.predictions.decoder.weight", "mra.embeddings.word_embeddings.weight")] },
+        &[("cls.predictions.decoder.bias", "cls.predictions.bias"), ("cls.predictions.decoder.weight",
+        "mra.embeddings.word_embeddings.weight")] },
     TiedClasses { model_type: "mt5", by_default: true, classes: &["MT5ForQuestionAnswering", "MT5Model"],
         ties: &[("decoder.embed_tokens.weight", "shared.weight"), ("encoder.embed_tokens.weight",
         "shared.weight")] },
@@ -568,9 +589,11 @@ pub(super) const TIED: [TiedClasses; 356] = [
         ties: &[("lm_head.weight", "model.shared.weight"), ("model.decoder.embed_tokens.weight",
         "model.shared.weight"), ("model.encoder.embed_tokens.weight", "model.shared.weight")] },
     TiedClasses { model_type: "nomic_bert", by_default: true, classes: &["NomicBertForMaskedLM"], ties:
-        &[("cls.predictions.decoder.weight", "nomic_bert.embeddings.word_embeddings.weight")] },
+        &[("cls.predictions.decoder.weight", "nomic_bert.embeddings.word_embeddings.weight"),
+        ("cls.predictions.decoder.bias", "cls.predictions.bias")] },
     TiedClasses { model_type: "nystromformer", by_default: true, classes: &["NystromformerForMaskedLM"], ties:
-        &[("cls.predictions.decoder.weight", "nystromformer.embeddings.word_embeddings.weight")] },
+        &[("cls.predictions.decoder.weight", "nystromformer.embeddings.word_embeddings.weight"),
+        ("cls.predictions.decoder.bias", "cls.predictions.bias")] },
     TiedClasses { model_type: "olmo", by_default: false, classes: &["OlmoForCausalLM"], ties:
         &[("lm_head.weight", "model.embed_tokens.weight")] },
     TiedClasses { model_type: "olmo2", by_default: false, classes: &["Olmo2ForCausalLM"], ties:
@@ -702,16 +725,18 @@ pub(super) const TIED: [TiedClasses; 356] = [
         ties: &[("lm_head.weight", "model.embed_tokens.weight")] },
     TiedClasses { model_type: "roberta", by_default: true, classes: &["RobertaForCausalLM",
         "RobertaForMaskedLM"], ties: &[("lm_head.decoder.weight",
-        "roberta.embeddings.word_embeddings.weight")] },
+        "roberta.embeddings.word_embeddings.weight"), ("lm_head.decoder.bias", "lm_head.bias")] },
     TiedClasses { model_type: "roberta-prelayernorm", by_default: true, classes:
         &["RobertaPreLayerNormForCausalLM", "RobertaPreLayerNormForMaskedLM"], ties:
-        &[("lm_head.decoder.weight", "roberta_prelayernorm.embeddings.word_embeddings.weight")] },
+        &[("lm_head.decoder.weight", "roberta_prelayernorm.embeddings.word_embeddings.weight"),
+        ("lm_head.decoder.bias", "lm_head.bias")] },
     TiedClasses { model_type: "roc_bert", by_default: true, classes: &["RoCBertForCausalLM",
-        "RoCBertForMaskedLM", "RoCBertForPreTraining"], ties: &[("cls.predictions.decoder.weight",
+        "RoCBertForMaskedLM", "RoCBertForPreTraining"], ties: &[("cls.predictions.decoder.bias",
+        "cls.predictions.bias"), ("cls.predictions.decoder.weight",
         "roc_bert.embeddings.word_embeddings.weight")] },
     TiedClasses { model_type: "roformer", by_default: true, classes: &["RoFormerForCausalLM",
-        "RoFormerForMaskedLM"], ties: &[("cls.predictions.decoder.weight",
-        "roformer.embeddings.word_embeddings.weight")] },
+        "RoFormerForMaskedLM"], ties: &[("cls.predictions.decoder.bias", "cls.predictions.bias"),
+        ("cls.predictions.decoder.weight", "roformer.embeddings.word_embeddings.weight")] },
     TiedClasses { model_type: "rwkv", by_default: false, classes: &["RwkvForCausalLM"], ties:
         &[("head.weight", "rwkv.embeddings.weight")] },
     TiedClasses { model_type: "seamless_m4t", by_default: true, classes:
@@ -748,7 +773,8 @@ pub(super) const TIED: [TiedClasses; 356] = [
     TiedClasses { model_type: "speecht5", by_default: true, classes: &["SpeechT5ForSpeechToText"], ties:
         &[("text_decoder_postnet.lm_head.weight", "speecht5.decoder.prenet.embed_tokens.weight")] },
     TiedClasses { model_type: "squeezebert", by_default: true, classes: &["SqueezeBertForMaskedLM"], ties:
-        &[("cls.predictions.decoder.weight", "transformer.embeddings.word_embeddings.weight")] },
+        &[("cls.predictions.decoder.bias", "cls.predictions.bias"), ("cls.predictions.decoder.weight",
+        "transformer.embeddings.word_embeddings.weight")] },
     TiedClasses { model_type: "stablelm", by_default: false, classes: &["StableLmForCausalLM"], ties:
         &[("lm_head.weight", "model.embed_tokens.weight")] },
     TiedClasses { model_type: "starcoder2", by_default: true, classes: &["Starcoder2ForCausalLM"], ties:
@@ -780,7 +806,8 @@ pub(super) const TIED: [TiedClasses; 356] = [
         ties: &[("lm_head.out_proj.weight", "model.encoder.text_model.embed_tokens.weight"),
         ("model.decoder.embed_tokens.weight", "model.encoder.text_model.embed_tokens.weight")] },
     TiedClasses { model_type: "tapas", by_default: true, classes: &["TapasForMaskedLM"], ties:
-        &[("cls.predictions.decoder.weight", "tapas.embeddings.word_embeddings.weight")] },
+        &[("cls.predictions.decoder.bias", "cls.predictions.bias"), ("cls.predictions.decoder.weight",
+        "tapas.embeddings.word_embeddings.weight")] },
     TiedClasses { model_type: "trocr", by_default: true, classes: &["TrOCRForCausalLM"], ties:
         &[("output_projection.weight", "model.decoder.embed_tokens.weight")] },
     TiedClasses { model_type: "udop", by_default: true, classes: &["UdopModel"], ties:
@@ -820,8 +847,11 @@ pub(super) const TIED: [TiedClasses; 356] = [
         &[("mlm_score.decoder.weight", "vilt.embeddings.text_embeddings.word_embeddings.weight")] },
     TiedClasses { model_type: "vipllava", by_default: false, classes: &["VipLlavaForConditionalGeneration"],
         ties: &[("lm_head.weight", "model.language_model.embed_tokens.weight")] },
-    TiedClasses { model_type: "visual_bert", by_default: true, classes: &["VisualBertForPreTraining",
-        "VisualBertForRegionToPhraseAlignment"], ties: &[("cls.predictions.decoder.weight",
+    TiedClasses { model_type: "visual_bert", by_default: true, classes: &["VisualBertForPreTraining"], ties:
+        &[("cls.predictions.decoder.bias", "cls.predictions.bias"), ("cls.predictions.decoder.weight",
+        "visual_bert.embeddings.word_embeddings.weight")] },
+    TiedClasses { model_type: "visual_bert", by_default: true, classes:
+        &["VisualBertForRegionToPhraseAlignment"], ties: &[("cls.predictions.decoder.weight",
         "visual_bert.embeddings.word_embeddings.weight")] },
     TiedClasses { model_type: "voxtral_realtime", by_default: true, classes:
         &["VoxtralRealtimeForConditionalGeneration"], ties: &[("lm_head.weight",
@@ -835,16 +865,18 @@ pub(super) const TIED: [TiedClasses; 356] = [
         &[("pred_layer.proj.weight", "transformer.embeddings.weight")] },
     TiedClasses { model_type: "xlm-roberta", by_default: true, classes: &["XLMRobertaForCausalLM",
         "XLMRobertaForMaskedLM"], ties: &[("lm_head.decoder.weight",
-        "roberta.embeddings.word_embeddings.weight")] },
+        "roberta.embeddings.word_embeddings.weight"), ("lm_head.decoder.bias", "lm_head.bias")] },
     TiedClasses { model_type: "xlm-roberta-xl", by_default: true, classes: &["XLMRobertaXLForCausalLM",
         "XLMRobertaXLForMaskedLM"], ties: &[("lm_head.decoder.weight",
-        "roberta.embeddings.word_embeddings.weight")] },
+        "roberta.embeddings.word_embeddings.weight"), ("lm_head.decoder.bias", "lm_head.bias")] },
     TiedClasses { model_type: "xlnet", by_default: true, classes: &["XLNetLMHeadModel"], ties:
         &[("lm_loss.weight", "transformer.word_embedding.weight")] },
     TiedClasses { model_type: "xmod", by_default: true, classes: &["XmodForCausalLM", "XmodForMaskedLM"],
-        ties: &[("lm_head.decoder.weight", "roberta.embeddings.word_embeddings.weight")] },
+        ties: &[("lm_head.decoder.weight", "roberta.embeddings.word_embeddings.weight"),
+        ("lm_head.decoder.bias", "lm_head.bias")] },
     TiedClasses { model_type: "yoso", by_default: true, classes: &["YosoForMaskedLM"], ties:
-        &[("cls.predictions.decoder.weight", "yoso.embeddings.word_embeddings.weight")] },
+        &[("cls.predictions.decoder.bias", "cls.predictions.bias"), ("cls.predictions.decoder.weight",
+        "yoso.embeddings.word_embeddings.weight")] },
     TiedClasses { model_type: "youtu", by_default: true, classes: &["YoutuForCausalLM"], ties:
         &[("lm_head.weight", "model.embed_tokens.weight")] },
     TiedClasses { model_type: "zamba", by_default: true, classes: &["ZambaForCausalLM"], ties:

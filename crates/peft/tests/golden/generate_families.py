@@ -105,7 +105,8 @@ def classes():
 
 
 def groups(tied, first, last):
-    """Pairs (target, source) of vocabularies' ties: the source is the input embedding where it is among them."""
+    """Pairs (target, source) of the ties of embeddings, heads and their biases: the source is the input embedding where it is
+    among them."""
     def root(name, seen=()):
         return name if name not in tied or name in seen else root(tied[name], (*seen, name))
 
@@ -114,9 +115,9 @@ def groups(tied, first, last):
         members.setdefault(root(target), {root(target)}).add(target)
     pairs = []
     for source, names in members.items():
-        plain = all(re.fullmatch(r"[A-Za-z0-9_.]+\.weight", name) for name in names)
-        ends = {f"{end}.weight" for end in (first, last) if end}
-        # Of classes that could not be made, ties of biases and of detection heads are told by their names.
+        plain = all(re.fullmatch(r"[A-Za-z0-9_.]+\.(weight|bias)", name) for name in names)
+        ends = {f"{end}.{kind}" for end in (first, last) if end for kind in ("weight", "bias")}
+        # Of classes that could not be made, ties of detection heads are told by their names.
         if not plain or (ends and not names & ends) or (not ends and any("_embed." in name for name in names)):
             continue
         source = f"{first}.weight" if first and f"{first}.weight" in names else source
