@@ -461,15 +461,6 @@ pub const MUTANTS: &[Mutant] = &[
         ..COPIES
     },
     Mutant {
-        fault: "whole units are copied at the edge",
-        changes: &[(
-            "tile.cuh",
-            "if (inside == UNIT) {\n#pragma unroll\n            for (int part",
-            "if (inside > 0) {\n#pragma unroll\n            for (int part",
-        )],
-        ..COPIES
-    },
-    Mutant {
         fault: "units at the edge are not copied",
         changes: &[("tile.cuh", "for (int j = 0; j < inside; ++j) target[j] = source[j];", "")],
         ..COPIES
