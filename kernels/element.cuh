@@ -23,6 +23,20 @@ __device__ __forceinline__ float load_element(uint64_t address, int64_t index, u
     return to_float(reinterpret_cast<const __nv_bfloat16*>(address)[index]);
 }
 
+// The bits of an element, without looking at them.
+__device__ __forceinline__ uint32_t load_bits(uint64_t address, int64_t index, uint32_t dtype) {
+    if (dtype == DTYPE_F32) return reinterpret_cast<const uint32_t*>(address)[index];
+    return reinterpret_cast<const uint16_t*>(address)[index];
+}
+
+__device__ __forceinline__ void store_bits(uint64_t address, int64_t index, uint32_t dtype, uint32_t bits) {
+    if (dtype == DTYPE_F32) {
+        reinterpret_cast<uint32_t*>(address)[index] = bits;
+    } else {
+        reinterpret_cast<uint16_t*>(address)[index] = static_cast<uint16_t>(bits);
+    }
+}
+
 __device__ __forceinline__ void store_element(uint64_t address, int64_t index, uint32_t dtype, float value) {
     if (dtype == DTYPE_F32) {
         reinterpret_cast<float*>(address)[index] = value;

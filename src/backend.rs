@@ -3,8 +3,8 @@
 use crate::Result;
 use crate::memory::Memory;
 use crate::ops::{
-    Backward, BackwardSiblings, Delta, Forward, ForwardSiblings, Frozen, FrozenBackward, MergeReport,
-    WeightUpdate,
+    Backward, BackwardSiblings, Conversion, Delta, Forward, ForwardSiblings, Frozen, FrozenBackward,
+    MergeReport, WeightUpdate,
 };
 
 /// Runs LoRA operations on one kind of memory.
@@ -71,4 +71,10 @@ pub trait Backend {
     /// # Errors
     /// An argument does not fit, or the device failed.
     fn delta(&self, op: Delta<'_, Self::Memory>) -> Result<()>;
+
+    /// Copies a matrix into another of any layout and element type.
+    ///
+    /// # Errors
+    /// An argument does not fit, or the device failed.
+    fn convert(&self, op: Conversion<'_, Self::Memory>) -> Result<()>;
 }

@@ -37,6 +37,7 @@
 //! | how a matrix lies in memory | [`Layout`], [`MatrixRef`], [`MatrixMut`] |
 //! | who computes | [`Backend`], carried out by [`cpu::Cpu`] and [`cuda::Cuda`] |
 //! | who owns memory, where no framework does | [`Device`] |
+//! | weights with an adapter's A and B in their padding | [`padded`] |
 //! | kinds of memory | [`memory`] |
 //! | element types | [`DType`], [`Element`], [`half`] |
 //! | exact unmerging | [`restore`], [`fingerprint`] |
@@ -57,6 +58,7 @@ mod layout;
 mod matrix;
 pub mod memory;
 pub mod ops;
+pub mod padded;
 pub mod restore;
 mod shape;
 
@@ -70,6 +72,7 @@ pub use half;
 pub use layout::Layout;
 pub use matrix::{MatrixMut, MatrixRef};
 pub use ops::{
-    Adapter, Backward, Delta, Forward, Frozen, FrozenBackward, MergeReport, Rounding, WeightUpdate,
+    Adapter, Backward, Conversion, Delta, Forward, Frozen, FrozenBackward, MergeReport, Rounding,
+    WeightUpdate,
 };
 pub use shape::Shape;

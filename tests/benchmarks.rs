@@ -8,17 +8,15 @@ mod common {
     pub mod matrices;
     pub mod products;
     pub mod report;
-    pub mod traffic;
 }
 
 use common::budget::Budget;
+use common::clocks;
 use common::matrices::Addresses;
 use common::products::{self, Padded};
 use common::report::Report;
-use common::{clocks, traffic};
-use half::bf16;
 use lora_kernels::cuda::kernel;
-use lora_kernels::cuda::plan::{Settings, backward::backward, forward::forward, weights};
+use lora_kernels::cuda::plan::{Settings, backward::backward, forward::forward, model, weights};
 use lora_kernels::cuda::step::{F32Math, Launch, Operand, Step};
 use lora_kernels::cuda::target::Target;
 use lora_kernels::memory::{Raw, RawBuffer};
@@ -61,7 +59,7 @@ fn traffic_of(steps: &[Step]) -> Vec<(&str, u64)> {
             Step::Product(_) => "product",
             Step::Zero(_) => "zero",
         };
-        (name, traffic::bytes::<bf16>(step).expect("all kernels are known"))
+        (name, model::bytes(step, DType::Bf16).expect("all kernels are known"))
     });
     traffic.collect()
 }
@@ -151,7 +149,7 @@ fn packing_reads_and_writes_the_factor_once() {
 #[test]
 fn an_unknown_kernel_has_no_traffic() {
     let launch = Launch::new(kernel::FINGERPRINT, [1; 3], 0, Vec::new());
-    assert_eq!(traffic::bytes::<f32>(&Step::Launch(launch)), None);
+    assert_eq!(model::bytes(&Step::Launch(launch), DType::F32), None);
 }
 
 const PROBLEMS: [Problem; 2] = [Problem { m: 3, k: 8, n: 6, r: 2 }, Problem { m: 1, k: 8, n: 6, r: 2 }];

@@ -5,7 +5,9 @@ use lora_kernels::cuda::executor::Executor;
 use lora_kernels::cuda::step::Step;
 use lora_kernels::cuda::target::Target;
 use lora_kernels::memory::{Raw, RawBuffer};
-use lora_kernels::ops::{BackwardProjection, BackwardSiblings, ForwardSiblings, Frozen, Output, Projection};
+use lora_kernels::ops::{
+    BackwardProjection, BackwardSiblings, Conversion, ForwardSiblings, Frozen, Output, Projection,
+};
 use lora_kernels::{Adapter, DType, Dropout, Layout, MatrixMut, MatrixRef, Result};
 use std::alloc::{GlobalAlloc, Layout as Memory, System};
 use std::cell::Cell;
@@ -194,5 +196,48 @@ fn a_layer_without_adapter_allocates_the_first_time_only() {
             let [allocations, steps] = count(&mut engine, op, call);
             assert_eq!((allocations == 0, steps), (step > 0, steps_needed), "step {step}");
         }
+    }
+}
+
+/// W, A and B of one buffer, and S beside X of another.
+fn joined(step: u64) -> ForwardSiblings<'static, Raw> {
+    let mut places = Places { next: step << 20 };
+    let [top, bottom] = places.read(K + RANK, N + RANK, DType::Bf16).t().split_cols(K).expect("K rows");
+    let ([w, a], [b, _]) = (top.t().split_cols(N).expect("N"), bottom.t().split_cols(N).expect("N"));
+    let input = places.buffer(M * (K + RANK), DType::Bf16);
+    let whole = |layout| MatrixMut::<Raw>::from_buffer(input, layout).expect("it fits");
+    let layout = Layout::packed(M, K + RANK).expect("small");
+    let [_, s] = whole(layout).split_cols(K).expect("K");
+    let x = MatrixRef::from_buffer(input, Layout::strided(M, K, K + RANK).expect("small")).expect("it fits");
+    let adapter = Adapter { a, b, scale: 2.0 };
+    let y = places.write(M, N, DType::Bf16);
+    ForwardSiblings {
+        x,
+        dropout: dropout(step),
+        projections: vec![Projection { w, adapter, bias: None, y, s: Some(s) }],
+    }
+}
+
+#[test]
+fn one_product_over_k_plus_r_allocates_the_first_time_only() {
+    let mut engine = Engine::new(Idle::default());
+    for step in 0..4 {
+        let [allocations, steps] = count(&mut engine, joined(step), run_forward);
+        // A is packed, because it is strided.
+        assert_eq!((allocations == 0, steps), (step > 0, 4), "step {step}");
+    }
+}
+
+#[test]
+fn a_copy_allocates_the_first_time_only() {
+    let mut engine = Engine::new(Idle::default());
+    for step in 0..3u64 {
+        let mut places = Places { next: step << 40 };
+        let source = places.read(K, RANK, DType::F32);
+        let op = Conversion { source, target: places.write(RANK, K, DType::Bf16).t() };
+        // SAFETY: nothing is behind the addresses, and the executor follows none.
+        let call = |engine: &mut Engine<Idle>, op| unsafe { engine.convert(op) };
+        let [allocations, steps] = count(&mut engine, op, call);
+        assert_eq!((allocations == 0, steps), (step > 0, 1), "step {step}");
     }
 }

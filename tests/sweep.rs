@@ -6,7 +6,6 @@
 mod common {
     pub mod matrices;
     pub mod sweep;
-    pub mod traffic;
 }
 
 use common::matrices::Addresses;

@@ -14,5 +14,3 @@ pub mod products;
 pub mod report;
 #[cfg(feature = "cuda")]
 pub mod sweep;
-#[cfg(feature = "cuda")]
-pub mod traffic;

@@ -1,4 +1,4 @@
-// K2: partial sums of dS = dY · Bᵀ, dB = Sᵀ · dY and the column sums of dY, from one read of dY.
+// K2: partial sums of dS = dY · Bᵀ, dB = Sᵀ · dY and the column sums of dY, and a copy of dY, from one read of dY.
 //
 // A block owns a group of column chunks and a range of 64-row tiles. Within a chunk (a few 64-column tiles), the
 // gradient of B stays in registers over all rows, and B stays in shared memory. Sums over a chunk's columns, the
@@ -37,6 +37,7 @@ __device__ __forceinline__ void backward_dy(const BackwardDyArguments& arguments
     const bool wants_ds = arguments.ds_slabs != 0;
     const bool wants_db = arguments.db_slabs != 0;
     const bool wants_dbias = arguments.dbias_slabs != 0 && rank_chunk == 0;
+    const bool copies = arguments.copy_stride != 0 && rank_chunk == 0;
 
     for (uint32_t c = 0; c < arguments.chunks_per_group; ++c) {
         const int64_t first_tile = (int64_t(group) * arguments.chunks_per_group + c) * TILES;
@@ -64,7 +65,11 @@ __device__ __forceinline__ void backward_dy(const BackwardDyArguments& arguments
                     load_tile<STile>(s_stages + m % DEPTH * STile::ELEMENTS, arguments.s, row, rank);
                 }
             },
-            [](int, int) {},
+            [&](int stage, int i) {
+                if (!copies) return;
+                store_tile<DyTile>(dy_stages + stage * DyTile::ELEMENTS, arguments.dy, arguments.copy, arguments.copy_stride,
+                                   (range.first + i / tiles) * TILE, first_column + i % tiles * TILE);
+            },
             [&](int stage, int i) {
                 const int m = i / tiles, tile = i % tiles;
                 const T* dy = dy_stages + stage * DyTile::ELEMENTS;

@@ -24,11 +24,13 @@ struct ShrinkArguments {
     View a;                 // [R, K]
     DropoutMask mask;       // of x
     uint64_t slabs;         // f32 [split.blocks][M][slab_columns]
+    uint64_t copy;          // receives x, before dropout, in rows aligned to VECTOR_BYTES
+    int64_t copy_stride;    // elements between its rows; 0 for no copy
     Split split;            // of K
     uint32_t rank_chunks;
     uint32_t slab_columns;  // rank_chunks times the kernel's rank
 };
-static_assert(sizeof(ShrinkArguments) == 128, "mirrored in Rust");
+static_assert(sizeof(ShrinkArguments) == 144, "mirrored in Rust");
 
 struct BackwardDyArguments {
     View dy;                // [M, N]
@@ -37,13 +39,15 @@ struct BackwardDyArguments {
     uint64_t ds_slabs;      // f32 [column_groups][M][slab_columns], or null
     uint64_t db_slabs;      // f32 [split.blocks][N][slab_columns], or null
     uint64_t dbias_slabs;   // f32 [2 * split.blocks][N], or null
+    uint64_t copy;          // receives dy, in rows aligned to VECTOR_BYTES
+    int64_t copy_stride;    // elements between its rows; 0 for no copy
     Split split;            // of M
     uint32_t column_groups;
     uint32_t chunks_per_group;
     uint32_t rank_chunks;
     uint32_t slab_columns;
 };
-static_assert(sizeof(BackwardDyArguments) == 168, "mirrored in Rust");
+static_assert(sizeof(BackwardDyArguments) == 184, "mirrored in Rust");
 
 struct BackwardAArguments {
     View x;                 // [M, K]

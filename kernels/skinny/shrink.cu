@@ -1,4 +1,4 @@
-// K1: partial sums of drop(X) · A for all layers that share X.
+// K1: partial sums of drop(X) · A for all layers that share X; and a copy of X where that is wanted.
 //
 // A block sums over a range of column tiles of its rows of X; `finalize` adds the ranges in order and scales.
 #include "skinny/product_kernels.cuh"
@@ -25,6 +25,7 @@ __device__ __forceinline__ void shrink(const ShrinkArguments& arguments) {
     const int64_t row = int64_t(block / arguments.split.blocks) * ROWS;
     const TileRange range = range_of_split<COLUMNS>(arguments.split, split, arguments.x.columns);
     const int warp_row = threadIdx.x / 32 * 16;
+    const bool copies = arguments.copy_stride != 0 && chunk == 0;
 
     Accumulator<RANK> sum;
     sum.clear();
@@ -36,6 +37,10 @@ __device__ __forceinline__ void shrink(const ShrinkArguments& arguments) {
             load_tile<ATile>(stages + stage * STAGE + XTile::ELEMENTS, arguments.a, int64_t(chunk) * RANK, column);
         },
         [&](int stage, int i) {
+            if (copies) {
+                store_tile<XTile>(stages + stage * STAGE, arguments.x, arguments.copy, arguments.copy_stride, row,
+                                  (range.first + i) * COLUMNS);
+            }
             mask_tile<XTile>(stages + stage * STAGE, arguments.x, arguments.mask, row, (range.first + i) * COLUMNS);
         },
         [&](int stage, int) {

@@ -97,6 +97,35 @@ __device__ __forceinline__ void load_tile(typename Shape::Element* tile, const V
     }
 }
 
+// Stores the tile at (row, column) of `view` into a matrix of the same shape whose rows are aligned. Each thread stores what it
+// copied itself, so its own cp_async_wait is enough before.
+template <class Shape>
+__device__ __forceinline__ void store_tile(const typename Shape::Element* tile, const View& view, uint64_t address,
+                                           int64_t stride, int64_t row, int64_t column) {
+    using T = typename Shape::Element;
+    constexpr int VECTOR = VECTOR_BYTES / sizeof(T);
+    static_assert(Shape::UNITS >= Shape::BLOCK, "every thread has units");
+    // Not unrolled: registers are few in backward_dy.
+#pragma unroll 1
+    for (int i = 0; i < Shape::UNITS_PER_THREAD; ++i) {
+        const Unit unit = unit_of_thread<Shape>(i, view);
+        const int64_t r = row + unit.row;
+        const int64_t c = column + unit.column;
+        const int inside = r < view.rows ? count_inside(view.columns, c, UNIT) : 0;
+        const T* source = tile + unit.row * Shape::PITCH + unit.column;
+        T* target = reinterpret_cast<T*>(address) + r * stride + c;
+        if (inside == UNIT) {
+#pragma unroll
+            for (int part = 0; part < UNIT; part += VECTOR) {
+                *reinterpret_cast<uint4*>(target + part) = *reinterpret_cast<const uint4*>(source + part);
+            }
+        } else {
+#pragma unroll 1
+            for (int j = 0; j < inside; ++j) target[j] = source[j];
+        }
+    }
+}
+
 // The draws of eight neighbouring columns, two a word, the lower column in the low half. See src/dropout.rs.
 __device__ __forceinline__ PhiloxWords dropout_draws(const DropoutMask& mask, int64_t row, int64_t column) {
     const PhiloxWords counter = {{static_cast<uint32_t>(column / UNIT), static_cast<uint32_t>(row),

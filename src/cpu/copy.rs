@@ -1,10 +1,23 @@
 //! Copies between host matrices of any layouts.
 
+use super::adapters::{Packed, write};
+use super::scratch::Scratch;
 use super::view::{View, ViewMut};
 use crate::memory::Host;
 use crate::ops::check::named;
+use crate::ops::{Conversion, Output};
 use crate::{DType, Element, MatrixMut, MatrixRef, Result};
 use half::{bf16, f16};
+
+/// Copies between any layouts and element types. All arguments are checked.
+pub(super) fn convert(scratch: &Scratch, op: Conversion<'_>) -> Result<()> {
+    let Conversion { source, mut target } = op;
+    if source.dtype() == target.dtype() {
+        return target.copy_from(source);
+    }
+    let wide = Packed::stacked(scratch, &[source])?;
+    write(wide.view(), Output::overwrite(target))
+}
 
 impl MatrixMut<'_, Host> {
     /// Copies a matrix of the same shape and element type, whatever the layouts of the two.

@@ -21,7 +21,7 @@ mod wide;
 
 use crate::Backend;
 use crate::memory::Host;
-use crate::ops::{BackwardSiblings, Delta, ForwardSiblings, Frozen, MergeReport, WeightUpdate};
+use crate::ops::{BackwardSiblings, Conversion, Delta, ForwardSiblings, Frozen, MergeReport, WeightUpdate};
 use crate::{DType, Result};
 pub use device::HostBuffer;
 use half::{bf16, f16};
@@ -81,5 +81,10 @@ impl Backend for Cpu {
     fn delta(&self, op: Delta<'_>) -> Result<()> {
         op.check()?;
         weights::delta(op)
+    }
+
+    fn convert(&self, op: Conversion<'_>) -> Result<()> {
+        op.check()?;
+        copy::convert(&self.scratch, op)
     }
 }

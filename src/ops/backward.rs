@@ -39,8 +39,11 @@ impl<'a, D: Memory> Output<'a, D> {
 ///
 /// dX = dY·Wᵀ + drop(dS·Aᵀ), dA = drop(X)ᵀ·dS, dB = Sᵀ·dY, dbias = column sums of dY.
 ///
-/// X, W, dY, dX and S have one element type; dA and dB have the adapter's. Each gradient is optional.
+/// X, W, dY, dX and S have one element type; dA and dB have the adapter's, or `f32`. Each gradient is optional.
 /// With M = 0 overwritten dA, dB and dbias become zero.
+///
+/// On a GPU without dropout, W, A and B of a [`PaddedWeight`](crate::padded::PaddedWeight) make dX one product, which is rounded once; dY
+/// is copied to scratch memory while it is read, where that moves fewer bytes.
 #[derive(Debug)]
 pub struct Backward<'a, D: Memory = Host> {
     /// X \[M, in\] of the forward. Needed for dA, and for dB where S is not given.
@@ -171,7 +174,7 @@ impl<D: Memory> BackwardProjection<'_, D> {
             }
             let da = named("da", da.matrix.as_ref());
             da.has_shape(self.adapter.a.shape(), &named("a", self.adapter.a))?;
-            da.has_dtype(&[self.adapter.dtype()], "a")?;
+            da.has_dtype(&[self.adapter.dtype(), DType::F32], "a")?;
         }
         if let Some(db) = &self.db {
             if self.s.is_none() && !has_x {
@@ -182,7 +185,7 @@ impl<D: Memory> BackwardProjection<'_, D> {
             }
             let db = named("db", db.matrix.as_ref());
             db.has_shape(self.adapter.b.shape(), &named("b", self.adapter.b))?;
-            db.has_dtype(&[self.adapter.dtype()], "b")?;
+            db.has_dtype(&[self.adapter.dtype(), DType::F32], "b")?;
         }
         if let Some(dbias) = &self.dbias {
             let dbias = named("dbias", dbias.matrix.as_ref());

@@ -9,6 +9,10 @@ use crate::{DType, Dropout, MatrixMut, MatrixRef, Result, Shape};
 ///
 /// X, W, Y and S have one element type. Products accumulate in `f32`; S is rounded once to its element type before it
 /// meets B. M = 0 is a no-op.
+///
+/// On a GPU without bias, W, A and B of a [`PaddedWeight`](crate::padded::PaddedWeight), or matrices that lie so, make Y one product, which is
+/// rounded once. It takes fewest passes where `s` lies beside X: [`InputWithRoom`](crate::padded::InputWithRoom). Otherwise X is copied
+/// to scratch memory while it is read, where that moves fewer bytes.
 #[derive(Debug)]
 pub struct Forward<'a, D: Memory = Host> {
     /// X \[M, in\].
@@ -23,13 +27,14 @@ pub struct Forward<'a, D: Memory = Host> {
     pub dropout: Option<Dropout>,
     /// Y \[M, out\], overwritten.
     pub y: MatrixMut<'a, D>,
-    /// Receives S = s·drop(X)·A \[M, r\] for the backward; `None` for inference.
+    /// Receives S = s·drop(X)·A \[M, r\] for the backward; `None` for inference. It may lie beside X in one buffer.
     pub s: Option<MatrixMut<'a, D>>,
 }
 
 /// Layers that read the same X, such as the query, key and value projections: X is read once for all their S.
 ///
-/// They share one dropout mask.
+/// They share one dropout mask, and, where W, A and B of each are parts of a padded weight, the copy of X or the room beside it: there the
+/// largest S is given, and the others pass through.
 #[derive(Debug)]
 pub struct ForwardSiblings<'a, D: Memory = Host> {
     /// X \[M, in\].

@@ -7,6 +7,7 @@
 mod adapter;
 mod backward;
 pub(crate) mod check;
+mod conversion;
 mod delta;
 mod forward;
 mod frozen;
@@ -14,6 +15,7 @@ mod weight_update;
 
 pub use adapter::Adapter;
 pub use backward::{Backward, BackwardProjection, BackwardSiblings, Output, WriteMode};
+pub use conversion::Conversion;
 pub use delta::Delta;
 pub use forward::{Forward, ForwardSiblings, Projection};
 pub use frozen::{Frozen, FrozenBackward};

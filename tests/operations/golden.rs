@@ -10,7 +10,7 @@ use lora_oracle::expect::{self, assert_close};
 use lora_oracle::matrix::{Arrangement, Data, Matrix};
 use lora_oracle::oracle;
 use lora_oracle::run::{
-    self, AdapterArguments, BackwardArguments, BackwardLayer, ForwardArguments, ForwardLayer, Gradient,
+    self, AdapterArguments, BackwardArguments, BackwardLayer, ForwardArguments, ForwardLayer, Gradient, Place,
 };
 use lora_oracle::tolerance::{Bounded, accumulated};
 use safetensors::{Dtype, SafeTensors};
@@ -115,7 +115,7 @@ impl Golden {
             y: Self::unwritten(&self.y),
             s: None,
         };
-        ForwardArguments { x: self.x.clone(), dropout: None, projections: vec![layer] }
+        ForwardArguments { x: self.x.clone(), dropout: None, projections: vec![layer], place: Place::Apart }
     }
 
     fn backward_arguments(&self) -> BackwardArguments {
@@ -135,6 +135,7 @@ impl Golden {
             dropout: None,
             dx: gradient(&self.dx),
             projections: vec![layer],
+            place: Place::Apart,
         }
     }
 }

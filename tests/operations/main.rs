@@ -10,6 +10,7 @@ mod dropout;
 mod forward;
 mod frozen;
 mod golden;
+mod padded;
 mod properties;
 mod roundings;
 mod sharing;

@@ -7,6 +7,7 @@ use lora_kernels::ops::WriteMode;
 use lora_oracle::device::{Size, TestDevice, Tested};
 use lora_oracle::oracle::Dropout;
 use lora_oracle::problem::{Arrangements, DTYPES, Layer, Problem, Values};
+use lora_oracle::run::Place;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -31,11 +32,12 @@ prop_compose! {
         dropout in dropout(),
         scale in -2.0..2.0f32,
         (save_s, arrangement, seed) in any::<(bool, u64, u32)>(),
+        place in proptest::sample::select(&[Place::Apart, Place::Padded, Place::BesideX][..]),
     ) -> Problem {
         let bias = bias.map(|wide| if wide { DType::F32 } else { dtype });
         let (arrangements, seed) = (Arrangements::Mixed(arrangement), u64::from(seed));
         let values = Values::Random;
-        Problem { rows, in_features, layers, dtype, adapter_dtype, other_adapter_dtype: None, bias, dropout, scale, arrangements, values, save_s, seed }
+        Problem { rows, in_features, layers, dtype, adapter_dtype, other_adapter_dtype: None, bias, dropout, scale, arrangements, values, save_s, place, seed }
     }
 }
 

@@ -9,14 +9,13 @@ use crate::common::grid::{Size, Target, dtypes};
 use crate::common::matrices::Addresses;
 use crate::common::products::{self, Family, Padded};
 use crate::common::report::{Report, print_not_run};
-use crate::common::traffic;
 use anyhow::Result;
 use half::{bf16, f16};
 use lora_kernels::cuda::cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use lora_kernels::cuda::driver::DriverExecutor;
 use lora_kernels::cuda::executor::Executor;
 use lora_kernels::cuda::kernel::Kernel;
-use lora_kernels::cuda::plan::{Plan, Settings, backward::backward, forward::forward, weights};
+use lora_kernels::cuda::plan::{Plan, Settings, backward::backward, forward::forward, model, weights};
 use lora_kernels::cuda::step::{F32Math, Step};
 use lora_kernels::memory::RawBuffer;
 use lora_kernels::{DType, Dropout};
@@ -220,7 +219,7 @@ impl Bench {
         }
         for index in 0..plans[0].steps.len() {
             let Step::Launch(launch) = &plans[0].steps[index] else { continue };
-            let Some(bytes) = traffic::bytes::<T>(&plans[0].steps[index]) else { continue };
+            let Some(bytes) = model::bytes(&plans[0].steps[index], T::DTYPE) else { continue };
             let mut times = Vec::new();
             for _ in 0..self.rounds {
                 let executor = &mut self.executor;

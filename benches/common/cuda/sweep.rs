@@ -14,14 +14,14 @@ use crate::common::sweep::launch::{Candidate, candidates};
 use crate::common::sweep::ranking::{Contest, Entry, Verdict, document, groups, standings};
 use crate::common::sweep::steps::{USES, Use};
 use crate::common::sweep::table::variants_of;
-use crate::common::traffic;
 use anyhow::{Context, Result, ensure};
 use half::bf16;
-use lora_kernels::Error;
 use lora_kernels::cuda::cudarc::driver::{CudaSlice, DevicePtr};
 use lora_kernels::cuda::driver::DriverExecutor;
 use lora_kernels::cuda::executor::Executor;
+use lora_kernels::cuda::plan::model;
 use lora_kernels::cuda::step::Step;
+use lora_kernels::{DType, Error};
 use lora_measure::Problem;
 use lora_measure::origin::commit;
 use lora_measure::record::quartiles;
@@ -146,7 +146,8 @@ impl Sweep {
             }
         }
         self.device.stream.synchronize()?;
-        let bytes = traffic::bytes::<bf16>(&Step::Launch(planned)).context("all swept kernels are known")?;
+        let bytes =
+            model::bytes(&Step::Launch(planned), DType::Bf16).context("all swept kernels are known")?;
         Ok(Contest { problem: checked.problem, used, bytes, entries })
     }
 

@@ -5,7 +5,9 @@ use crate::machine::emulator::{Emulator, available};
 use lora_kernels::cuda::engine::{Engine, RawCodes};
 use lora_kernels::cuda::executor::Executor;
 use lora_kernels::memory::{HostMut, HostRef, Raw, RawBuffer};
-use lora_kernels::ops::{BackwardSiblings, Delta, ForwardSiblings, Frozen, MergeReport, WeightUpdate};
+use lora_kernels::ops::{
+    BackwardSiblings, Conversion, Delta, ForwardSiblings, Frozen, MergeReport, WeightUpdate,
+};
 use lora_kernels::restore::RestoreRecord;
 use lora_kernels::{Backend, DType, Device, Element};
 use std::ops::Deref;
@@ -181,6 +183,11 @@ impl Backend for EmulatedCuda {
     fn delta(&self, op: Delta<'_, Raw>) -> lora_kernels::Result<()> {
         // SAFETY: as in `forward_siblings`.
         unsafe { self.engine().delta(op) }
+    }
+
+    fn convert(&self, op: Conversion<'_, Raw>) -> lora_kernels::Result<()> {
+        // SAFETY: as in `forward_siblings`.
+        unsafe { self.engine().convert(op) }
     }
 }
 

@@ -257,3 +257,150 @@ fn siblings_share_one_read_of_x() {
         }
     }
 }
+
+/// Traffic of a buffer over all steps, the library's products included.
+fn moved_in_all(cuda: &EmulatedCuda, buffer: &str) -> Traffic {
+    let mut total = Traffic::default();
+    for step in cuda.emulator().records().iter() {
+        total += step.buffers.get(buffer).copied().unwrap_or_default();
+    }
+    total
+}
+
+/// Names of the steps, without arithmetic and ranks.
+fn steps(cuda: &EmulatedCuda) -> Vec<String> {
+    let arithmetic = ["_bf16", "_tf32", "_f16", "_f32"];
+    let name = |step: &StepRecord| {
+        let end = arithmetic.iter().filter_map(|suffix| step.name.find(suffix)).min();
+        step.name[..end.unwrap_or(step.name.len())].to_owned()
+    };
+    cuda.emulator().records().iter().map(name).collect()
+}
+
+/// A layer whose W, A and B are parts of one buffer, and whose X may have room for S.
+struct Joined {
+    w: MatrixRef<'static, Raw>,
+    adapter: Adapter<'static, Raw>,
+}
+
+impl Joined {
+    fn new(cuda: &mut EmulatedCuda, dtype: DType, rank: usize, transposed: bool) -> Self {
+        let (stored_rows, stored_cols) = if transposed { (OUTPUTS, INPUTS) } else { (INPUTS, OUTPUTS) };
+        let whole = Matrix::new(cuda, "weight", dtype, stored_rows + rank, stored_cols + rank).read();
+        let whole = if transposed { whole.t() } else { whole };
+        let [top, bottom] = whole.t().split_cols(INPUTS).unwrap().map(MatrixRef::t);
+        let [w, a] = top.split_cols(OUTPUTS).unwrap();
+        let [b, _] = bottom.split_cols(OUTPUTS).unwrap();
+        Joined { w, adapter: Adapter { a, b, scale: 1.0 } }
+    }
+}
+
+/// What a forward moves, with the library's product: X twice (once for S), the weight, and Y once. Today's route also writes Y before
+/// the product, which reads it.
+#[test]
+fn a_forward_over_k_plus_r_writes_y_once_and_reads_it_never() {
+    let test = "a_forward_over_k_plus_r_writes_y_once_and_reads_it_never";
+    let Some(mut cuda) = EmulatedCuda::for_test(test) else { return };
+    for dtype in DTYPES {
+        for (transposed, rank) in [(false, 16), (true, 16), (true, 32)] {
+            let x = Matrix::new(&mut cuda, "x", dtype, ROWS, INPUTS + rank);
+            let y = Matrix::new(&mut cuda, "y", dtype, ROWS, OUTPUTS);
+            let layer = Joined::new(&mut cuda, dtype, rank, transposed);
+            let forward = |cuda: &mut EmulatedCuda, x: MatrixRef<'static, Raw>, s| {
+                cuda.emulator_mut().clear_records();
+                let Joined { w, adapter } = layer;
+                let op = Forward { x, w, adapter, bias: None, dropout: dropout(), y: y.write(), s };
+                cuda.forward(op).unwrap();
+                let (y, found) = (y.bytes(), moved_in_all(cuda, "y"));
+                assert_eq!((found.bytes_written, found.bytes_read), (y, 0));
+                assert_no_bank_conflicts(cuda);
+            };
+            let size = dtype.size() as u64;
+            let (x_bytes, s_bytes) = ((ROWS * INPUTS) as u64 * size, (ROWS * rank) as u64 * size);
+
+            // S beside X.
+            let [_, s] = x.write().split_cols(INPUTS).unwrap();
+            let [only_x, _] = x.read().split_cols(INPUTS).unwrap();
+            forward(&mut cuda, only_x, Some(s));
+            let found = moved_in_all(&cuda, "x");
+            assert_eq!((found.bytes_read, found.bytes_written), (2 * x_bytes + s_bytes, s_bytes));
+            let packs = usize::from(!transposed);
+            assert_eq!(
+                steps(&cuda)[packs..],
+                ["shrink", "finalize", "product"],
+                "A is packed where it is strided"
+            );
+
+            // S beside a copy of X.
+            let alone = Matrix::new(&mut cuda, "alone", dtype, ROWS, INPUTS);
+            forward(&mut cuda, alone.read(), None);
+            let found = moved_in_all(&cuda, "alone");
+            assert_eq!((found.bytes_read, found.bytes_written), (x_bytes, 0), "X is read once");
+            let copied = moved(&cuda, "shrink", "workspace");
+            let slabs = copied.bytes_written - x_bytes;
+            assert_eq!(slabs % (ROWS * rank * 4) as u64, 0, "beside the copy, {slabs} bytes of partial sums");
+            assert_eq!(steps(&cuda)[packs..], ["shrink", "finalize", "product"]);
+        }
+    }
+}
+
+/// Three layers share one read of X, one copy of it and one room for S.
+#[test]
+fn siblings_over_k_plus_r_copy_x_once() {
+    let Some(mut cuda) = EmulatedCuda::for_test("siblings_over_k_plus_r_copy_x_once") else { return };
+    let x = Matrix::new(&mut cuda, "x", DType::Bf16, ROWS, INPUTS);
+    let layers = [16, 8, 32].map(|rank| Joined::new(&mut cuda, DType::Bf16, rank, true));
+    let y = [(); 3].map(|()| Matrix::new(&mut cuda, "y", DType::Bf16, ROWS, OUTPUTS));
+    cuda.emulator_mut().clear_records();
+    let projections = layers.iter().zip(&y).map(|(&Joined { w, adapter }, y)| Projection {
+        w,
+        adapter,
+        bias: None,
+        y: y.write(),
+        s: None,
+    });
+    let op = ForwardSiblings { x: x.read(), dropout: None, projections: projections.collect() };
+    cuda.forward_siblings(op).unwrap();
+    let (x_bytes, y_bytes) = (x.bytes(), 3 * y[0].bytes());
+    assert_eq!(moved_in_all(&cuda, "x").bytes_read, x_bytes);
+    let found = moved_in_all(&cuda, "y");
+    assert_eq!((found.bytes_written, found.bytes_read), (y_bytes, 0));
+    let each = ["finalize", "product"];
+    assert_eq!(steps(&cuda), [&["pack", "shrink"][..], &each, &each, &each].concat());
+}
+
+/// dX is written once and never read; where gradients are added to it, it is read once.
+#[test]
+fn dx_over_n_plus_r_is_written_once() {
+    let Some(mut cuda) = EmulatedCuda::for_test("dx_over_n_plus_r_is_written_once") else { return };
+    for dtype in DTYPES {
+        for (rank, transposed, accumulates) in [(16, false, false), (16, true, true), (128, true, false)] {
+            let x = Matrix::new(&mut cuda, "x", dtype, ROWS, INPUTS);
+            let dx = Matrix::new(&mut cuda, "dx", dtype, ROWS, INPUTS);
+            let plain = Layer::new(&mut cuda, dtype, rank);
+            let Joined { w, adapter } = Joined::new(&mut cuda, dtype, rank, transposed);
+            cuda.emulator_mut().clear_records();
+            let output = if accumulates { Output::accumulate } else { Output::overwrite };
+            cuda.backward(Backward {
+                x: Some(x.read()),
+                w,
+                adapter,
+                dropout: None,
+                dy: plain.dy.read(),
+                s: Some(plain.s.read()),
+                dx: Some(output(dx.write())),
+                da: Some(Output::overwrite(plain.da.write())),
+                db: Some(Output::overwrite(plain.db.write())),
+                dbias: None,
+            })
+            .unwrap();
+            let (found, bytes) = (moved_in_all(&cuda, "dx"), dx.bytes());
+            let read = if accumulates { bytes } else { 0 };
+            assert_eq!((found.bytes_written, found.bytes_read), (bytes, read));
+            let passes = rank.div_ceil(64) as u64;
+            assert_eq!(moved_in_all(&cuda, "dy").bytes_read, passes * plain.dy.bytes(), "dY is read once");
+            assert_no_bank_conflicts(&cuda);
+            assert!(!steps(&cuda).iter().any(|step| step == "expand"));
+        }
+    }
+}

@@ -6,7 +6,7 @@ use crate::matrix::{Arrangement, Matrix, nearest};
 use crate::oracle;
 use crate::run::{
     AdapterArguments, BackwardArguments, ForwardArguments, ForwardLayer, FrozenArguments,
-    FrozenBackwardArguments, Gradient,
+    FrozenBackwardArguments, Gradient, Place,
 };
 use crate::tolerance::{Bounded, accumulated};
 use lora_kernels::DType;
@@ -63,6 +63,14 @@ pub struct Forward {
 
 /// What the forward of each layer gives.
 pub fn forward(arguments: &ForwardArguments, roundings: Roundings) -> Vec<Forward> {
+    // Single rows or columns may lie anywhere, and are not known to be parts of one matrix. Of several layers, narrow ones of a
+    // large rank may stay apart.
+    let joins = arguments.place == Place::BesideX
+        && arguments.projections.len() == 1
+        && arguments.projections.iter().all(|layer| {
+            layer.bias.is_none() && (layer.w.rows.min(layer.w.cols) > 1 || layer.adapter.a.cols > 1)
+        });
+    let roundings = in_place(roundings, arguments.place, joins);
     let x = exact(&arguments.x);
     let mask = oracle::mask(arguments.x.rows, arguments.x.cols, arguments.dropout);
     arguments.projections.iter().map(|layer| forward_layer(&x, &mask, layer, roundings)).collect()
@@ -89,6 +97,14 @@ fn forward_layer(x: &Bounded, mask: &Dense, layer: &ForwardLayer, roundings: Rou
             oracle::forward(&x.value, mask, &terms, bias.as_ref().map(|bias| &bias.value)),
         ),
         s: agreeing(s, oracle::shrink(&x.value, mask, &terms)),
+    }
+}
+
+/// Padded weights hold adapters in the layer's type; where S lies beside X, too, Y is one sum.
+fn in_place(roundings: Roundings, place: Place, joins: bool) -> Roundings {
+    Roundings {
+        adapters: roundings.adapters || place != Place::Apart,
+        partial_sums: roundings.partial_sums && !joins,
     }
 }
 
@@ -139,6 +155,7 @@ pub struct ParameterGradients {
 
 /// What the backward gives, for the outputs' contents before it.
 pub fn backward(arguments: &BackwardArguments, roundings: Roundings) -> Backward {
+    let roundings = in_place(roundings, arguments.place, false);
     let dtype = arguments.projections[0].dy.dtype();
     let rows = arguments.projections[0].dy.rows;
     let features = arguments.projections[0].w.rows;

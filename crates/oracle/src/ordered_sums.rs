@@ -5,7 +5,7 @@ use crate::device::{TestDevice, Tested};
 use crate::matrix::{Arrangement, Matrix};
 use crate::random::Random;
 use crate::run::{
-    self, AdapterArguments, BackwardArguments, BackwardLayer, ForwardArguments, ForwardLayer, Gradient,
+    self, AdapterArguments, BackwardArguments, BackwardLayer, ForwardArguments, ForwardLayer, Gradient, Place,
 };
 use lora_kernels::DType::F32;
 use lora_kernels::ops::WriteMode;
@@ -109,7 +109,7 @@ fn input_features<D: TestDevice>(device: &Tested<D>) -> Vec<u8> {
         y: unwritten(rows, 1),
         s: Some(unwritten(rows, rank)),
     };
-    let mut arguments = ForwardArguments { x, dropout: None, projections: vec![layer] };
+    let mut arguments = ForwardArguments { x, dropout: None, projections: vec![layer], place: Place::Apart };
     run::forward(device, &mut arguments).expect("a valid forward");
     let (x, s) = (&arguments.x, arguments.projections[0].s.as_ref().expect("asked for"));
     assert_sums("s", s, |i, _| (5..features).step_by(128).map(|k| x.get(i, k) as f32).collect())
@@ -203,7 +203,13 @@ fn tokens_of_dy<D: TestDevice>(device: &Tested<D>, which: OrderedSum) -> Vec<u8>
 }
 
 fn backward<D: TestDevice>(device: &Tested<D>, x: Matrix, layer: BackwardLayer) -> BackwardLayer {
-    let mut arguments = BackwardArguments { x: Some(x), dropout: None, dx: None, projections: vec![layer] };
+    let mut arguments = BackwardArguments {
+        x: Some(x),
+        dropout: None,
+        dx: None,
+        projections: vec![layer],
+        place: Place::Apart,
+    };
     run::backward(device, &mut arguments).expect("a valid backward");
     arguments.projections.remove(0)
 }

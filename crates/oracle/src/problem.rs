@@ -5,7 +5,7 @@ use crate::oracle::Dropout;
 use crate::random::Random;
 use crate::run::{
     AdapterArguments, BackwardArguments, BackwardLayer, ForwardArguments, ForwardLayer, FrozenArguments,
-    FrozenBackwardArguments, Gradient,
+    FrozenBackwardArguments, Gradient, Place,
 };
 use lora_kernels::DType;
 use lora_kernels::ops::WriteMode;
@@ -113,6 +113,8 @@ pub struct Problem {
     pub values: Values,
     /// Whether the forward saves S, and the backward gets it.
     pub save_s: bool,
+    /// Where W, A, B, X and S are.
+    pub place: Place,
     pub seed: u64,
 }
 
@@ -132,6 +134,7 @@ impl Problem {
             arrangements: Arrangements::Packed,
             values: Values::Random,
             save_s: false,
+            place: Place::Apart,
             seed: 1,
         }
     }
@@ -162,6 +165,10 @@ impl Problem {
 
     pub fn saving_s(self) -> Self {
         Problem { save_s: true, ..self }
+    }
+
+    pub fn placed(self, place: Place) -> Self {
+        Problem { place, ..self }
     }
 
     fn adapter_dtype_of(&self, layer: usize) -> DType {
@@ -242,7 +249,12 @@ impl Problem {
             y: self.unwritten("y", self.dtype, self.rows, layer.out_features),
             s: self.save_s.then(|| self.unwritten("s", self.dtype, self.rows, layer.rank)),
         });
-        ForwardArguments { x: self.x(), dropout: self.dropout, projections: projections.collect() }
+        ForwardArguments {
+            x: self.x(),
+            dropout: self.dropout,
+            projections: projections.collect(),
+            place: self.place,
+        }
     }
 
     /// The backward with all gradients asked for. S, if given, holds values of its own: the backward must take them
@@ -270,6 +282,7 @@ impl Problem {
             dropout: self.dropout,
             dx: gradient("dx", 0, self.dtype, self.rows, self.in_features),
             projections: projections.collect(),
+            place: self.place,
         }
     }
 }

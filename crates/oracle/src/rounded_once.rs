@@ -2,7 +2,7 @@
 
 use crate::device::{TestDevice, Tested};
 use crate::matrix::{Arrangement, Matrix};
-use crate::run::{self, AdapterArguments, BackwardArguments, BackwardLayer, Gradient};
+use crate::run::{self, AdapterArguments, BackwardArguments, BackwardLayer, Gradient, Place};
 use lora_kernels::DType;
 use lora_kernels::ops::WriteMode;
 
@@ -38,6 +38,7 @@ pub fn check<D: TestDevice>(device: &Tested<D>, dtype: DType, in_features: usize
         dropout: None,
         dx: accumulated(2, in_features),
         projections: vec![layer],
+        place: Place::Apart,
     };
     run::backward(device, &mut arguments).expect("a valid backward");
     let layer = &arguments.projections[0];

@@ -2,15 +2,16 @@
 //! inputs are as they were, and nothing outside the outputs was written.
 
 use crate::device::{Codes, TestDevice, Tested};
-use crate::matrix::{Data, Matrix};
+use crate::matrix::{Arrangement, Data, Matrix, nearest};
 use crate::oracle;
 use lora_kernels::ops::{
     BackwardProjection, BackwardSiblings, ForwardSiblings, Output, Projection, WriteMode,
 };
+use lora_kernels::padded::{InputWithRoom, PaddedWeight};
 use lora_kernels::restore::RestoreRecord;
 use lora_kernels::{
-    Adapter, Backend, Backward, Delta, Device, Dropout, Forward, Frozen, FrozenBackward, Layout, MatrixMut,
-    MatrixRef, MergeReport, Result, Rounding, WeightUpdate,
+    Adapter, Backend, Backward, Conversion, Delta, Device, Dropout, Forward, Frozen, FrozenBackward, Layout,
+    MatrixMut, MatrixRef, MergeReport, Result, Rounding, WeightUpdate,
 };
 
 /// A, B and s.
@@ -21,12 +22,27 @@ pub struct AdapterArguments {
     pub scale: f32,
 }
 
+/// Where the operands of a layer are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Each in a buffer of its own.
+    Apart,
+    /// W, A and B in a padded weight.
+    Padded,
+    /// And the largest S of a forward beside X.
+    BesideX,
+}
+
+/// Ranks that padded weights and inputs have room for beyond those that are needed.
+const SPARE: usize = 3;
+
 /// Arguments of a forward; the outputs are replaced by what the device wrote.
 #[derive(Clone, Debug)]
 pub struct ForwardArguments {
     pub x: Matrix,
     pub dropout: Option<oracle::Dropout>,
     pub projections: Vec<ForwardLayer>,
+    pub place: Place,
 }
 
 #[derive(Clone, Debug)]
@@ -45,6 +61,7 @@ pub struct BackwardArguments {
     pub dropout: Option<oracle::Dropout>,
     pub dx: Option<Gradient>,
     pub projections: Vec<BackwardLayer>,
+    pub place: Place,
 }
 
 #[derive(Clone, Debug)]
@@ -147,6 +164,80 @@ impl<D: TestDevice> AdapterOnDevice<D> {
     }
 }
 
+/// W and its adapter on the device.
+enum Operands<D: TestDevice> {
+    Apart { w: OnDevice<D>, adapter: AdapterOnDevice<D> },
+    Padded(PaddedWeight<D::Device>),
+}
+
+impl<D: TestDevice> Operands<D> {
+    fn new(device: &Tested<D>, w: &Matrix, adapter: &AdapterArguments, place: Place) -> Result<Self> {
+        let w = OnDevice::new(device, w)?;
+        let adapter = AdapterOnDevice::new(device, adapter)?;
+        if place == Place::Apart {
+            return Ok(Operands::Apart { w, adapter });
+        }
+        let room = adapter.view()?.rank() + SPARE;
+        let mut weight = PaddedWeight::new(&**device, w.view()?, room)?;
+        weight.write_adapter(device, &adapter.view()?)?;
+        Ok(Operands::Padded(weight))
+    }
+
+    fn w(&self) -> Result<MatrixRef<'_, Memory<D>>> {
+        match self {
+            Operands::Apart { w, .. } => w.view(),
+            Operands::Padded(weight) => weight.w(),
+        }
+    }
+
+    fn adapter(&self) -> Result<Adapter<'_, Memory<D>>> {
+        match self {
+            Operands::Apart { adapter, .. } => adapter.view(),
+            Operands::Padded(weight) => weight.adapter(),
+        }
+    }
+
+    /// Panics unless W has the bits that were given, and A and B the nearest values of W's type.
+    fn assert_unchanged(self, device: &Tested<D>, w: &Matrix, adapter: &AdapterArguments) {
+        match self {
+            Operands::Apart { w: on_device, adapter: on_device_adapter } => {
+                on_device.assert_unchanged(device, "w", w);
+                on_device_adapter.assert_unchanged(device, adapter);
+            }
+            Operands::Padded(weight) => {
+                let parts = weight.adapter().expect("it was written");
+                for (name, view, given) in [
+                    ("w", weight.w().expect("it is there"), w),
+                    ("a", parts.a, &adapter.a),
+                    ("b", parts.b, &adapter.b),
+                ] {
+                    let found = packed_copy(device, view);
+                    for (i, j) in (0..given.rows).flat_map(|i| (0..given.cols).map(move |j| (i, j))) {
+                        let (value, expected) = (found.get(i, j), nearest(w.dtype(), given.get(i, j)));
+                        assert!(
+                            value.to_bits() == expected.to_bits(),
+                            "{}: `{name}`[{i}, {j}] of a padded weight is {value}, not {expected}",
+                            D::NAME
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A copy on the host of a matrix on the device, which is not changed.
+pub fn packed_copy<D: TestDevice>(device: &Tested<D>, matrix: MatrixRef<'_, Memory<D>>) -> Matrix {
+    let (rows, cols) = (matrix.rows(), matrix.cols());
+    let mut copy = Matrix::poisoned(matrix.dtype(), rows, cols, Arrangement::default());
+    let mut on_device = OnDevice::<D>::new(device, &copy).expect("it fits");
+    device
+        .convert(Conversion { source: matrix, target: on_device.view_mut().expect("it fits") })
+        .expect("a copy");
+    on_device.read_back(device, "a copy", &mut copy);
+    copy
+}
+
 fn dropout(dropout: Option<oracle::Dropout>) -> Result<Option<Dropout>> {
     dropout.map(|d| Dropout::new(d.probability, d.seed, d.offset)).transpose()
 }
@@ -180,42 +271,70 @@ fn output<'a, D: TestDevice>(
 /// The forward of one or more layers.
 pub fn forward<D: TestDevice>(device: &Tested<D>, arguments: &mut ForwardArguments) -> Result<()> {
     let layers = &mut arguments.projections;
-    let x = OnDevice::new(device, &arguments.x)?;
-    let w = upload_all(device, layers.iter().map(|layer| Some(&layer.w)))?;
+    let features = arguments.x.cols;
+    let ranks = layers.iter().map(|layer| layer.adapter.a.cols);
+    // The layer whose S lies beside X.
+    let owner = ranks.clone().enumerate().max_by_key(|&(_, rank)| rank).map(|(index, _)| index);
+    let owner = owner.filter(|_| arguments.place == Place::BesideX);
+    let room = if owner.is_some() { ranks.max().unwrap_or(0) + SPARE } else { 0 };
+    let Matrix { rows, arrangement, .. } = arguments.x;
+    let mut given_x = match owner {
+        None => arguments.x.clone(),
+        Some(_) => Matrix::from_fn(arguments.x.dtype(), rows, features + room, arrangement, |i, j| {
+            if j < features { arguments.x.get(i, j) } else { f64::NAN }
+        }),
+    };
+    let mut x = OnDevice::new(device, &given_x)?;
+    let operands = layers
+        .iter()
+        .map(|layer| Operands::<D>::new(device, &layer.w, &layer.adapter, arguments.place))
+        .collect::<Result<Vec<_>>>()?;
     let bias = upload_all(device, layers.iter().map(|layer| layer.bias.as_ref()))?;
     let mut y = upload_all(device, layers.iter().map(|layer| Some(&layer.y)))?;
     let mut s = upload_all(device, layers.iter().map(|layer| layer.s.as_ref()))?;
-    let adapters = layers
-        .iter()
-        .map(|layer| AdapterOnDevice::new(device, &layer.adapter))
-        .collect::<Result<Vec<_>>>()?;
-
-    let mut projections = Vec::new();
-    for (index, (y, s)) in y.iter_mut().zip(&mut s).enumerate() {
-        projections.push(Projection {
-            w: optional_view(&w[index])?.expect("uploaded"),
-            adapter: adapters[index].view()?,
-            bias: optional_view(&bias[index])?,
-            y: optional_view_mut(y)?.expect("uploaded"),
-            s: optional_view_mut(s)?,
-        });
-    }
-    let (view, dropout) = (x.view()?, dropout(arguments.dropout)?);
-    let result = match <[_; 1]>::try_from(projections) {
-        Ok([Projection { w, adapter, bias, y, s }]) => {
-            device.forward(Forward { x: view, w, adapter, bias, dropout, y, s })
+    let result = {
+        let mut input;
+        let (view, mut beside_x) = match owner {
+            None => (x.view()?, None),
+            Some(owner) => {
+                input = InputWithRoom::new(x.view_mut()?, features)?;
+                let (x, s) = input.split(layers[owner].adapter.a.cols)?;
+                (x, Some(s))
+            }
+        };
+        let mut projections = Vec::new();
+        for (index, (y, s)) in y.iter_mut().zip(&mut s).enumerate() {
+            projections.push(Projection {
+                w: operands[index].w()?,
+                adapter: operands[index].adapter()?,
+                bias: optional_view(&bias[index])?,
+                y: optional_view_mut(y)?.expect("uploaded"),
+                s: if owner == Some(index) { beside_x.take() } else { optional_view_mut(s)? },
+            });
         }
-        Err(projections) => device.forward_siblings(ForwardSiblings { x: view, dropout, projections }),
+        let dropout = dropout(arguments.dropout)?;
+        match <[_; 1]>::try_from(projections) {
+            Ok([Projection { w, adapter, bias, y, s }]) => {
+                device.forward(Forward { x: view, w, adapter, bias, dropout, y, s })
+            }
+            Err(projections) => device.forward_siblings(ForwardSiblings { x: view, dropout, projections }),
+        }
     };
 
-    x.assert_unchanged(device, "x", &arguments.x);
-    let on_device = adapters.into_iter().zip(w).zip(bias).zip(y).zip(s);
-    for (layer, ((((adapter, w), bias), y), s)) in layers.iter_mut().zip(on_device) {
-        adapter.assert_unchanged(device, &layer.adapter);
-        assert_unchanged(device, "w", w, Some(&layer.w));
+    x.read_back(device, "x", &mut given_x);
+    for (i, j) in (0..rows).flat_map(|i| (0..features).map(move |j| (i, j))) {
+        assert!(given_x.bits(i, j) == arguments.x.bits(i, j), "{}: the input `x` was written to", D::NAME);
+    }
+    let on_device = operands.into_iter().zip(bias).zip(y).zip(s);
+    for (index, (layer, (((operands, bias), y), s))) in layers.iter_mut().zip(on_device).enumerate() {
+        operands.assert_unchanged(device, &layer.w, &layer.adapter);
         assert_unchanged(device, "bias", bias, layer.bias.as_ref());
         read_back(device, "y", y, Some(&mut layer.y));
         read_back(device, "s", s, layer.s.as_mut());
+        if let Some(s) = layer.s.as_mut().filter(|_| owner == Some(index)) {
+            let Matrix { rows, cols, arrangement, .. } = *s;
+            *s = Matrix::from_fn(s.dtype(), rows, cols, arrangement, |i, j| given_x.get(i, features + j));
+        }
     }
     result
 }
@@ -225,7 +344,10 @@ pub fn backward<D: TestDevice>(device: &Tested<D>, arguments: &mut BackwardArgum
     let layers = &mut arguments.projections;
     let x = arguments.x.as_ref().map(|x| OnDevice::new(device, x)).transpose()?;
     let mut dx = arguments.dx.as_ref().map(|dx| OnDevice::new(device, &dx.matrix)).transpose()?;
-    let w = upload_all(device, layers.iter().map(|layer| Some(&layer.w)))?;
+    let operands = layers
+        .iter()
+        .map(|layer| Operands::<D>::new(device, &layer.w, &layer.adapter, arguments.place))
+        .collect::<Result<Vec<_>>>()?;
     let dy = upload_all(device, layers.iter().map(|layer| Some(&layer.dy)))?;
     let s = upload_all(device, layers.iter().map(|layer| layer.s.as_ref()))?;
     let gradient = |gradient: &'_ Option<Gradient>| gradient.as_ref().map(|gradient| gradient.matrix.clone());
@@ -236,17 +358,12 @@ pub fn backward<D: TestDevice>(device: &Tested<D>, arguments: &mut BackwardArgum
     let mut da = upload_gradients(|layer| &layer.da)?;
     let mut db = upload_gradients(|layer| &layer.db)?;
     let mut dbias = upload_gradients(|layer| &layer.dbias)?;
-    let adapters = layers
-        .iter()
-        .map(|layer| AdapterOnDevice::new(device, &layer.adapter))
-        .collect::<Result<Vec<_>>>()?;
-
     let mut projections = Vec::new();
     let outputs = da.iter_mut().zip(&mut db).zip(&mut dbias);
     for (index, ((da, db), dbias)) in outputs.enumerate() {
         projections.push(BackwardProjection {
-            w: optional_view(&w[index])?.expect("uploaded"),
-            adapter: adapters[index].view()?,
+            w: operands[index].w()?,
+            adapter: operands[index].adapter()?,
             dy: optional_view(&dy[index])?.expect("uploaded"),
             s: optional_view(&s[index])?,
             da: output(da, &layers[index].da)?,
@@ -269,10 +386,9 @@ pub fn backward<D: TestDevice>(device: &Tested<D>, arguments: &mut BackwardArgum
 
     assert_unchanged(device, "x", x, arguments.x.as_ref());
     read_back(device, "dx", dx, arguments.dx.as_mut().map(|dx| &mut dx.matrix));
-    let on_device = adapters.into_iter().zip(w).zip(dy).zip(s).zip(da).zip(db).zip(dbias);
-    for (layer, ((((((adapter, w), dy), s), da), db), dbias)) in layers.iter_mut().zip(on_device) {
-        adapter.assert_unchanged(device, &layer.adapter);
-        assert_unchanged(device, "w", w, Some(&layer.w));
+    let on_device = operands.into_iter().zip(dy).zip(s).zip(da).zip(db).zip(dbias);
+    for (layer, (((((operands, dy), s), da), db), dbias)) in layers.iter_mut().zip(on_device) {
+        operands.assert_unchanged(device, &layer.w, &layer.adapter);
         assert_unchanged(device, "dy", dy, Some(&layer.dy));
         assert_unchanged(device, "s", s, layer.s.as_ref());
         read_back(device, "da", da, layer.da.as_mut().map(|da| &mut da.matrix));
@@ -392,6 +508,15 @@ impl Update<'_> {
         on_device.read_back(device, "w", w);
         result
     }
+}
+
+/// Copies a matrix into another.
+pub fn convert<D: TestDevice>(device: &Tested<D>, source: &Matrix, target: &mut Matrix) -> Result<()> {
+    let (from, mut to) = (OnDevice::<D>::new(device, source)?, OnDevice::<D>::new(device, target)?);
+    let result = device.convert(Conversion { source: from.view()?, target: to.view_mut()? });
+    from.assert_unchanged(device, "source", source);
+    to.read_back(device, "target", target);
+    result
 }
 
 /// Writes s·A·B to `delta`.

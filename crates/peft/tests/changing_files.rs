@@ -5,7 +5,7 @@ mod common;
 use common::case;
 use lora_kernels::cpu::Cpu;
 use lora_kernels::memory::Host;
-use lora_kernels::ops::{BackwardSiblings, Delta, ForwardSiblings};
+use lora_kernels::ops::{BackwardSiblings, Conversion, Delta, ForwardSiblings};
 use lora_kernels::{Backend, Frozen, MergeReport, WeightUpdate};
 use lora_peft::checkpoint::{Outline, ShardWriter};
 use lora_peft::making::{ExtractOptions, extract};
@@ -122,6 +122,10 @@ impl Backend for Meddled<'_> {
 
     fn delta(&self, op: Delta<'_>) -> lora_kernels::Result<()> {
         self.cpu.delta(op)
+    }
+
+    fn convert(&self, op: Conversion<'_>) -> lora_kernels::Result<()> {
+        self.cpu.convert(op)
     }
 }
 

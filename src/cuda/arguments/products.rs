@@ -135,6 +135,10 @@ pub struct ShrinkArguments {
     pub mask: DropoutMask,
     /// `f32` \[split.blocks\]\[M\]\[slab_columns\].
     pub slabs: u64,
+    /// Address of a matrix with aligned rows that receives X as it is before dropout.
+    pub copy: u64,
+    /// Elements from one of its rows to the next; 0 for no copy.
+    pub copy_stride: i64,
     /// Of K.
     pub split: Split,
     /// Passes over the ranks.
@@ -150,6 +154,7 @@ impl Arguments for ShrinkArguments {
         offset_of!(ShrinkArguments, mask.seed),
         offset_of!(ShrinkArguments, mask.offset),
         offset_of!(ShrinkArguments, slabs),
+        offset_of!(ShrinkArguments, copy),
     ];
 }
 
@@ -169,6 +174,10 @@ pub struct BackwardDyArguments {
     pub db_slabs: u64,
     /// `f32` \[2 · split.blocks\]\[N\].
     pub dbias_slabs: u64,
+    /// Address of a matrix with aligned rows that receives dY.
+    pub copy: u64,
+    /// Elements from one of its rows to the next; 0 for no copy.
+    pub copy_stride: i64,
     /// Of M.
     pub split: Split,
     /// Blocks along N.
@@ -189,6 +198,7 @@ impl Arguments for BackwardDyArguments {
         offset_of!(BackwardDyArguments, ds_slabs),
         offset_of!(BackwardDyArguments, db_slabs),
         offset_of!(BackwardDyArguments, dbias_slabs),
+        offset_of!(BackwardDyArguments, copy),
     ];
 }
 
@@ -368,8 +378,8 @@ mod tests {
     fn structs_have_the_size_that_kernels_expect() {
         assert_eq!(size_of::<View>(), 40);
         assert_eq!(size_of::<DropoutMask>(), 24);
-        assert_eq!(size_of::<ShrinkArguments>(), 128);
-        assert_eq!(size_of::<BackwardDyArguments>(), 168);
+        assert_eq!(size_of::<ShrinkArguments>(), 144);
+        assert_eq!(size_of::<BackwardDyArguments>(), 184);
         assert_eq!(size_of::<BackwardAArguments>(), 128);
         assert_eq!(size_of::<ExpandArguments>(), 176);
         assert_eq!(size_of::<FinalizeSegment>(), 48);

@@ -3,7 +3,8 @@
 use super::memory::{DeviceMemory, Guard};
 use crate::memory::{Memory, Raw, RawBuffer};
 use crate::ops::{
-    Adapter, BackwardProjection, BackwardSiblings, Delta, ForwardSiblings, Frozen, Output, Projection,
+    Adapter, BackwardProjection, BackwardSiblings, Conversion, Delta, ForwardSiblings, Frozen, Output,
+    Projection,
 };
 use crate::{Error, MatrixMut, MatrixRef, Result};
 use cudarc::driver::{CudaContext, CudaStream, SyncOnDrop};
@@ -155,5 +156,14 @@ impl<'b> Borrows<'b> {
     pub fn delta<'a: 'b, 'r>(&mut self, op: Delta<'a, DeviceMemory>) -> Result<Delta<'r, Raw>> {
         let Delta { adapter, delta } = op;
         Ok(Delta { adapter: self.adapter(adapter)?, delta: self.write("delta", delta)? })
+    }
+
+    /// The addresses of a copy.
+    pub fn conversion<'a: 'b, 'r>(
+        &mut self,
+        op: Conversion<'a, DeviceMemory>,
+    ) -> Result<Conversion<'r, Raw>> {
+        let Conversion { source, target } = op;
+        Ok(Conversion { source: self.read("source", source)?, target: self.write("target", target)? })
     }
 }

@@ -7,7 +7,7 @@ use super::{DriverExecutor, failure, probe};
 use crate::cuda::engine::{Engine, RawCodes};
 use crate::cuda::step::F32Math;
 use crate::ops::{
-    BackwardSiblings, Delta, ForwardSiblings, Frozen, FrozenBackward, MergeReport, WeightUpdate,
+    BackwardSiblings, Conversion, Delta, ForwardSiblings, Frozen, FrozenBackward, MergeReport, WeightUpdate,
 };
 use crate::restore::RestoreRecord;
 use crate::{Backend, Error, Result};
@@ -173,6 +173,13 @@ impl Backend for Cuda {
         let op = borrows.delta(op)?;
         // SAFETY: the views are cudarc's live slices, borrowed exclusively where they are written.
         unsafe { self.engine().delta(op) }
+    }
+
+    fn convert(&self, op: Conversion<'_, DeviceMemory>) -> Result<()> {
+        let mut borrows = Borrows::new(&self.stream);
+        let op = borrows.conversion(op)?;
+        // SAFETY: the views are cudarc's live slices, borrowed exclusively where they are written.
+        unsafe { self.engine().convert(op) }
     }
 }
 

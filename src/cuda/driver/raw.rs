@@ -5,8 +5,8 @@ use crate::Result;
 use crate::cuda::engine::RawCodes;
 use crate::memory::Raw;
 use crate::ops::{
-    Backward, BackwardSiblings, Delta, Forward, ForwardSiblings, Frozen, FrozenBackward, MergeReport,
-    WeightUpdate,
+    Backward, BackwardSiblings, Conversion, Delta, Forward, ForwardSiblings, Frozen, FrozenBackward,
+    MergeReport, WeightUpdate,
 };
 
 /// # Bare addresses
@@ -130,5 +130,17 @@ impl Cuda {
     pub unsafe fn delta_raw(&self, op: Delta<'_, Raw>) -> Result<()> {
         // SAFETY: the caller keeps the same promises.
         unsafe { self.engine().delta(op) }
+    }
+
+    /// [`Backend::convert`](crate::Backend::convert) on bare addresses.
+    ///
+    /// # Safety
+    /// As for [`forward_raw`](Self::forward_raw).
+    ///
+    /// # Errors
+    /// An argument does not fit, or the device failed.
+    pub unsafe fn convert_raw(&self, op: Conversion<'_, Raw>) -> Result<()> {
+        // SAFETY: the caller keeps the same promises.
+        unsafe { self.engine().convert(op) }
     }
 }

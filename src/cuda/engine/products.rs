@@ -1,11 +1,11 @@
-//! Forward and backward.
+//! Forward, backward and copies.
 
 use super::Engine;
 use crate::Result;
 use crate::cuda::executor::Executor;
 use crate::cuda::plan::reuse::Operation;
 use crate::memory::Raw;
-use crate::ops::{BackwardSiblings, ForwardSiblings, Frozen};
+use crate::ops::{BackwardSiblings, Conversion, ForwardSiblings, Frozen};
 
 impl<E: Executor> Engine<E> {
     /// The forward on raw device memory.
@@ -40,6 +40,18 @@ impl<E: Executor> Engine<E> {
     /// # Errors
     /// An argument does not fit, or the executor failed.
     pub unsafe fn frozen(&mut self, op: Frozen<'_, Raw>) -> Result<()> {
+        op.check()?;
+        self.run(op)
+    }
+
+    /// A copy between matrices in raw device memory.
+    ///
+    /// # Safety
+    /// Every view must name live memory of the executor's device, and the target must not overlap the source.
+    ///
+    /// # Errors
+    /// An argument does not fit, or the executor failed.
+    pub unsafe fn convert(&mut self, op: Conversion<'_, Raw>) -> Result<()> {
         op.check()?;
         self.run(op)
     }

@@ -1,9 +1,8 @@
 //! The one door to the product with a frozen weight: whoever needs X·W or dY·Wᵀ asks here, and no plan of an operation looks at
 //! the architecture.
 //!
-//! Today every such product is the library's. What else may stand here, chosen by [`Settings::target`](super::Settings) and the shape:
-//! one product over K + r, for operands that have S and B appended to X and W, and a GEMM of our own whose epilogue takes the
-//! rank-r part. Either takes over what `Planner::expand` has written before.
+//! Today every such product is the library's: of X and W, onto what `Planner::expand` has written; or over K + r, of [X S] and [W; B],
+//! which lie as one matrix each. `route.rs` chooses. A GEMM of our own that takes the rank-r part into its sums may stand here, too.
 
 use super::products::{Epilogue, Planner};
 use super::{Plan, Settings};
@@ -71,6 +70,17 @@ pub fn frozen(op: &Frozen<'_, Raw>, settings: Settings, workspace_base: u64) -> 
     let onto = if accumulate || op.bias.is_some() { Onto::C } else { Onto::Nothing };
     product(&mut planner, op.x, op.w, y.as_ref(), onto)?;
     planner.finish()
+}
+
+/// X with S beside it, and S, in a matrix whose first columns are X and that has room for as many ranks.
+pub(super) fn extended<'a>(
+    whole: MatrixRef<'a, Raw>,
+    features: usize,
+    rank: usize,
+) -> Result<(MatrixRef<'a, Raw>, MatrixRef<'a, Raw>)> {
+    let [x_and_s, _] = whole.split_cols(features + rank)?;
+    let [_, s] = x_and_s.split_cols(features)?;
+    Ok((x_and_s, s))
 }
 
 /// A matrix as the library takes it. The library knows no stride of 0, so a repeated row is written out first.

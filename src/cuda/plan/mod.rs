@@ -1,14 +1,18 @@
 //! From operations to steps: pure functions, one file an operation.
 
 pub mod backward;
+pub mod convert;
 pub mod forward;
 pub mod frozen;
+mod joined;
+pub mod model;
 #[cfg(test)]
 mod product_tests;
 mod products;
 pub mod reuse;
 #[cfg(test)]
 mod reuse_tests;
+mod route;
 pub mod weights;
 mod workspace;
 

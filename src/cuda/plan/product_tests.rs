@@ -7,7 +7,7 @@ use crate::cuda::arguments::products::{
     BackwardAArguments, BackwardDyArguments, ExpandArguments, FinalizeArguments, PackArguments,
     ShrinkArguments,
 };
-use crate::cuda::step::{F32Math, Launch, Step};
+use crate::cuda::step::{F32Math, Launch, Product, Step};
 use crate::cuda::target::Target;
 use crate::memory::{Raw, RawBuffer};
 use crate::ops::{BackwardProjection, BackwardSiblings, ForwardSiblings, Output, Projection};
@@ -135,6 +135,143 @@ fn forward_reads_x_once_and_writes_y_once_beside_the_frozen_product() {
     let Some(Step::Product(product)) = plan.steps.last() else { panic!("the product comes last") };
     assert!(product.accumulate, "the product adds to what expand wrote");
     assert_eq!((product.a.address, product.b.address, product.c.address), (X, W, Y));
+}
+
+/// W, A and B as parts of one matrix, stored [out, in] or [in, out].
+fn joined_weight(
+    layer: Layer,
+    address: u64,
+    transposed: bool,
+) -> (MatrixRef<'static, Raw>, Adapter<'static, Raw>) {
+    let Layer { k, n, rank, dtype, .. } = layer;
+    let whole = match transposed {
+        true => read(address, n + rank, k + rank, dtype).t(),
+        false => read(address, k + rank, n + rank, dtype),
+    };
+    let [top, bottom] = whole.t().split_cols(k).unwrap().map(MatrixRef::t);
+    let [w, a] = top.split_cols(n).unwrap();
+    let [b, _] = bottom.split_cols(n).unwrap();
+    (w, Adapter { a, b, scale: 2.0 })
+}
+
+fn products(plan: &Plan) -> Vec<&Product> {
+    let steps = plan.steps.iter();
+    steps.filter_map(|step| if let Step::Product(product) = step { Some(product) } else { None }).collect()
+}
+
+#[test]
+fn a_joined_forward_is_one_product_over_k_plus_r() {
+    for transposed in [false, true] {
+        let (w, adapter) = joined_weight(LAYER, W, transposed);
+        let mut op = LAYER.forward(1, adapter);
+        (op.projections[0].w, op.projections[0].bias) = (w, None);
+        // S beside X.
+        let whole = write(X, LAYER.m, LAYER.k + LAYER.rank, LAYER.dtype);
+        let [x, s] = whole.split_cols(LAYER.k).unwrap();
+        op.x = MatrixRef::from_buffer(x.as_ref().buffer(), x.layout()).unwrap();
+        op.projections[0].s = Some(s);
+        let plan = plan_forward(&op);
+        let packs = usize::from(!transposed);
+        assert_eq!(names(&plan)[packs..], ["shrink_bf16_rank16", "finalize", "product"]);
+        let product = products(&plan)[0];
+        assert!(!product.accumulate, "nothing was written before");
+        assert_eq!((product.a.address, product.a.cols, product.a.stride), (X, 264, 264));
+        assert_eq!((product.b.address, product.b.rows, product.b.cols), (W, 264, 192));
+        assert_eq!(
+            (product.b.transposed, product.b.stride),
+            if transposed { (true, 264) } else { (false, 200) }
+        );
+
+        // S elsewhere: X is copied, and S goes to both places.
+        op.projections[0].s = Some(write(S, LAYER.m, LAYER.rank, LAYER.dtype));
+        let plan = plan_forward(&op);
+        assert_eq!(names(&plan)[packs..], ["shrink_bf16_rank16", "finalize", "product"]);
+        let shrink: ShrinkArguments = arguments(launches(&plan, "shrink")[0]);
+        let product = products(&plan)[0];
+        assert_eq!((shrink.copy, shrink.copy_stride), (product.a.address, 264));
+        let finalize: FinalizeArguments = arguments(launches(&plan, "finalize")[0]);
+        let places = finalize.segments[..2].iter().map(|s| (s.address, s.row_stride, s.first_column));
+        assert_eq!(places.collect::<Vec<_>>(), [(shrink.copy + 2 * 256, 264, 0), (S, 8, 0)]);
+    }
+}
+
+/// What makes one count worse stays off: a bias, and a copy of X that is larger than two Y.
+#[test]
+fn a_forward_stays_apart_where_that_is_not_worse() {
+    let (w, adapter) = joined_weight(LAYER, W, true);
+    let mut op = LAYER.forward(1, adapter);
+    op.projections[0].w = w;
+    assert!(names(&plan_forward(&op)).contains(&"expand_bf16_rank16"), "a bias");
+    op.projections[0].bias = None;
+    assert!(!names(&plan_forward(&op)).contains(&"expand_bf16_rank16"));
+    let narrow = Layer { n: 64, ..LAYER };
+    let (w, adapter) = joined_weight(narrow, W, true);
+    let mut op = narrow.forward(1, adapter);
+    (op.projections[0].w, op.projections[0].bias) = (w, None);
+    assert!(names(&plan_forward(&op)).contains(&"expand_bf16_rank16"), "256 columns copied for 64 of Y");
+    let elsewhere = Adapter { b: read(B, narrow.rank, narrow.n, narrow.dtype), ..adapter };
+    op.projections[0].adapter = elsewhere;
+    assert!(names(&plan_forward(&op)).contains(&"expand_bf16_rank16"), "B is elsewhere");
+}
+
+#[test]
+fn siblings_use_the_room_beside_x_one_after_the_other() {
+    let mut op = LAYER.forward(3, LAYER.adapter(LAYER.dtype));
+    let ranks = [8, 16, 4];
+    for (index, (projection, rank)) in op.projections.iter_mut().zip(ranks).enumerate() {
+        let layer = Layer { rank, ..LAYER };
+        (projection.w, projection.adapter) = joined_weight(layer, W + 0x100_0000 * index as u64, true);
+        projection.bias = None;
+    }
+    let whole = write(X, LAYER.m, LAYER.k + 16, LAYER.dtype);
+    let [x, s] = whole.split_cols(LAYER.k).unwrap();
+    op.x = MatrixRef::from_buffer(x.as_ref().buffer(), x.layout()).unwrap();
+    op.projections[1].s = Some(s);
+    let plan = plan_forward(&op);
+    // The S that was asked for comes last, and stays.
+    let extents: Vec<_> = products(&plan).iter().map(|product| (product.a.address, product.a.cols)).collect();
+    assert_eq!(extents, [(X, 264), (X, 260), (X, 272)]);
+    let columns: Vec<_> = launches(&plan, "finalize")
+        .iter()
+        .map(|launch| arguments::<FinalizeArguments>(launch).segments[0])
+        .map(|segment| (segment.first_column, segment.columns))
+        .collect();
+    assert_eq!(columns, [(0, 8), (24, 4), (8, 16)]);
+    assert_eq!(launches(&plan, "shrink").len(), 1);
+}
+
+#[test]
+fn a_joined_backward_is_one_product_over_n_plus_r() {
+    for transposed in [false, true] {
+        let mut op = LAYER.backward(2);
+        op.dropout = None;
+        for projection in &mut op.projections {
+            (projection.w, projection.adapter) = joined_weight(LAYER, W, transposed);
+        }
+        let plan = plan_backward(&op);
+        assert!(launches(&plan, "expand").is_empty());
+        let found = products(&plan);
+        assert_eq!(found.iter().map(|product| product.accumulate).collect::<Vec<_>>(), [false, true]);
+        for (product, dy) in found.iter().zip(launches(&plan, "backward_dy")) {
+            let dy: BackwardDyArguments = arguments(dy);
+            assert_eq!((dy.copy, dy.copy_stride), (product.a.address, 200));
+            assert_eq!((product.a.cols, product.b.address, product.b.rows), (200, W, 200));
+            assert_eq!(product.b.transposed, !transposed);
+        }
+        let a: BackwardAArguments = arguments(launches(&plan, "backward_a")[0]);
+        assert_eq!(a.ds.columns, 16, "dS of both layers, for dA");
+
+        // Without dA, dS is beside dY only.
+        op.projections.iter_mut().for_each(|projection| projection.da = None);
+        let plan = plan_backward(&op);
+        assert!(launches(&plan, "backward_a").is_empty());
+        let finalize: FinalizeArguments = arguments(launches(&plan, "finalize")[0]);
+        assert_eq!(finalize.segment_count, 1);
+
+        // Dropout masks the adapter's part of dX alone.
+        op.dropout = Some(Dropout::new(0.5, 1, 2).unwrap());
+        assert_eq!(launches(&plan_backward(&op), "expand").len(), 1);
+    }
 }
 
 #[test]

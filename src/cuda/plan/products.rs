@@ -16,8 +16,8 @@ use crate::cuda::arguments::products::{
 };
 use crate::cuda::kernel::{self, Kernel, ProductKernels, RANKS};
 use crate::cuda::step::{F32Math, Launch, Step};
-use crate::memory::Raw;
-use crate::{DType, Error, MatrixRef, Result};
+use crate::memory::{Raw, RawBuffer};
+use crate::{DType, Error, Layout, MatrixRef, Result};
 
 /// Slabs of one sum: more cost more to add than their blocks save.
 pub const MOST_SLABS: usize = 64;
@@ -122,6 +122,30 @@ pub(super) struct Destination {
     pub accumulate: bool,
 }
 
+/// Some columns of a sum of slabs, and where they go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    pub first_column: usize,
+    pub columns: usize,
+    pub destination: Destination,
+}
+
+/// Parts that lie one after the other, each with its columns; those without a destination are left out.
+pub(super) fn in_order(destinations: impl IntoIterator<Item = (usize, Option<Destination>)>) -> Vec<Part> {
+    let mut next = 0;
+    let place = |(columns, destination): (usize, Option<Destination>)| {
+        let first_column = next;
+        next += columns;
+        destination.map(|destination| Part { first_column, columns, destination })
+    };
+    destinations.into_iter().filter_map(place).collect()
+}
+
+/// Elements between the rows of a copy, which is how kernels know that one is wanted. A single row has a stride of 0.
+fn copy_stride(copy: Option<View>) -> i64 {
+    copy.map_or(0, |copy| copy.row_stride.max(copy.columns))
+}
+
 /// Collects steps and hands out scratch memory.
 #[derive(Debug)]
 pub(super) struct Planner {
@@ -168,6 +192,14 @@ impl Planner {
         View::row_major(address, rows, columns, stride)
     }
 
+    /// A matrix in scratch memory whose rows are aligned and have room for `room` columns more; all of it.
+    pub fn with_room<'a>(&mut self, rows: usize, columns: usize, room: usize) -> Result<MatrixRef<'a, Raw>> {
+        let view = self.matrix(rows, columns.saturating_add(room));
+        let layout = Layout::strided(rows, view.columns as usize, view.row_stride as usize)?;
+        let buffer = RawBuffer { address: view.address, len: layout.span(), dtype: self.dtype };
+        MatrixRef::from_buffer(buffer, layout)
+    }
+
     /// Matrices \[rᵢ, features\] one below the other, in the layer's element type and contiguous along the features:
     /// packed into scratch memory, unless a single one already is so.
     pub fn packed(&mut self, matrices: &[MatrixRef<'_, Raw>]) -> Result<View> {
@@ -183,9 +215,16 @@ impl Planner {
 
     /// The same, always in scratch memory.
     pub fn copied(&mut self, matrices: &[MatrixRef<'_, Raw>]) -> Result<View> {
-        let dtype = self.dtype;
         let features = matrices.first().map_or(0, |matrix| matrix.cols());
         let packed = self.matrix(matrices.iter().map(|matrix| matrix.rows()).sum(), features);
+        self.pack_into(packed, matrices)?;
+        Ok(packed)
+    }
+
+    /// Copies matrices \[rᵢ, features\] one below the other into `packed`, whose rows are contiguous.
+    pub fn pack_into(&mut self, packed: View, matrices: &[MatrixRef<'_, Raw>]) -> Result<()> {
+        let dtype = self.dtype;
+        let features = packed.columns as usize;
         let mut first_row = 0;
         for group in matrices.chunks(MAX_SEGMENTS) {
             let mut segments = [PackSegment::default(); MAX_SEGMENTS];
@@ -211,7 +250,7 @@ impl Planner {
             };
             self.launch(kernel::PACK, grid, 0, &arguments);
         }
-        Ok(packed)
+        Ok(())
     }
 
     /// B \[r, out\] as [`Planner::expand`] takes it: in the layer's element type, and contiguous along either side.
@@ -224,8 +263,8 @@ impl Planner {
         self.packed(&[b])
     }
 
-    /// Partial sums of drop(X)·A, given Aᵀ \[R, K\]. Reads X once for ranks up to 64.
-    pub fn shrink(&mut self, x: View, a: View, mask: DropoutMask) -> Result<Slabs> {
+    /// Partial sums of drop(X)·A, given Aᵀ \[R, K\]. Reads X once for ranks up to 64, and copies it to the first columns of `copy`.
+    pub fn shrink(&mut self, x: View, a: View, mask: DropoutMask, copy: Option<View>) -> Result<Slabs> {
         let passes = RankPasses::of(a.rows as usize);
         let (rows, features) = (x.rows as usize, x.columns as usize);
         let others = product([rows.div_ceil(TILE), passes.chunks]);
@@ -237,6 +276,8 @@ impl Planner {
             a,
             mask,
             slabs: slabs.address,
+            copy: copy.map_or(0, |copy| copy.address),
+            copy_stride: copy_stride(copy),
             split,
             rank_chunks: passes.chunks as u32,
             slab_columns: slabs.columns as u32,
@@ -293,6 +334,8 @@ impl Planner {
             ds_slabs: address(ds),
             db_slabs: address(db),
             dbias_slabs: address(dbias),
+            copy: wanted.copy.map_or(0, |copy| copy.address),
+            copy_stride: copy_stride(wanted.copy),
             split,
             column_groups: groups as u32,
             chunks_per_group: chunks_per_group as u32,
@@ -327,30 +370,24 @@ impl Planner {
         Ok(())
     }
 
-    /// Adds slabs in order. The destinations take the slabs' columns one after the other; `None` skips `columns`.
-    pub fn finalize(&mut self, slabs: Slabs, destinations: &[(usize, Option<Destination>)]) -> Result<()> {
-        let mut first_column = 0;
-        let mut segments = Vec::new();
-        for (columns, destination) in destinations {
-            if let Some(destination) = destination {
-                segments.push(FinalizeSegment {
+    /// Adds slabs in order. Parts may have columns in common.
+    pub fn finalize(&mut self, slabs: Slabs, parts: &[Part]) -> Result<()> {
+        for group in parts.chunks(MAX_SEGMENTS) {
+            let mut segments = [FinalizeSegment::default(); MAX_SEGMENTS];
+            for (segment, &Part { first_column, columns, destination }) in segments.iter_mut().zip(group) {
+                *segment = FinalizeSegment {
                     address: destination.view.address,
                     row_stride: destination.view.row_stride,
                     column_stride: destination.view.column_stride,
-                    first_column,
-                    columns: *columns as u32,
+                    first_column: first_column as u32,
+                    columns: columns as u32,
                     dtype: dtype_code(destination.dtype),
                     accumulate: destination.accumulate.into(),
                     scale: destination.scale,
                     padding: 0,
-                });
+                };
             }
-            first_column += *columns as u32;
-        }
-        for group in segments.chunks(MAX_SEGMENTS) {
-            let mut segments = [FinalizeSegment::default(); MAX_SEGMENTS];
-            segments[..group.len()].copy_from_slice(group);
-            let columns: u32 = group.iter().map(|segment| segment.columns).sum();
+            let columns: u32 = group.iter().map(|part| part.columns as u32).sum();
             let arguments = FinalizeArguments {
                 slabs: slabs.address,
                 rows: slabs.rows as i64,
@@ -402,6 +439,8 @@ pub(super) struct WantedFromDy {
     /// S \[M, R\], for dB.
     pub db: Option<View>,
     pub dbias: bool,
+    /// A matrix whose first columns receive dY.
+    pub copy: Option<View>,
 }
 
 /// Partial sums of what was wanted: dS over \[M\]\[R\], dB over \[N\]\[R\], dbias over \[N\]\[1\].

@@ -5,16 +5,19 @@
 //! again in its steps, and kept. A later call with equal numbers fills in its own inputs: it plans nothing and allocates nothing.
 
 use super::backward::backward;
+use super::convert::convert;
 use super::forward::forward;
 use super::frozen::frozen;
+use super::joined::{below, beside};
 use super::{Plan, Settings};
 use crate::constants::element::VECTOR_BYTES;
 use crate::cuda::step::Step;
 use crate::memory::{Raw, RawBuffer};
 use crate::ops::{
-    Adapter, BackwardProjection, BackwardSiblings, ForwardSiblings, Frozen, Output, Projection, WriteMode,
+    Adapter, BackwardProjection, BackwardSiblings, Conversion, ForwardSiblings, Frozen, Output, Projection,
+    WriteMode,
 };
-use crate::{Dropout, Error, Layout, MatrixMut, MatrixRef, Result};
+use crate::{DType, Dropout, Error, Layout, MatrixMut, MatrixRef, Result};
 
 /// Plans that are kept. A transformer with a few sequence lengths has some dozens; one takes a few kilobytes.
 pub const MOST_PLANS: usize = 256;
@@ -276,6 +279,7 @@ enum Kind {
     Forward,
     Backward,
     Frozen,
+    Conversion,
 }
 
 // Fields are named one by one, so that a new one cannot be forgotten.
@@ -284,15 +288,24 @@ impl Operation for ForwardSiblings<'_, Raw> {
     fn visit(&mut self, visitor: &mut impl Visitor) -> Result<()> {
         let ForwardSiblings { x, dropout, projections } = self;
         visitor.number(Kind::Forward as u64);
+        let x_before = *x;
         visit_matrix(x, visitor)?;
         visit_dropout(dropout, visitor);
         visitor.number(projections.len() as u64);
         for Projection { w, adapter, bias, y, s } in projections {
-            visit_matrix(w, visitor)?;
-            visit_adapter(adapter, visitor)?;
+            visit_weight(w, adapter, visitor)?;
             visit_optional(bias, visitor, visit_matrix)?;
             visit_matrix_mut(y, visitor)?;
-            visit_optional(s, visitor, visit_matrix_mut)?;
+            visit_optional(s, visitor, |s, visitor| {
+                let layout = s.layout();
+                let joined = beside(x_before, s.as_ref()).is_some();
+                let buffer = s.as_ref().buffer();
+                *s = MatrixMut::from_buffer(
+                    visit_neighbour(buffer, layout, joined, x_before, *x, visitor),
+                    layout,
+                )?;
+                Ok(())
+            })?;
         }
         Ok(())
     }
@@ -311,8 +324,7 @@ impl Operation for BackwardSiblings<'_, Raw> {
         visit_optional(dx, visitor, visit_output)?;
         visitor.number(projections.len() as u64);
         for BackwardProjection { w, adapter, dy, s, da, db, dbias } in projections {
-            visit_matrix(w, visitor)?;
-            visit_adapter(adapter, visitor)?;
+            visit_weight(w, adapter, visitor)?;
             visit_matrix(dy, visitor)?;
             visit_optional(s, visitor, visit_matrix)?;
             for output in [da, db, dbias] {
@@ -342,6 +354,19 @@ impl Operation for Frozen<'_, Raw> {
     }
 }
 
+impl Operation for Conversion<'_, Raw> {
+    fn visit(&mut self, visitor: &mut impl Visitor) -> Result<()> {
+        let Conversion { source, target } = self;
+        visitor.number(Kind::Conversion as u64);
+        visit_matrix(source, visitor)?;
+        visit_matrix_mut(target, visitor)
+    }
+
+    fn plan(&self, settings: Settings, workspace_base: u64) -> Result<Plan> {
+        convert(self, settings, workspace_base)
+    }
+}
+
 fn visit_optional<T, V: Visitor>(
     value: &mut Option<T>,
     visitor: &mut V,
@@ -351,11 +376,35 @@ fn visit_optional<T, V: Visitor>(
     value.as_mut().map_or(Ok(()), |value| visit(value, visitor))
 }
 
-fn visit_buffer(buffer: RawBuffer, layout: Layout, visitor: &mut impl Visitor) -> RawBuffer {
+fn visit_layout(dtype: DType, layout: Layout, visitor: &mut impl Visitor) {
     let [rows, cols, stride] = [layout.rows(), layout.cols(), layout.stride()].map(|extent| extent as u64);
-    for number in [buffer.dtype as u64, rows, cols, stride, layout.is_transposed().into()] {
+    for number in [dtype as u64, rows, cols, stride, layout.is_transposed().into()] {
         visitor.number(number);
     }
+}
+
+/// A matrix that may be a part of one with another, `before` and after the visit of that one: then it stays where it is beside it, and
+/// is no input of its own.
+fn visit_neighbour(
+    buffer: RawBuffer,
+    layout: Layout,
+    joined: bool,
+    before: MatrixRef<'_, Raw>,
+    after: MatrixRef<'_, Raw>,
+    visitor: &mut impl Visitor,
+) -> RawBuffer {
+    visitor.number(joined.into());
+    if !joined {
+        return visit_buffer(buffer, layout, visitor);
+    }
+    visit_layout(buffer.dtype, layout, visitor);
+    let distance = buffer.address.wrapping_sub(before.buffer().address);
+    visitor.number(distance);
+    RawBuffer { address: after.buffer().address.wrapping_add(distance), ..buffer }
+}
+
+fn visit_buffer(buffer: RawBuffer, layout: Layout, visitor: &mut impl Visitor) -> RawBuffer {
+    visit_layout(buffer.dtype, layout, visitor);
     RawBuffer { address: visitor.input(buffer.address, VECTOR_BYTES as u64), ..buffer }
 }
 
@@ -377,11 +426,23 @@ fn visit_output(output: &mut Output<'_, Raw>, visitor: &mut impl Visitor) -> Res
     visit_matrix_mut(matrix, visitor)
 }
 
-fn visit_adapter(adapter: &mut Adapter<'_, Raw>, visitor: &mut impl Visitor) -> Result<()> {
+/// W and its adapter, whose A may lie beside W, and B below it.
+fn visit_weight(
+    w: &mut MatrixRef<'_, Raw>,
+    adapter: &mut Adapter<'_, Raw>,
+    visitor: &mut impl Visitor,
+) -> Result<()> {
     let Adapter { a, b, scale } = adapter;
+    let before = *w;
+    visit_matrix(w, visitor)?;
     visitor.number(scale.to_bits().into());
-    visit_matrix(a, visitor)?;
-    visit_matrix(b, visitor)
+    let (a_joined, b_joined) = (beside(before, *a).is_some(), below(before, *b).is_some());
+    for (part, joined) in [(a, a_joined), (b, b_joined)] {
+        let layout = part.layout();
+        let buffer = visit_neighbour(part.buffer(), layout, joined, before, *w, visitor);
+        *part = MatrixRef::from_buffer(buffer, layout)?;
+    }
+    Ok(())
 }
 
 fn visit_dropout(dropout: &mut Option<Dropout>, visitor: &mut impl Visitor) {

@@ -322,6 +322,55 @@ fn an_operation_that_cannot_be_planned_is_not_kept() {
     assert_eq!(plans.count(), 0);
 }
 
+/// W, A, B in one buffer, and X with S in another; or each somewhere else, in the same layouts.
+fn neighbours(origin: u64, is_joined: bool) -> ForwardSiblings<'static, Raw> {
+    let (m, k, n, rank) = (20, 48, 40, 8);
+    let whole = |number: u64, rows, cols| {
+        let layout = Layout::packed(rows, cols).expect("small");
+        let address = origin + (number << 32);
+        let buffer = RawBuffer { address, len: layout.span(), dtype: DType::Bf16 };
+        MatrixMut::<Raw>::from_buffer(buffer, layout).expect("it fits")
+    };
+    let moved = |matrix: MatrixRef<'_, Raw>, number: u64| {
+        let address = matrix.buffer().address + if is_joined { 0 } else { number << 40 };
+        let buffer = RawBuffer { address, ..matrix.buffer() };
+        (buffer, matrix.layout())
+    };
+    let read = |(buffer, layout)| MatrixRef::from_buffer(buffer, layout).expect("it fits");
+    let weight = whole(1, k + rank, n + rank);
+    let weight = weight.as_ref();
+    let [top, bottom] = weight.t().split_cols(k).expect("k rows").map(MatrixRef::t);
+    let ([w, a], [b, _]) = (top.split_cols(n).expect("n"), bottom.split_cols(n).expect("n"));
+    let [x, s] = whole(2, m, k + rank).split_cols(k).expect("k");
+    let (s, layout) = moved(s.as_ref(), 3);
+    ForwardSiblings {
+        x: read(moved(x.as_ref(), 0)),
+        dropout: None,
+        projections: vec![Projection {
+            w: read(moved(w, 0)),
+            adapter: Adapter { a: read(moved(a, 1)), b: read(moved(b, 2)), scale: 2.0 },
+            bias: None,
+            y: whole(3, m, n),
+            s: Some(MatrixMut::from_buffer(s, layout).expect("it fits")),
+        }],
+    }
+}
+
+#[test]
+fn parts_of_one_matrix_stay_parts_of_it() {
+    let mut plans = Plans::default();
+    for origin in [0x1000, 0x70_0000_0000, 0x2000] {
+        for is_joined in [true, false] {
+            let anew = neighbours(origin, is_joined).plan(SETTINGS, 0x100).expect("small").steps;
+            let kept =
+                plans.of(neighbours(origin, is_joined), SETTINGS).expect("small").steps(0x100).to_vec();
+            assert_eq!(kept, anew, "{origin:#x} {is_joined}");
+            assert_eq!(anew.len(), if is_joined { 4 } else { 5 }, "another route");
+        }
+    }
+    assert_eq!(plans.count(), 2);
+}
+
 /// One of each kind of step, on inputs one after the other.
 struct Steps {
     addresses: [u64; 5],

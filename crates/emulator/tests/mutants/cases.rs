@@ -7,6 +7,7 @@ use lora_kernels::ops::WriteMode;
 use lora_kernels::restore::RestoreMethod;
 use lora_oracle::ordered_sums::OrderedSum;
 use lora_oracle::problem::{Arrangements, Layer, Problem};
+use lora_oracle::run::Place;
 
 fn integers(rows: usize, inputs: usize, outputs: usize, rank: usize) -> Problem {
     Problem::new(rows, inputs, outputs, rank).dtypes((Bf16, Bf16)).small_integers()
@@ -94,6 +95,26 @@ pub fn many_columns_and_rows() -> Vec<Case> {
 pub fn backward_a() -> Vec<Case> {
     let problem = Problem::new(270, 70, 5, 8).dtypes((Bf16, Bf16)).saving_s().dropout(0.25);
     vec![backward(problem, F32Math::Exact, WriteMode::Overwrite)]
+}
+
+/// Copies of X and dY beside which S and dS go, with and without whole vectors, and with dropout.
+pub fn copies() -> Vec<Case> {
+    let problem = |rows, inputs, outputs| {
+        Problem::new(rows, inputs, outputs, 8).dtypes((Bf16, Bf16)).placed(Place::Padded)
+    };
+    let (unaligned, problem) = (problem(20, 67, 67).arranged(Arrangements::Unaligned), problem(70, 130, 140));
+    vec![
+        forward(problem.clone().dropout(0.5), F32Math::Exact),
+        forward(unaligned.clone(), F32Math::Exact),
+        backward(problem.saving_s(), F32Math::Exact, WriteMode::Overwrite),
+        backward(unaligned.saving_s(), F32Math::Exact, WriteMode::Accumulate),
+    ]
+}
+
+/// More ranks than a pass takes: the first one copies.
+pub fn wide_copies() -> Vec<Case> {
+    let problem = Problem::new(20, 70, 80, 100).dtypes((Bf16, Bf16)).placed(Place::Padded);
+    vec![forward(problem, F32Math::Exact)]
 }
 
 /// Three layers, with matrices that lie in every way.
@@ -217,7 +238,9 @@ pub fn deltas_f32() -> Vec<Case> {
 
 /// All cases.
 pub fn all() -> Vec<Case> {
-    let sets: [fn() -> Vec<Case>; 28] = [
+    let sets: [fn() -> Vec<Case>; 30] = [
+        copies,
+        wide_copies,
         shrink,
         shrink_f32,
         shrink_tf32,

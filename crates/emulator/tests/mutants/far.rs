@@ -134,6 +134,12 @@ pub const MUTANTS: &[Mutant] = narrowed! {
             => "static_cast<uint32_t>(split * columns * arguments.slab_columns)";
     }
     "backward_dy.cu" ["backward_dy_bf16_rank16"] backward_dy {
+        "the position in the copy": "tile.cuh"
+            "reinterpret_cast<T*>(address) + r * stride + c"
+            => "reinterpret_cast<T*>(address) + static_cast<int32_t>(r * stride + c)";
+        "the column of the copy": "backward_dy.cu"
+            "first_column + i % tiles * TILE);\n            },"
+            => "static_cast<int32_t>(first_column + i % tiles * TILE));\n            },";
         "the shape": "backward_dy.cu"
             "const int64_t rows = arguments.dy.rows, columns = arguments.dy.columns;"
             => "const int32_t rows = arguments.dy.rows, columns = arguments.dy.columns;";

@@ -13,6 +13,8 @@ const SHRINK_F32: Mutant =
     Mutant { launched: &["shrink_f32_rank16", "shrink_tf32_rank16"], cases: cases::shrink_f32, ..SHRINK };
 const SHRINK_WIDE: Mutant =
     Mutant { launched: &["shrink_bf16_rank64"], cases: cases::wide_forward, ..SHRINK };
+const COPIES: Mutant = Mutant { cases: cases::copies, ..SHRINK };
+const COPIES_OF_DY: Mutant = Mutant { cases: cases::copies, ..BACKWARD_DY };
 const EXPAND: Mutant =
     Mutant { kernel: "expand.cu", launched: &["expand_bf16_rank16"], cases: cases::expand, ..SHRINK };
 const EXPAND_BACKWARD: Mutant = Mutant { cases: cases::expand_backward, ..EXPAND };
@@ -418,6 +420,96 @@ pub const MUTANTS: &[Mutant] = &[
         fault: "packed with rows and columns swapped",
         changes: &[("pack.cu", "tile[r][f] =", "tile[f][r] =")],
         ..PACK
+    },
+    Mutant {
+        fault: "bits are moved whatever their type",
+        changes: &[("pack.cu", "segment.dtype != arguments.out_dtype", "false")],
+        cases: cases::mixed_siblings,
+        ..PACK
+    },
+    Mutant {
+        fault: "bits of the wrong width are read",
+        changes: &[(
+            "element.cuh",
+            "load_bits(uint64_t address, int64_t index, uint32_t dtype) {\n    if (dtype == DTYPE_F32)",
+            "load_bits(uint64_t address, int64_t index, uint32_t dtype) {\n    if (dtype != DTYPE_F32)",
+        )],
+        ..PACK
+    },
+    // Copies of X and dY.
+    Mutant {
+        fault: "what dropout has zeroed is copied",
+        changes: &[(
+            "shrink.cu",
+            "            if (copies) {",
+            "            mask_tile<XTile>(stages + stage * STAGE, arguments.x, arguments.mask, row, (range.first + i) * COLUMNS);\n            if (copies) {",
+        )],
+        ..COPIES
+    },
+    Mutant {
+        fault: "all tiles are copied to the first column",
+        changes: &[(
+            "shrink.cu",
+            "arguments.copy_stride, row,\n                                  (range.first + i) * COLUMNS);",
+            "arguments.copy_stride, row, 0);",
+        )],
+        ..COPIES
+    },
+    Mutant {
+        fault: "the copy has the distance of X's rows",
+        changes: &[("shrink.cu", "arguments.copy_stride, row,", "arguments.x.row_stride, row,")],
+        ..COPIES
+    },
+    Mutant {
+        fault: "units at the edge are not copied",
+        changes: &[("tile.cuh", "for (int j = 0; j < inside; ++j) target[j] = source[j];", "")],
+        ..COPIES
+    },
+    Mutant {
+        fault: "a row too many is copied",
+        changes: &[(
+            "tile.cuh",
+            "const int inside = r < view.rows ? count_inside(view.columns, c, UNIT) : 0;\n        const T* source = tile",
+            "const int inside = r <= view.rows ? count_inside(view.columns, c, UNIT) : 0;\n        const T* source = tile",
+        )],
+        ..COPIES
+    },
+    Mutant {
+        fault: "threads copy what others have waited for",
+        changes: &[(
+            "tile.cuh",
+            "const Unit unit = unit_of_thread<Shape>(i, view);\n        const int64_t r = row + unit.row;\n        const int64_t c = column + unit.column;\n        const int inside = r < view.rows ? count_inside(view.columns, c, UNIT) : 0;\n        const T* source = tile",
+            "const Unit unit = unit_of_thread<Shape>(i, transposed(view));\n        const int64_t r = row + unit.row;\n        const int64_t c = column + unit.column;\n        const int inside = r < view.rows ? count_inside(view.columns, c, UNIT) : 0;\n        const T* source = tile",
+        )],
+        ..COPIES
+    },
+    Mutant {
+        fault: "every column tile of dY is copied as the first",
+        changes: &[(
+            "backward_dy.cu",
+            "first_column + i % tiles * TILE);\n            },",
+            "first_column);\n            },",
+        )],
+        ..COPIES_OF_DY
+    },
+    Mutant {
+        fault: "every row tile of dY is copied as the first",
+        changes: &[(
+            "backward_dy.cu",
+            "(range.first + i / tiles) * TILE, first_column + i",
+            "range.first * TILE, first_column + i",
+        )],
+        ..COPIES_OF_DY
+    },
+    Mutant {
+        fault: "no pass copies X",
+        changes: &[(
+            "shrink.cu",
+            "arguments.copy_stride != 0 && chunk == 0",
+            "arguments.copy_stride != 0 && chunk == 2",
+        )],
+        cases: cases::wide_copies,
+        ..SHRINK_WIDE
     },
     // finalize.
     Mutant {

@@ -189,7 +189,11 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         fault: "all adapters are taken for the first one's type",
-        changes: &[("pack.cu", "index, segment.dtype)", "index, arguments.segments[0].dtype)")],
+        changes: &[(
+            "pack.cu",
+            "load_element(source.address, index, segment.dtype)",
+            "load_element(source.address, index, arguments.segments[0].dtype)",
+        )],
         ..PACK
     },
 ];

@@ -315,18 +315,22 @@ fn shrink_rows(stage: &mut Stage<'_>, tile: i64, rows: i64) {
     let patch = tile_of(tile, rows);
     let x = stage.input(DType::Bf16, [rows, 8], [8, 1], (patch.clone(), 0..8));
     let a = stage.small(DType::Bf16, [RANK, 8]);
-    let slab = stage.output(DType::F32, [rows, RANK], [RANK, 1], (patch, 0..RANK));
+    let slab = stage.output(DType::F32, [rows, RANK], [RANK, 1], (patch.clone(), 0..RANK));
+    let copy = stage.output(DType::Bf16, [rows, 8], [8, 1], (patch, 0..8));
     let arguments = ShrinkArguments {
         x: x.view,
         a: a.view,
         mask: DropoutMask::default(),
         slabs: slab.view.address,
+        copy: copy.view.address,
+        copy_stride: copy.view.row_stride,
         split: NO_SPLIT,
         rank_chunks: 1,
         slab_columns: RANK as u32,
     };
     stage.run("shrink_bf16_rank16", tile + 1, tile, &arguments);
     stage.expect("S", &slab, |row, rank| sum(0..8, |k| x.at(row, k) * a.at(rank, k)));
+    stage.expect("the copy", &copy, |row, column| x.at(row, column));
 }
 
 fn shrink_columns(stage: &mut Stage<'_>, far: i64, transposed: bool) {
@@ -338,11 +342,14 @@ fn shrink_columns(stage: &mut Stage<'_>, far: i64, transposed: bool) {
     let a = stage.input(DType::Bf16, [RANK, columns], a_strides, (0..RANK, first..columns));
     let (slab_row, all) = (split * rows, (split + 1) * rows);
     let slab = stage.output(DType::F32, [all, RANK], [RANK, 1], (slab_row..all, 0..RANK));
+    let copy = stage.output(DType::Bf16, [rows, columns], [pitch, 1], (0..rows, first..columns));
     let arguments = ShrinkArguments {
         x: x.view,
         a: a.view,
         mask: Some(dropout()).into(),
         slabs: slab.view.address,
+        copy: copy.view.address,
+        copy_stride: copy.view.row_stride,
         split: Split { blocks: split as u32 + 1, tiles: 1 },
         rank_chunks: 1,
         slab_columns: RANK as u32,
@@ -351,6 +358,7 @@ fn shrink_columns(stage: &mut Stage<'_>, far: i64, transposed: bool) {
     stage.expect("S", &slab, |row, rank| {
         sum(first..columns, |k| kept(row - slab_row, k, x.at(row - slab_row, k)) * a.at(rank, k))
     });
+    stage.expect("the copy", &copy, |row, column| x.at(row, column));
 }
 
 fn backward_a_columns(stage: &mut Stage<'_>, far: i64) {
@@ -437,6 +445,7 @@ fn backward_dy_rows(stage: &mut Stage<'_>, far: i64) {
         db: stage.output(DType::F32, [all, RANK], [RANK, 1], (split * columns..all, 0..RANK)),
         dbias: stage.output(DType::F32, [slabs, columns], [columns, 1], (2 * split..slabs, 0..columns)),
     };
+    let copy = stage.output(DType::Bf16, [rows, columns], [columns, 1], (first..rows, 0..columns));
     let arguments = BackwardDyArguments {
         dy: dy.view,
         b: b.view,
@@ -444,6 +453,8 @@ fn backward_dy_rows(stage: &mut Stage<'_>, far: i64) {
         ds_slabs: results.ds.view.address,
         db_slabs: results.db.view.address,
         dbias_slabs: results.dbias.view.address,
+        copy: copy.view.address,
+        copy_stride: copy.view.row_stride,
         split: Split { blocks: split as u32 + 1, tiles: 1 },
         column_groups: 1,
         chunks_per_group: 1,
@@ -452,6 +463,7 @@ fn backward_dy_rows(stage: &mut Stage<'_>, far: i64) {
     };
     stage.run("backward_dy_bf16_rank16", split + 1, split, &arguments);
     results.expect(stage, &dy, &b, &s);
+    stage.expect("the copy", &copy, |row, column| dy.at(row, column));
 }
 
 fn backward_dy_columns(stage: &mut Stage<'_>, far: i64) {
@@ -468,6 +480,7 @@ fn backward_dy_columns(stage: &mut Stage<'_>, far: i64) {
         db: stage.output(DType::F32, [columns, RANK], [RANK, 1], (first..columns, 0..RANK)),
         dbias: stage.output(DType::F32, [2, columns], [columns, 1], (0..2, first..columns)),
     };
+    let copy = stage.output(DType::Bf16, [rows, columns], [pitch, 1], (0..rows, first..columns));
     let arguments = BackwardDyArguments {
         dy: dy.view,
         b: b.view,
@@ -475,6 +488,8 @@ fn backward_dy_columns(stage: &mut Stage<'_>, far: i64) {
         ds_slabs: results.ds.view.address,
         db_slabs: results.db.view.address,
         dbias_slabs: results.dbias.view.address,
+        copy: copy.view.address,
+        copy_stride: copy.view.row_stride,
         split: NO_SPLIT,
         column_groups: group as u32 + 1,
         chunks_per_group: 1,
@@ -483,6 +498,7 @@ fn backward_dy_columns(stage: &mut Stage<'_>, far: i64) {
     };
     stage.run("backward_dy_bf16_rank16", group + 1, group, &arguments);
     results.expect(stage, &dy, &b, &s);
+    stage.expect("the copy", &copy, |row, column| dy.at(row, column));
 }
 
 /// Runs a block of `expand` over what is there of `out`, with dropout and, where there are old values, added to them.

@@ -8,6 +8,7 @@ use lora_kernels::ops::WriteMode;
 use lora_kernels::restore::RestoreMethod;
 use lora_oracle::ordered_sums::OrderedSum;
 use lora_oracle::problem::{Arrangements, Layer, Problem};
+use lora_oracle::run::Place;
 
 /// All cases.
 pub fn cases() -> Vec<Case> {
@@ -78,6 +79,39 @@ fn products() -> Vec<products::Case> {
     cases.extend(siblings_with_other_adapters());
     cases.extend(splits());
     cases.extend(tf32_roundings());
+    cases.extend(joined());
+    cases
+}
+
+/// One product over K + r: of padded weights in both orientations, with copies of X and dY by vectors and by elements, and with S
+/// beside X.
+fn joined() -> Vec<products::Case> {
+    let mut cases = Vec::new();
+    let arrangements =
+        [Arrangements::Packed, Arrangements::Peft, Arrangements::Unaligned, Arrangements::Transposed];
+    for (e, (dtype, adapter_dtype, math)) in ARITHMETIC.into_iter().enumerate() {
+        for (index, [inputs, outputs]) in [[130, 67], [128, 136], [65, 150]].into_iter().enumerate() {
+            let rank = [4, 24, 70][(e + index) % 3];
+            let problem = Problem::new(ROWS[(e + index) % 3], inputs, outputs, rank)
+                .dtypes((dtype, adapter_dtype))
+                .arranged(arrangements[(e + index) % 4])
+                .placed([Place::Padded, Place::BesideX][index % 2]);
+            let problem = if (e + index) % 2 == 0 { problem.saving_s() } else { problem };
+            // Dropout leaves the backward as it is.
+            let problem = if index == 2 && e % 2 == 0 { problem.dropout(0.5) } else { problem };
+            let is_exact = rank <= 24 && dtype != DType::Bf16 || math == F32Math::Tf32;
+            let problem = if is_exact { problem.small_integers() } else { problem };
+            let mode = if e % 2 == 0 { WriteMode::Overwrite } else { WriteMode::Accumulate };
+            cases.push(products::Case { problem, math, mode });
+        }
+    }
+    let layers = [(40, 8), (57, 3), (64, 40)].map(|(out_features, rank)| Layer { out_features, rank });
+    for place in [Place::Padded, Place::BesideX] {
+        let problem =
+            Problem::new(70, 72, 40, 8).dtypes((DType::F16, DType::F16)).small_integers().saving_s();
+        let problem = Problem { layers: layers.to_vec(), ..problem }.placed(place);
+        cases.push(products::Case { problem, math: F32Math::Exact, mode: WriteMode::Overwrite });
+    }
     cases
 }
 

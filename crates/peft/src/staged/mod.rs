@@ -8,7 +8,7 @@ mod products;
 
 use lora_kernels::cpu::{Cpu, HostBuffer};
 use lora_kernels::memory::Host;
-use lora_kernels::ops::{BackwardSiblings, Delta, ForwardSiblings};
+use lora_kernels::ops::{BackwardSiblings, Conversion, Delta, ForwardSiblings};
 use lora_kernels::{
     Adapter, Backend, DType, Device, Error, Frozen, Layout, MatrixMut, MatrixRef, MergeReport, Result,
     WeightUpdate,
@@ -120,6 +120,11 @@ impl<D: Device> Backend for Staged<D> {
             Err(Error::OutOfMemory { .. }) => self.cpu.delta(op),
             result => result,
         }
+    }
+
+    /// Host memory to host memory: a device would be a detour.
+    fn convert(&self, op: Conversion<'_>) -> Result<()> {
+        self.cpu.convert(op)
     }
 }
 
