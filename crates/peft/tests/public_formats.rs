@@ -37,7 +37,7 @@ fn merged(base: &Checkpoint, adapter: &Adapter, dtype: Option<DType>) -> (Checkp
     let out = directory.path().join("merged");
     edit.write(&mut Cpu::new(), &out, &Progress::new()).unwrap();
     // The files stay open.
-    (Checkpoint::open(&out).unwrap(), edit.warnings())
+    (Checkpoint::open(&out).unwrap(), edit.notes().iter().map(ToString::to_string).collect())
 }
 
 /// Each value is the expected one or its neighbour: that was rounded once from float64, this from an f32 sum.

@@ -53,7 +53,7 @@ pub(super) fn assemble(layers: BTreeMap<String, Scaled>, config: AdapterConfig) 
         placed.insert(module, scaled.layer);
     }
     config.check()?;
-    Ok(Adapter { config, layers: placed, replaced: BTreeMap::new() })
+    Ok(Adapter { config, layers: placed, replaced: BTreeMap::new(), notes: Vec::new() })
 }
 
 /// The most frequent value; of several the smallest.

@@ -2,12 +2,12 @@
 
 use super::constants::{self, TileInstructions};
 use crate::DType;
+use crate::constants::product::TILE;
 use crate::cuda::arguments::products::{
     BackwardAArguments, BackwardDyArguments, DropoutMask, ExpandArguments, FinalizeArguments, PackArguments,
     ShrinkArguments, View, dtype_code,
 };
 use crate::cuda::arguments::weights::{DeltaTerm, KEEP_NOTHING, WeightUpdateArguments};
-use crate::cuda::constants::product::TILE;
 use crate::cuda::step::{Launch, Operand, Step};
 
 /// Bytes of one partial sum.

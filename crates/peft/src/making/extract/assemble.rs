@@ -75,7 +75,7 @@ pub(super) fn assemble(
     if !in_place.is_empty() {
         notes.push(Note::InPlace(in_place));
     }
-    Ok((Adapter { config, layers: modules, replaced }, notes))
+    Ok((Adapter { config, layers: modules, replaced, notes: Vec::new() }, notes))
 }
 
 /// The modules by their full paths. Where one ends as another does that has no adapter, a pattern tells them apart.
