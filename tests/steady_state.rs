@@ -8,7 +8,7 @@ use lora_kernels::memory::{Raw, RawBuffer};
 use lora_kernels::ops::{
     BackwardProjection, BackwardSiblings, Conversion, ForwardSiblings, Frozen, Output, Projection,
 };
-use lora_kernels::{Adapter, DType, Dropout, Layout, MatrixMut, MatrixRef, Result};
+use lora_kernels::{Adapter, Backward, DType, Dropout, Forward, Layout, MatrixMut, MatrixRef, Result};
 use std::alloc::{GlobalAlloc, Layout as Memory, System};
 use std::cell::Cell;
 
@@ -179,6 +179,34 @@ fn forward_and_backward_allocate_the_first_time_only() {
                 }
             }
         }
+    }
+}
+
+/// The vectors of siblings' layers are the caller's; an operation on one layer needs none.
+#[test]
+fn one_layer_allocates_the_first_time_only() {
+    let mut engine = Engine::new(Idle::default());
+    for step in 0..3 {
+        let ForwardSiblings { x, dropout, projections } = forward(1, step);
+        let Ok([Projection { w, adapter, bias, y, s }]) = <[_; 1]>::try_from(projections) else {
+            panic!("one layer")
+        };
+        let op = Forward { x, w, adapter, bias, dropout, y, s };
+        // SAFETY (both): nothing is behind the addresses, and the executor follows none.
+        let [allocations, steps] = count(&mut engine, op, |engine, op| unsafe { engine.forward(op) });
+        assert_eq!((allocations == 0, steps >= 4), (step > 0, true), "forward of step {step}: {allocations}");
+
+        let BackwardSiblings { x, dropout, dx, projections } = backward(1, step);
+        let Ok([projection]) = <[_; 1]>::try_from(projections) else { panic!("one layer") };
+        let BackwardProjection { w, adapter, dy, s, da, db, dbias } = projection;
+        let op = Backward { x, w, adapter, dropout, dy, s, dx, da, db, dbias };
+        // SAFETY: as above.
+        let [allocations, steps] = count(&mut engine, op, |engine, op| unsafe { engine.backward(op) });
+        assert_eq!(
+            (allocations == 0, steps >= 4),
+            (step > 0, true),
+            "backward of step {step}: {allocations}"
+        );
     }
 }
 

@@ -27,6 +27,37 @@ fn a_file_of_kohya_is_merged_and_named() {
     assert_eq!((&json[1]["format"], &json[1]["match"]["fits"]), (&Value::from("kohya"), &Value::from(true)));
 }
 
+/// The file that an adapter was read from is none that lies beside it.
+#[test]
+fn weights_with_another_name_are_the_adapters_own() {
+    for case in ["format-diffusers", "format-mlx"] {
+        let directory = directory();
+        let (base, adapter) = (public(&format!("{case}/base")), public(&format!("{case}/adapter")));
+        let inputs: [&Path; 3] = [&base, &adapter, &directory.path().join("out")];
+        let run = lora("merge --base {} --adapter {} --out {} --device cpu", &inputs).succeeds();
+        assert!(!run.stderr.contains("not merged"), "{}", run.stderr);
+    }
+}
+
+#[test]
+fn wrapped_names_of_peft_are_pefts() {
+    let directory = directory();
+    let (base, from) = (golden("bases/llama-f32"), golden("cases/llama-attention/adapter"));
+    let path = |name: &str| directory.path().join(name);
+    std::fs::create_dir(path("adapter")).unwrap();
+    std::fs::copy(from.join("adapter_config.json"), path("adapter/adapter_config.json")).unwrap();
+    let bytes = std::fs::read(from.join("adapter_model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let wrapped = file.iter().map(|(name, view)| (format!("_orig_mod.{name}"), view));
+    let wrapped = safetensors::serialize(wrapped, None).unwrap();
+    std::fs::write(path("adapter/adapter_model.safetensors"), wrapped).unwrap();
+    let line = "merge --base {} --adapter {} --out {} --device cpu";
+    let run = lora(line, &[&base, &path("adapter"), &path("out")]).succeeds();
+    assert!(run.stderr.contains("note: ") && run.stderr.contains("_orig_mod."), "{}", run.stderr);
+    lora(line, &[&base, &from, &path("plain")]).succeeds();
+    same_tensors(&path("out"), &path("plain"));
+}
+
 #[test]
 fn what_a_file_is_is_said() {
     for (path, words) in [

@@ -9,7 +9,7 @@ use lora_kernels::ops::{
     BackwardSiblings, Conversion, Delta, ForwardSiblings, Frozen, MergeReport, WeightUpdate,
 };
 use lora_kernels::restore::RestoreRecord;
-use lora_kernels::{Backend, DType, Device, Element};
+use lora_kernels::{Backend, Backward, DType, Device, Element, Forward};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -148,6 +148,16 @@ impl EmulatedCuda {
 impl Backend for EmulatedCuda {
     type Memory = Raw;
     type Codes = RawCodes;
+
+    fn forward(&self, op: Forward<'_, Raw>) -> lora_kernels::Result<()> {
+        // SAFETY: as in `forward_siblings`.
+        unsafe { self.engine().forward(op) }
+    }
+
+    fn backward(&self, op: Backward<'_, Raw>) -> lora_kernels::Result<()> {
+        // SAFETY: as in `forward_siblings`.
+        unsafe { self.engine().backward(op) }
+    }
 
     fn forward_siblings(&self, op: ForwardSiblings<'_, Raw>) -> lora_kernels::Result<()> {
         // SAFETY: the emulator checks every address against its live buffers when it is used; a wrong one is an error.

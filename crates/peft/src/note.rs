@@ -210,8 +210,9 @@ impl fmt::Display for Note {
             }
             Note::UntiedWithoutScale { model_type } => write!(
                 f,
-                "the head of this {} model is no longer tied, and config.json says so; models of this type then do not scale \
-                 the decoder's output by 1/√d_model, so that logits are larger by √d_model than in training",
+                "the head of this {} model is no longer tied, and config.json says so; transformers 5 scales the decoder's \
+                 output by 1/√d_model as before, as `scale_decoder_outputs` there says, but version 4 does not: its logits are \
+                 larger by √d_model than in training",
                 name(model_type)
             ),
             Note::ComputedTensors(names) => {

@@ -84,6 +84,28 @@ fn assert_close(case: &str, name: &str, ours: &Tensor, theirs: &Tensor) {
     assert!(off <= bound, "{case}: {name} is off by {off:e}");
 }
 
+/// Files of the hub leave it to the ties whether T5 scales what its decoder gives.
+#[test]
+fn t5_scales_its_output_after_its_head_has_parted() {
+    let case = Case::named("t5-shared");
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("base");
+    std::fs::create_dir(&directory).unwrap();
+    let mut config = case.base().model_config().clone();
+    assert_eq!(config.shift_remove("scale_decoder_outputs"), Some(json!(true)));
+    std::fs::write(directory.join("config.json"), json!(config).to_string()).unwrap();
+    let weights = "model.safetensors";
+    std::fs::copy(case.directory.join("base").join(weights), directory.join(weights)).unwrap();
+    let (base, adapter) = (Checkpoint::open(&directory).unwrap(), case.adapter());
+    let edit = Edit::merge(&base, &weighted(&adapter), EditOptions::default()).unwrap();
+    assert!(edit.notes().iter().any(|note| matches!(note, Note::UntiedWithoutScale { .. })));
+    let out = root.path().join("out");
+    edit.write(&Cpu::new(), &out, &Progress::new()).unwrap();
+    let merged = Checkpoint::open(&out).unwrap();
+    assert_eq!(merged.model_config()["scale_decoder_outputs"], true);
+    assert_eq!(merged.model_config()["tie_word_embeddings"], false);
+}
+
 #[test]
 fn merged_checkpoints_are_what_was_trained() {
     let temporary = tempfile::tempdir().unwrap();

@@ -7,7 +7,8 @@ use super::{DriverExecutor, failure, probe};
 use crate::cuda::engine::{Engine, RawCodes};
 use crate::cuda::step::F32Math;
 use crate::ops::{
-    BackwardSiblings, Conversion, Delta, ForwardSiblings, Frozen, FrozenBackward, MergeReport, WeightUpdate,
+    Backward, BackwardSiblings, Conversion, Delta, Forward, ForwardSiblings, Frozen, FrozenBackward,
+    MergeReport, WeightUpdate,
 };
 use crate::restore::RestoreRecord;
 use crate::{Backend, Error, Result};
@@ -27,7 +28,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 ///
 /// # Memory
 /// The handle owns scratch memory that grows to what the largest operation needs, and 32 MiB for cuBLASLt. Nothing
-/// else is allocated, except the codes of restore records.
+/// else is allocated, except the codes of restore records. On the host, the forward and backward of a layer allocate nothing
+/// once a layer of that shape was there.
 ///
 /// # Capturing graphs
 /// Once an operation has run with the same shapes and addresses, it can be captured into a CUDA graph. Before that, it
@@ -126,16 +128,30 @@ impl Backend for Cuda {
     type Memory = DeviceMemory;
     type Codes = DeviceCodes;
 
-    fn forward_siblings(&self, op: ForwardSiblings<'_, DeviceMemory>) -> Result<()> {
+    fn forward(&self, op: Forward<'_, DeviceMemory>) -> Result<()> {
         let mut borrows = Borrows::new(&self.stream);
         let op = borrows.forward(op)?;
+        // SAFETY: the views are cudarc's live slices, borrowed exclusively where they are written.
+        unsafe { self.engine().forward(op) }
+    }
+
+    fn backward(&self, op: Backward<'_, DeviceMemory>) -> Result<()> {
+        let mut borrows = Borrows::new(&self.stream);
+        let op = borrows.backward(op)?;
+        // SAFETY: the views are cudarc's live slices, borrowed exclusively where they are written.
+        unsafe { self.engine().backward(op) }
+    }
+
+    fn forward_siblings(&self, op: ForwardSiblings<'_, DeviceMemory>) -> Result<()> {
+        let mut borrows = Borrows::new(&self.stream);
+        let op = borrows.forward_siblings(op)?;
         // SAFETY: the views are cudarc's live slices, borrowed exclusively where they are written.
         unsafe { self.engine().forward_siblings(op) }
     }
 
     fn backward_siblings(&self, op: BackwardSiblings<'_, DeviceMemory>) -> Result<()> {
         let mut borrows = Borrows::new(&self.stream);
-        let op = borrows.backward(op)?;
+        let op = borrows.backward_siblings(op)?;
         // SAFETY: the views are cudarc's live slices, borrowed exclusively where they are written.
         unsafe { self.engine().backward_siblings(op) }
     }

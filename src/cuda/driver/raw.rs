@@ -40,7 +40,7 @@ impl Cuda {
     /// An argument does not fit, or the device failed.
     pub unsafe fn forward_raw(&self, op: Forward<'_, Raw>) -> Result<()> {
         // SAFETY: the caller keeps the same promises.
-        unsafe { self.forward_siblings_raw(op.into()) }
+        unsafe { self.engine().forward(op) }
     }
 
     /// [`Backend::forward_siblings`](crate::Backend::forward_siblings) on bare addresses.
@@ -64,7 +64,7 @@ impl Cuda {
     /// An argument does not fit, or the device failed.
     pub unsafe fn backward_raw(&self, op: Backward<'_, Raw>) -> Result<()> {
         // SAFETY: the caller keeps the same promises.
-        unsafe { self.backward_siblings_raw(op.into()) }
+        unsafe { self.engine().backward(op) }
     }
 
     /// [`Backend::backward_siblings`](crate::Backend::backward_siblings) on bare addresses.

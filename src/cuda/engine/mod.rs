@@ -8,6 +8,7 @@ use super::plan::Settings;
 use super::plan::reuse::Plans;
 pub use super::plan::weights::RawCodes;
 use super::step::F32Math;
+use products::Spares;
 
 /// Plans operations and runs them on an executor. The caller vouches for the addresses.
 #[derive(Debug)]
@@ -16,12 +17,13 @@ pub struct Engine<E> {
     f32_math: F32Math,
     /// Of operations on products, for calls of the same shape.
     plans: Plans,
+    spares: Spares,
 }
 
 impl<E: Executor> Engine<E> {
     /// An engine with true `f32` products.
     pub fn new(executor: E) -> Self {
-        Engine { executor, f32_math: F32Math::Exact, plans: Plans::default() }
+        Engine { executor, f32_math: F32Math::Exact, plans: Plans::default(), spares: Spares::default() }
     }
 
     /// Chooses how `f32` matrices are multiplied.

@@ -37,6 +37,16 @@ pub trait Operation {
     fn plan(&self, settings: Settings, workspace_base: u64) -> Result<Plan>;
 }
 
+impl<O: Operation> Operation for &mut O {
+    fn visit(&mut self, visitor: &mut impl Visitor) -> Result<()> {
+        (**self).visit(visitor)
+    }
+
+    fn plan(&self, settings: Settings, workspace_base: u64) -> Result<Plan> {
+        (**self).plan(settings, workspace_base)
+    }
+}
+
 /// Who looks at an operation.
 pub trait Visitor {
     /// A part of the operation that decides what its plan is.

@@ -36,7 +36,7 @@ impl Format {
         let any = |is: &dyn Fn(&str) -> bool| names.clone().any(is);
         if any(&is_other_method) {
             Format::OtherMethod
-        } else if any(&|name| name.starts_with(crate::adapter::PREFIX)) {
+        } else if any(&is_pefts) {
             Format::Peft
         } else if any(&|name| name.ends_with(".lora_a.weight")) {
             Format::Torchtune
@@ -103,4 +103,8 @@ impl fmt::Display for Format {
             Format::Checkpoint => "model weights",
         })
     }
+}
+/// Whether a name is PEFT's, perhaps with what wrappers around the model have put into it.
+fn is_pefts(name: &str) -> bool {
+    name.starts_with("base_model.") || name.contains(crate::adapter::PREFIX)
 }

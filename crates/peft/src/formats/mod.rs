@@ -38,7 +38,7 @@ use crate::adapter::{Adapter, AdapterConfig, PREFIX};
 use crate::error::{Error, Result};
 use crate::files::{Snapshot, SourceFile};
 use locate::{Found, locate};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Loads an adapter of any format that is read, from its directory or its file.
 ///
@@ -57,6 +57,11 @@ pub fn load(path: &Path) -> Result<(Format, Adapter)> {
     let adapter = read(&found).map_err(|error| about(error, &found.weights))?;
     before.iter().try_for_each(Snapshot::check)?;
     Ok((found.format, adapter))
+}
+
+/// The file of an adapter's weights, or their index.
+pub(crate) fn weights_file(path: &Path) -> Result<PathBuf> {
+    Ok(locate(path)?.weights)
 }
 
 fn read(found: &Found) -> Result<Adapter> {

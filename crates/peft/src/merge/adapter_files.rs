@@ -3,7 +3,8 @@
 
 use super::Edit;
 use crate::error::AtPath;
-use crate::files::{CONFIG_FILE, WEIGHTS_FILE, open_plain};
+use crate::files::{CONFIG_FILE, WEIGHTS_FILE, hub_cache, open_plain};
+use crate::formats;
 use crate::note::Note;
 use crate::{Error, Result};
 use serde_json::Value;
@@ -87,8 +88,8 @@ pub(crate) struct TakenFiles {
 }
 
 impl Edit<'_> {
-    /// Looks at the files beside adapters, whose directories are given; the tokenizer that is taken comes into the new
-    /// checkpoint. Nothing is done about the tokenizer of a checkpoint that is a file without its directory.
+    /// Looks at the files beside adapters, whose paths are given; the tokenizer that is taken comes into the new
+    /// checkpoint. An adapter that is a file has nothing beside it. Nothing is done about the tokenizer of a checkpoint that is a file without its directory.
     ///
     /// # Errors
     /// There are weights that change the model and are in no adapter's file, unless they are to be left out; tokenizers of
@@ -99,9 +100,15 @@ impl Edit<'_> {
         options: AdapterFileOptions,
     ) -> Result<Vec<Note>> {
         let mut notes = Vec::new();
-        for directory in adapters {
+        let directories = adapters.iter().map(|path| own_directory(path)).collect::<Result<Vec<_>>>()?;
+        let directories: Vec<&Path> = directories.iter().flatten().map(PathBuf::as_path).collect();
+        for directory in &directories {
+            let own = formats::weights_file(directory)?;
             let mut unknown = Vec::new();
             for name in weights_beside(directory)? {
+                if own.file_name().is_some_and(|own| own == name.as_str()) {
+                    continue;
+                }
                 match is_known(&name) {
                     true if !options.leave_weights => return Err(refused(directory, &name)),
                     _ => unknown.push(name),
@@ -112,7 +119,7 @@ impl Edit<'_> {
             }
         }
         if self.checkpoint.owns_directory() {
-            self.take_tokenizer(adapters, options.tokenizer, &mut notes)?;
+            self.take_tokenizer(&directories, options.tokenizer, &mut notes)?;
         }
         Ok(notes)
     }
@@ -159,6 +166,15 @@ impl Edit<'_> {
         self.taken_files = taken.unwrap_or_default();
         Ok(())
     }
+}
+
+/// The directory that an adapter has for itself.
+fn own_directory(path: &Path) -> Result<Option<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(None);
+    }
+    let snapshot = hub_cache::snapshot(path)?;
+    Ok(Some(snapshot.map_or_else(|| path.to_owned(), |snapshot| path.join(snapshot))))
 }
 
 /// Names of the files in a directory that hold weights which are neither the adapter's nor a trainer's state.

@@ -261,6 +261,8 @@ impl<'a> Edit<'a> {
                 ties::scaled_where_tied(&config).filter(|_| ties::flag(&config) != Flag::Untied)
             {
                 self.config_notes.push(Note::UntiedWithoutScale { model_type: model_type.to_owned() });
+                // What transformers 5 makes of a file without the key where embeddings are tied.
+                config.entry("scale_decoder_outputs").or_insert(json!(true));
             }
             ties::untie(&mut config);
         }
