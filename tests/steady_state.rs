@@ -192,16 +192,20 @@ fn one_layer_allocates_the_first_time_only() {
             panic!("one layer")
         };
         let op = Forward { x, w, adapter, bias, dropout, y, s };
-        // SAFETY (both): nothing is behind the addresses, and the executor follows none.
-        let [allocations, steps] = count(&mut engine, op, |engine, op| unsafe { engine.forward(op) });
+        let [allocations, steps] = count(&mut engine, op, |engine, op| {
+            // SAFETY: nothing is behind the addresses, and the executor follows none.
+            unsafe { engine.forward(op) }
+        });
         assert_eq!((allocations == 0, steps >= 4), (step > 0, true), "forward of step {step}: {allocations}");
 
         let BackwardSiblings { x, dropout, dx, projections } = backward(1, step);
         let Ok([projection]) = <[_; 1]>::try_from(projections) else { panic!("one layer") };
         let BackwardProjection { w, adapter, dy, s, da, db, dbias } = projection;
         let op = Backward { x, w, adapter, dropout, dy, s, dx, da, db, dbias };
-        // SAFETY: as above.
-        let [allocations, steps] = count(&mut engine, op, |engine, op| unsafe { engine.backward(op) });
+        let [allocations, steps] = count(&mut engine, op, |engine, op| {
+            // SAFETY: as above.
+            unsafe { engine.backward(op) }
+        });
         assert_eq!(
             (allocations == 0, steps >= 4),
             (step > 0, true),

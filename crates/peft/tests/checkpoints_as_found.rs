@@ -153,7 +153,8 @@ fn wrapped_adapters_are_read() {
     let inside = |name: &str| name.replace("base_model.model.", "base_model.model._orig_mod.");
     let parallel = |name: &str| format!("module.{}", name_after(name, "default"));
     let by_name = |name: &str| Note::AdapterName { name: name.to_owned() };
-    let wraps: [(&dyn Fn(&str) -> String, Option<Note>); 5] = [
+    type Wrap<'a> = &'a dyn Fn(&str) -> String;
+    let wraps: [(Wrap<'_>, Option<Note>); 5] = [
         (&default, Some(by_name("default"))),
         (&mine, Some(by_name("mine"))),
         (&compiled, None),
@@ -224,7 +225,7 @@ fn roots_of_the_hubs_cache_are_their_snapshots() {
     let (base, adapter) = source();
     let (base, adapter) = (cache(&base), cache(&adapter));
     let note = Note::HubCache { snapshot: "snapshots/abc123".into() };
-    assert_eq!(same_as_plain(base.path(), adapter.path()), [note.clone()]);
+    assert_eq!(same_as_plain(base.path(), adapter.path()), std::slice::from_ref(&note));
     assert_eq!(Adapter::load(adapter.path()).unwrap().notes, [note]);
     std::fs::write(base.path().join("refs/main"), "gone").unwrap();
     says(Checkpoint::open(base.path()), &["hub cache", "2 snapshots", "snapshots/abc123"]);

@@ -35,7 +35,7 @@ fn merged(base: &Checkpoint, adapter: &Adapter, dtype: Option<DType>) -> (Checkp
     let options = EditOptions { dtype, ..EditOptions::default() };
     let edit = Edit::merge(base, &adapters, options).unwrap();
     let out = directory.path().join("merged");
-    edit.write(&mut Cpu::new(), &out, &Progress::new()).unwrap();
+    edit.write(&Cpu::new(), &out, &Progress::new()).unwrap();
     // The files stay open.
     (Checkpoint::open(&out).unwrap(), edit.notes().iter().map(ToString::to_string).collect())
 }
@@ -187,7 +187,7 @@ fn fp8_is_quantised_again() {
         let directory = tempfile::tempdir().unwrap();
         let out = directory.path().join("merged");
         let edit = Edit::merge(&plain, &adapters, options).unwrap();
-        let summary = edit.write(&mut Cpu::new(), &out, &Progress::new()).unwrap();
+        let summary = edit.write(&Cpu::new(), &out, &Progress::new()).unwrap();
         let found = Checkpoint::open(&out).unwrap();
         assert_eq!(found.model_config(), base.model_config());
         assert!(found.tensors().keys().eq(base.tensors().keys()));

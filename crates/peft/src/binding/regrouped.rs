@@ -481,7 +481,8 @@ mod tests {
 
     #[test]
     fn rows_of_parts_without_an_adapter_follow_from_the_others() {
-        let cases: [(&[Option<usize>], usize, Option<&[usize]>); 10] = [
+        type Case<'a> = (&'a [Option<usize>], usize, Option<&'a [usize]>);
+        let cases: [Case<'_>; 10] = [
             (&[Some(16), Some(8), Some(8)], 32, Some(&[16, 8, 8])),
             (&[Some(16), None, Some(8)], 32, Some(&[16, 8, 8])),
             (&[Some(16), None, None], 32, Some(&[16, 8, 8])),

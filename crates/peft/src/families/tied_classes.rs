@@ -11,7 +11,7 @@ pub(super) struct TiedClasses {
 }
 
 #[rustfmt::skip]
-pub(super) const TIED: [TiedClasses; 360] = [
+pub(super) static TIED: [TiedClasses; 360] = [
     TiedClasses { model_type: "afmoe", by_default: false, classes: &["AfmoeForCausalLM"], ties:
         &[("lm_head.weight", "model.embed_tokens.weight")] },
     TiedClasses { model_type: "albert", by_default: true, classes: &["AlbertForMaskedLM",

@@ -289,7 +289,7 @@ impl<'a> Machine<'a> {
         let Some(Item::Dictionary(entries, depth)) = self.stack.last_mut() else {
             return Err("entries in it belong to no dictionary".into());
         };
-        if items.len() % 2 != 0 {
+        if !items.len().is_multiple_of(2) {
             return Err("a key in it has no value".into());
         }
         *depth = below.max(*depth);

@@ -176,7 +176,7 @@ def rust(found, version):
         "}",
         "",
         "#[rustfmt::skip]",
-        f"pub(super) const TIED: [TiedClasses; {len(rows)}] = [",
+        f"pub(super) static TIED: [TiedClasses; {len(rows)}] = [",
     ]
     for (model_type, pairs), names in sorted(rows.items()):
         pairs = ", ".join(f'("{target}", "{source}")' for target, source in pairs)

@@ -95,7 +95,8 @@ mod tests {
 
     #[test]
     fn scales_lie_over_the_weight_as_their_shape_says() {
-        let cases: [(&[usize], &[usize], Option<[usize; 2]>, Option<[usize; 2]>); 13] = [
+        type Case<'a> = (&'a [usize], &'a [usize], Option<[usize; 2]>, Option<[usize; 2]>);
+        let cases: [Case<'_>; 13] = [
             (&[16, 24], &[1, 1], None, Some([16, 24])),
             (&[16, 24], &[], None, Some([16, 24])),
             (&[16, 24], &[1], Some([128, 128]), Some([16, 24])),
